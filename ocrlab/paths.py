@@ -1,0 +1,20 @@
+"""Where things are in this checkout, from this file's own place: no notebook or caller depends on its directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+PAGES = ROOT / "data" / "pages"
+MODELS = ROOT / "data" / "models"
+RESULTS = ROOT / "results"
+BUILD = ROOT / "build"
+EXPERIMENTS = ROOT / "experiments.yaml"
+CONSTRAINTS = ROOT / "constraints.txt"
+
+
+def run_folder() -> Path:
+    """Return where rows and readings go: the run that `make reproduce` named, else `build/scratch`."""
+    return Path(os.environ.get("OCRLAB_RUN_FOLDER", BUILD / "scratch"))

@@ -1,0 +1,173 @@
+"""Train the embedded reader: `python -m ocrlab.training.train --images 1500000 --decay-images 500000`.
+
+The run writes `log.jsonl` and `stable.pt` (every few minutes, before the learning rate decays) and goes on from it
+when started again with the same folder; at the end it writes the checkpoint to `--export`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ocrlab.training.architecture import CELL, build_model, build_tokenizer, save_checkpoint
+from ocrlab.training.batches import SLOTS, Batches, stage_at
+from ocrlab.training.forward import Trainee, image_features
+
+SYSTEM = "<|im_start|>system\n{system}<|im_end|>\n"
+BEFORE = "<|im_start|>user\n<|vision_start|>"
+AFTER = "<|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n"
+
+
+class Trainer:
+    """Model, optimizers and how far they have come: `batch` batches and `images` images."""
+
+    def __init__(self, seed: int, learning_rate: float) -> None:
+        torch.manual_seed(seed)
+        self.seed, self.learning_rate = seed, learning_rate
+        self.tokenizer = build_tokenizer()
+        self.trainee = Trainee(build_model(self.tokenizer))
+        matrices, rest = [], []
+        for name, weight in self.trainee.named_parameters():
+            inner = weight.ndim == 2 and ("blocks" in name or "merger" in name or "layers" in name)
+            (matrices if inner else rest).append(weight)
+        self.optimizers = [
+            torch.optim.Muon(matrices, lr=learning_rate, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
+        ]
+        self.batch = self.images = 0
+        self.seconds = 0.0
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "trainee": self.trainee.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
+            "batch": self.batch, "images": self.images, "seconds": self.seconds, "seed": self.seed,
+        }  # fmt: skip
+
+    def resume(self, file: Path) -> None:
+        state = torch.load(file, weights_only=True)
+        self.trainee.load_state_dict(state["trainee"])
+        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
+        self.batch, self.images, self.seconds = state["batch"], state["images"], state["seconds"]
+
+    def step(self, item: dict[str, Any], rate: float) -> dict[str, float]:
+        """Take one optimizer step on a batch; return its losses."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate * rate
+        stage = stage_at(self.images)
+        pixels = item["pixels"]
+        grid = (pixels.shape[1] // CELL, pixels.shape[2] // CELL)
+        losses = {}
+        with torch.autocast("cpu", torch.bfloat16):
+            features = image_features(self.trainee.model.model.visual, pixels)
+            index = torch.tensor([(i * grid[0] * grid[1] + cell) * SLOTS + slot for i, cell, slot, _ in item["glyphs"]])
+            labels = torch.tensor([self._ids(character)[0] for *_, character in item["glyphs"]])
+            empty = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+            losses["glyph"], right = self.trainee.glyph_loss(features, index, labels, empty)
+            if stage.decoder:
+                before = (SYSTEM.format(**item) if item["system"] else "") + BEFORE
+                after = AFTER.format(**item)
+                losses["answer"] = self.trainee.answer_loss(
+                    features, grid, torch.tensor(self._ids(before)), torch.tensor(self._ids(after)), self._answers(item)
+                )
+        total = losses["glyph"] if not stage.decoder else losses["answer"] + 0.3 * losses["glyph"]
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.trainee.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.batch += 1
+        self.images += len(pixels)
+        return {name: float(loss.detach()) for name, loss in losses.items()} | {"glyph_accuracy": float(right)}
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text)["input_ids"]
+
+    def _answers(self, item: dict[str, Any]) -> torch.Tensor:
+        end = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        rows = [torch.tensor([*self._ids(text), end]) for text in item["texts"]]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+
+
+class _Order:
+    """Yields (batch index, images seen) for the loader; images are counted a little ahead of the trainer."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.first = trainer, trainer.batch
+
+    def __iter__(self):
+        index = self.first
+        while True:
+            yield index, self.trainer.images
+            index += 1
+
+
+def _quiet(worker: int) -> None:
+    torch.set_num_threads(1)
+    if hasattr(os, "nice"):
+        os.nice(1)
+
+
+def rate_at(images: int, batch: int, total: int, decay: int) -> float:
+    """Return the learning rate's factor: 100 batches of warm-up, flat, then linear down to 0.02 over the last images."""
+    return min(1.0, (batch + 1) / 100) * max(0.02, min(1.0, (total - images) / max(decay, 1)))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/train"))
+    parser.add_argument("--export", type=Path, default=Path("build/train/checkpoint"))
+    parser.add_argument("--images", type=int, default=1_500_000)
+    parser.add_argument("--decay-images", type=int, default=500_000)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--seed", type=int, default=20261123)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(args.threads)
+    trainer = Trainer(args.seed, args.learning_rate)
+    stable = args.out / "stable.pt"
+    if stable.exists():
+        trainer.resume(stable)
+    loader = DataLoader(
+        Batches(args.seed), sampler=_Order(trainer), batch_size=None, num_workers=1, prefetch_factor=12,
+        worker_init_fn=_quiet,
+    )  # fmt: skip
+    sums: dict[str, list[float]] = {}
+    began = logged = saved = time.monotonic()
+    before = trainer.seconds
+    with (args.out / "log.jsonl").open("a", encoding="utf-8") as log, tqdm(total=args.images, initial=trainer.images) as bar:
+        for item in loader:
+            rate = rate_at(trainer.images, trainer.batch, args.images, args.decay_images)
+            for name, loss in trainer.step(item, rate).items():
+                sums.setdefault(name, []).append(loss)
+            bar.update(len(item["texts"]))
+            now = time.monotonic()
+            trainer.seconds = before + now - began
+            if now - logged > 30:
+                means = {name: round(sum(v) / len(v), 4) for name, v in sums.items()}
+                row = {"minutes": round(trainer.seconds / 60, 2), "batch": trainer.batch, "images": trainer.images, "rate": round(rate, 4)}
+                print(json.dumps(row | means), file=log, flush=True)
+                bar.set_postfix(means)
+                sums, logged = {}, now
+            if now - saved > 180 and rate == 1.0:
+                torch.save(trainer.state(), stable.with_suffix(".part"))
+                stable.with_suffix(".part").replace(stable)
+                saved = now
+            if trainer.images >= args.images:
+                break
+    torch.save(trainer.state(), args.out / "final.pt")
+    save_checkpoint(trainer.trainee.model, trainer.tokenizer, args.export)
+
+
+if __name__ == "__main__":
+    main()
