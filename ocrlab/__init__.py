@@ -1,1 +1,45 @@
-"""ocrlab."""
+"""ocrlab: which settings should read my documents with Qwen2-VL, what do they cost, and what does not work here.
+
+Names are loaded when first used, so that `import ocrlab` is light and torch comes only with a model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ocrlab.pages import Page, load_pages, open_image
+    from ocrlab.reading.reader import Reader, open_reader
+    from ocrlab.reading.settings import Settings, load_preset
+    from ocrlab.report import plots, tables
+    from ocrlab.scoring import score
+    from ocrlab.study.experiment import readings_of, run_experiment
+    from ocrlab.study.rows import load_rows
+
+__version__ = "0.1.0"
+__all__ = [
+    "Page", "Reader", "Settings", "load_pages", "load_preset", "load_rows", "open_image", "open_reader", "plots",
+    "readings_of", "run_experiment", "score", "tables",
+]  # fmt: skip
+
+_HOMES = {
+    "Page": "ocrlab.pages", "load_pages": "ocrlab.pages", "open_image": "ocrlab.pages",
+    "Reader": "ocrlab.reading.reader", "open_reader": "ocrlab.reading.reader",
+    "Settings": "ocrlab.reading.settings", "load_preset": "ocrlab.reading.settings",
+    "score": "ocrlab.scoring",
+    "run_experiment": "ocrlab.study.experiment", "readings_of": "ocrlab.study.experiment",
+    "load_rows": "ocrlab.study.rows",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in {"plots", "tables"}:
+        return importlib.import_module(f"ocrlab.report.{name}")
+    raise AttributeError(f"module 'ocrlab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ocrlab.reading.checkpoints import CHAT_TEMPLATE
 from ocrlab.training.sampler import CYRILLIC, EXTRA
 
 if TYPE_CHECKING:
@@ -14,23 +15,6 @@ SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
     "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
-
-# Qwen2-VL-Instruct's own template (Apache-2.0), so that one path serves every size.
-CHAT_TEMPLATE = (
-    "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
-    "{% else %}{% for content in message['content'] %}"
-    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
-    "{% set image_count.value = image_count.value + 1 %}"
-    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif content['type'] == 'video' or 'video' in content %}{% set video_count.value = video_count.value + 1 %}"
-    "{% if add_vision_id %}Video {{ video_count.value }}: {% endif %}<|vision_start|><|video_pad|><|vision_end|>"
-    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 PATCH_SIZE, MERGE_SIZE = 8, 2
 CELL = PATCH_SIZE * MERGE_SIZE
@@ -53,7 +37,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
                 vocabulary[symbols[:end]] = len(vocabulary)
     return Qwen2Tokenizer(
         vocab=vocabulary, merges=merges, model_max_length=4096, additional_special_tokens=list(SPECIAL_TOKENS),
-        eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE, padding_side="left",
+        eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"), padding_side="left",
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from ocrlab.training.fonts import Font, load_fonts
 SLOT_ROWS, SLOT_COLUMNS = 2, 4
 SLOTS = SLOT_ROWS * SLOT_COLUMNS
 DEFAULT_SYSTEM = "You are a helpful assistant."
-_PATCHES_A_BATCH, _LARGEST_AREA = 9_000, 170_000
+_PATCHES_A_BATCH, _LARGEST_AREA = 5_000, 170_000
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Stage:
 
 
 CURRICULUM = (
-    Stage(40_000, 0.2, 3, False),
-    Stage(200_000, 0.25, 4, True),
+    Stage(120_000, 0.25, 4, False),
+    Stage(260_000, 0.25, 4, True),
     Stage(400_000, 0.4, 6, True),
     Stage(math.inf, 0.5, 10, True),
 )

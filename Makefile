@@ -1,0 +1,56 @@
+# Every target sets up what it needs by itself, in .venv; nothing outside this folder is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_USER := 0
+unexport PYTHONPATH
+unexport PYTHONHOME
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lab reproduce test check report pages train-tiny clean
+
+help: ## this list
+	@echo "ocrlab: which settings should read my documents with Qwen2-VL, on this machine?"; echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## install into .venv what is pinned in constraints.txt; says which torch and why
+	@$(BIN)/python -m ocrlab.machine.describe
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"{sys.executable} is Python {v.major}.{v.minor}; ocrlab needs 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
+	@$(BIN)/python -c '' 2>/dev/null || { echo "setup: making .venv with $(PYTHON)"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
+	@echo "setup: installing the versions of constraints.txt into .venv (some minutes, once)"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train]'
+	@$(BIN)/python -m ocrlab.machine.describe
+	@touch $(READY)
+
+lab: $(READY) ## explore in JupyterLab (this computer only)
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. README.md
+
+reproduce: $(READY) ## run every notebook and build the site; PROFILE= MODEL= ONLY= RUN= PARAMS=
+	@$(BIN)/python -m ocrlab reproduce $(if $(PROFILE),--profile "$(PROFILE)") $(if $(MODEL),--model "$(MODEL)") \
+		$(if $(ONLY),--only "$(ONLY)") $(if $(RUN),--run "$(RUN)") $(if $(PARAMS),--params "$(PARAMS)")
+
+test: $(READY) ## all tests, then every notebook checked cell by cell with nbval
+	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest --nbval --nbval-cell-timeout=120 --timeout=600 notebooks
+
+check: $(READY) ## ruff and mypy
+	@$(BIN)/ruff check ocrlab tests notebooks
+	@$(BIN)/ruff format --check ocrlab tests
+	@$(BIN)/mypy
+
+report: $(READY) ## build the site of RUN= again without running anything
+	@$(BIN)/python -m ocrlab report "$(RUN)"
+
+pages: $(READY) ## print our page sets again and compare them bit for bit (needs the fonts named in its message)
+	@$(BIN)/python -m ocrlab.training.pages --check
+
+train-tiny: $(READY) ## train the embedded reader again (hours; goes on where it stopped)
+	@$(BIN)/python -m ocrlab.training.train
+
+clean: ## remove build/ and caches; results/ and .venv stay
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,8 @@
+"""`python -m ocrlab …`: the command line."""
+
+import sys
+
+from ocrlab.workspace.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Which machine and software stack this is, and which device and dtype it should use, each with the reason."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PACKAGES = (
+    "torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow", "papermill", "nbconvert", "jupyterlab",
+    "flash-attn", "kernels", "bitsandbytes", "torchao",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value and why it was chosen."""
+
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.reason})"
+
+
+def versions() -> dict[str, str]:
+    """Return the installed version of each package that bears on a reading; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_name() -> str:
+    """Return the processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.lower().startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+@lru_cache(maxsize=1)
+def describe_machine() -> dict[str, Any]:
+    """Return what identifies this machine in a row: system, cores, memory in bytes, GPU; no host or user name."""
+    import torch
+
+    wsl = "microsoft" in platform.uname().release.lower()
+    machine: dict[str, Any] = {
+        "system": platform.system() + (" (WSL)" if wsl else ""),
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "torch_build": f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU",
+        "gpu": None,
+    }
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        machine |= {
+            "gpu": gpu.name, "compute_capability": f"{gpu.major}.{gpu.minor}", "gpu_memory_bytes": gpu.total_memory,
+            "multiprocessors": gpu.multi_processor_count,
+        }  # fmt: skip
+    return machine
+
+
+def machine_name() -> str:
+    """Return the machine in a few words, for figures and folders."""
+    machine = describe_machine()
+    if machine["gpu"]:
+        return str(machine["gpu"])
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
+
+
+def choose_device(asked: str) -> Choice:
+    """Return the device for `asked` (auto, cpu, cuda, cuda:N, mps).
+
+    Raises:
+        ValueError: the device is not here; the message says why and what to do.
+    """
+    import torch
+
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return Choice("cuda", f"torch sees {torch.cuda.get_device_name(0)}")
+        if torch.version.cuda is None:
+            return Choice("cpu", "this torch is a CPU build")
+        return Choice("cpu", "torch sees no CUDA device")
+    if asked.startswith("cuda"):
+        index = int(asked.partition(":")[2] or 0)
+        if not torch.cuda.is_available():
+            why = "this torch is a CPU build" if torch.version.cuda is None else "torch sees no CUDA device"
+            raise ValueError(f"device={asked!r}: {why}; use device='cpu', or `make setup` on a machine with a driver")
+        if index >= torch.cuda.device_count():
+            raise ValueError(f"device={asked!r}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    if asked == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device='mps': this machine or torch build has no Metal device; use device='cpu'")
+    return Choice(asked, "asked for")
+
+
+def choose_dtype(asked: str, device: str) -> Choice:
+    """Return the dtype for `asked` (auto or a name) on a device."""
+    import torch
+
+    if asked != "auto":
+        return Choice(asked, "asked for")
+    if not device.startswith("cuda"):
+        return Choice("float32", "on a CPU the exact one, and at the embedded reader's size the fastest")
+    major, minor = torch.cuda.get_device_capability(device)
+    if major >= 8:
+        return Choice("bfloat16", f"compute capability {major}.{minor} has bfloat16 tensor cores, and float32's range")
+    return Choice("float16", f"compute capability {major}.{minor} has no bfloat16 tensor cores")
+
+
+
+
+def main() -> None:
+    """Print the stack in a few lines: what set-up chose, and why."""
+    here = versions()
+    machine = describe_machine()
+    print(f"setup: Python {here['python']}, torch {here['torch']} ({machine['torch_build']} build), transformers {here['transformers']}")
+    print(f"setup: device {choose_device('auto')}; dtype {choose_dtype('auto', choose_device('auto').value)}")
+    if machine["torch_build"] == "CPU" and shutil.which("nvidia-smi"):
+        print("setup: an NVIDIA driver is here, but this torch cannot use it; remove .venv and set up without a CPU index")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""Pages: our sets with their hashes checked, and users' own files, refused by name where they cannot be read."""
+
+from ocrlab.pages.errors import PageError
+from ocrlab.pages.images import open_image
+from ocrlab.pages.page import Page
+from ocrlab.pages.sets import load_pages, set_names
+
+__all__ = ["Page", "PageError", "load_pages", "open_image", "set_names"]

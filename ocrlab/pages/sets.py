@@ -1,0 +1,81 @@
+"""Pages by name or by path: one of our sets, a user's folder, a manifest, one image or a glob."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ocrlab import paths
+from ocrlab.pages import files, manifest
+from ocrlab.pages.errors import PageError
+from ocrlab.pages.page import Page
+
+OWN_SETS = ("lines", "labels", "sizes", "documents")
+
+
+def set_names() -> list[str]:
+    """Return the names of the sets in `data/pages`, ours first, then folders that users put there."""
+    try:
+        found = sorted(f.name for f in paths.PAGES.iterdir() if f.is_dir() and not f.name.startswith("."))
+    except OSError:
+        found = []
+    return [*(name for name in OWN_SETS if name in found), *(name for name in found if name not in OWN_SETS)]
+
+
+def load_pages(source: str | Path, *, limit: int | None = None, kind: str | None = None) -> list[Page]:
+    """Return the pages of a set, folder, `manifest.jsonl`, image or glob, in order; no image is decoded.
+
+    A set's name goes before a folder of that name here (write `./lines` for the folder). `kind` keeps the pages of
+    one kind, then `limit` the first so many. A page whose file or truth is unusable is listed with its `problem`.
+
+    Raises:
+        PageError: nothing there, no such kind, a limit below 1, a manifest that is not one.
+    """
+    if limit is not None and limit < 1:
+        raise PageError(f"limit={limit}: give a whole number of pages from 1 on, or None for all")
+    place = _place(source)
+    listed = place / manifest.NAME
+    if place.is_dir() and not listed.is_file():
+        return _of_files(files.in_folder(place), place, source, limit, kind)
+    if place.is_dir() or place.suffix.lower() == ".jsonl":
+        return _of_manifest(listed if place.is_dir() else place, limit, kind)
+    if place.is_file():
+        if place.suffix.lower() not in files.LISTED:
+            raise PageError(f"{place}: not a page; give an image, a folder of images, a manifest.jsonl or a set")
+        return _of_files([place], place.parent, source, limit, kind)
+    found = files.by_pattern(str(source))
+    root = Path(os.path.commonpath([file.parent.absolute() for file in found]))
+    return _of_files([file.absolute() for file in found], root, source, limit, kind)
+
+
+def _place(source: str | Path) -> Path:
+    """Return the folder or file meant, or the pattern as it is."""
+    if isinstance(source, str) and source in set_names():
+        return paths.PAGES / source
+    try:
+        place = Path(source).expanduser()
+        if str(source).strip() and (place.exists() or any(sign in str(source) for sign in "*?[")):
+            return place
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PageError(f"{str(source)!r}: no usable path ({error})") from error
+    raise PageError(
+        f"{source}: no such file or folder, seen from {Path.cwd()}, and no set of this name; "
+        f"our sets are {', '.join(set_names()) or 'missing (data/pages is empty)'}"
+    )
+
+
+def _of_files(found: list[Path], root: Path, source: str | Path, limit: int | None, kind: str | None) -> list[Page]:
+    if kind is not None:
+        raise PageError(f"{source}: its pages have no kinds, so kind={kind!r} keeps none; kinds come from a manifest")
+    return files.as_pages(found[:limit], root)
+
+
+def _of_manifest(listed: Path, limit: int | None, kind: str | None) -> list[Page]:
+    entries = manifest.entries(listed)
+    kinds = sorted({entry.get("kind", "") for entry in entries} - {""})
+    if kind is not None:
+        entries = [entry for entry in entries if entry.get("kind") == kind]
+        if not entries:
+            raise PageError(f"{listed}: no page of kind {kind!r}; its kinds are {', '.join(kinds) or 'not given'}")
+    ours = listed.resolve().parent.parent == paths.PAGES.resolve() and listed.resolve().parent.name in OWN_SETS
+    return [manifest.as_page(listed, entry, hash_needed=ours) for entry in entries[:limit]]

@@ -1,0 +1,176 @@
+"""Where a model comes from: the embedded reader, a local folder, the Hub's cache, the Hub, or a config alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ocrlab import paths
+from ocrlab.reading.settings import Settings
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+# Qwen2-VL-Instruct's own template (Apache-2.0): one path serves every size.
+CHAT_TEMPLATE = CONFIGS / "chat_template.jinja"
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class CheckpointError(RuntimeError):
+    """A model that cannot be had or must not be loaded; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder to load from, its config, and what pins it: a Hub commit or the sha256 of its weights."""
+
+    model_id: str
+    folder: Path
+    config: dict[str, Any]
+    revision: str
+    dummy: bool
+
+
+def locate(settings: Settings) -> Checkpoint:
+    """Return the checkpoint that the settings name, checked for safety; downloads only a Hub id that was asked for.
+
+    Raises:
+        CheckpointError: unknown id, no such folder, no network and not cached, pickle weights only, remote code,
+            or a family that the reader does not know.
+    """
+    if settings.weights == "dummy":
+        return _dummy(settings)
+    folder, revision = _folder(settings)
+    config = _config(folder)
+    _refuse_remote_code(config, settings.model_id)
+    _refuse_other_families(config, settings.model_id)
+    _refuse_pickles([p.name for p in folder.iterdir()], settings.model_id)
+    return Checkpoint(settings.model_id, folder, config, revision or f"sha256:{weights_sha256(folder)[:16]}", False)
+
+
+def _folder(settings: Settings) -> tuple[Path, str | None]:
+    if settings.model_id == "tiny":
+        folder = paths.MODELS / "tiny"
+        if not (folder / "model.safetensors").is_file():
+            raise CheckpointError(f"{folder}: the embedded reader is not here; restore it from git, or `make train-tiny`")
+        return folder, None
+    local = Path(settings.model_id).expanduser()
+    if local.is_dir():
+        return local, None
+    if local.is_absolute() or settings.model_id.startswith((".", "~")) or not _HUB_ID.fullmatch(settings.model_id):
+        raise CheckpointError(
+            f"model_id={settings.model_id!r}: no such folder, and not a Hub id of the form owner/name; "
+            f"use 'tiny', a folder with config.json and *.safetensors, or e.g. 'Qwen/Qwen2-VL-2B-Instruct'"
+        )
+    return _from_hub(settings.model_id, settings.revision)
+
+
+def _from_hub(model_id: str, revision: str | None) -> tuple[Path, str]:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    def cached() -> Path | None:
+        try:
+            return Path(snapshot_download(model_id, revision=revision, allow_patterns=_FILES, local_files_only=True))
+        except LocalEntryNotFoundError:
+            return None
+
+    here = cached()
+    pinned = revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision)
+    if here is not None and (pinned or os.environ.get("HF_HUB_OFFLINE") == "1") and any(here.glob("*.safetensors")):
+        return here, here.name
+    try:
+        info = HfApi().model_info(model_id, revision=revision)
+        _refuse_pickles([s.rfilename for s in info.siblings or []], model_id)
+        print(f"{model_id}: taking {info.sha} from the Hub, or from its cache here", flush=True)
+        return Path(snapshot_download(model_id, revision=info.sha, allow_patterns=_FILES)), str(info.sha)
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise CheckpointError(
+            f"model_id={model_id!r}, revision={revision!r}: the Hub has no such model or revision "
+            f"({str(error).splitlines()[0]}); check the spelling, or log in for a gated model"
+        ) from error
+    except (OfflineModeIsEnabled, OSError, *_transport_errors()) as error:
+        if here is not None and any(here.glob("*.safetensors")):
+            return here, here.name
+        raise CheckpointError(
+            f"model_id={model_id!r} is not in the local cache and the Hub cannot be reached "
+            f"({type(error).__name__}); go online once (unset HF_HUB_OFFLINE), give a local folder, "
+            f"or use weights='dummy' for speed and memory only"
+        ) from error
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's client raises when there is no way to the Hub; it changed libraries between releases."""
+    return tuple(import_module(name).TransportError for name in ("httpx2", "httpx") if find_spec(name))
+
+
+def _dummy(settings: Settings) -> Checkpoint:
+    known = CONFIGS / f"{settings.model_id.split('/')[-1]}.json"
+    if settings.model_id == "tiny" or Path(settings.model_id).expanduser().is_dir():
+        folder, _ = _folder(settings)
+        config = _config(folder)
+    elif known.is_file():
+        folder, config = CONFIGS, json.loads(known.read_text(encoding="utf-8"))
+    else:
+        raise CheckpointError(
+            f"model_id={settings.model_id!r} with weights='dummy': the package has the shapes of "
+            f"{', '.join(sorted(p.stem for p in CONFIGS.glob('*.json')))}; give one of these or a folder with config.json"
+        )
+    _refuse_other_families(config, settings.model_id)
+    return Checkpoint(settings.model_id, folder, config, "dummy", True)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder}: no config.json, so not a model folder; give the folder that holds it") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file}: not JSON ({error}); download the model again") from error
+
+
+def _refuse_remote_code(config: dict[str, Any], model_id: str) -> None:
+    if "auto_map" in config:
+        raise CheckpointError(
+            f"{model_id}: its config asks to run Python code from its repository (auto_map), which is not allowed; "
+            f"use a model that transformers carries itself ({', '.join(FAMILIES)})"
+        )
+
+
+def _refuse_other_families(config: dict[str, Any], model_id: str) -> None:
+    if config.get("model_type") not in FAMILIES:
+        raise CheckpointError(
+            f"{model_id}: model_type {config.get('model_type')!r} is not one that the reader knows ({', '.join(FAMILIES)})"
+        )
+
+
+def _refuse_pickles(names: list[str], model_id: str) -> None:
+    if not any(name.endswith(".safetensors") for name in names):
+        pickles = sorted(n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt")))
+        found = f"only pickle weights ({pickles[0]}), which can run code" if pickles else "no weights"
+        raise CheckpointError(f"{model_id}: it has {found}; use a repository with *.safetensors, or convert it")
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return one sha256 over the names, sizes and times of large weight files, or the bytes of small ones."""
+    files = sorted(folder.glob("*.safetensors"))
+    return _weights_sha256(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+
+
+@lru_cache(maxsize=16)
+def _weights_sha256(files: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for name, size, modified in files:
+        digest.update(Path(name).name.encode())
+        digest.update(Path(name).read_bytes() if size < 100_000_000 else f"{size}/{modified}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,147 @@
+"""What a reading costs: time by phase, tokens, peak memory; and whether the logits stayed finite."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    import torch
+
+_PEAK, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass
+class Memory:
+    """Peak bytes above the start (CPU: resident; CUDA: allocated), and CUDA's peak reserved bytes in all."""
+
+    peak_memory_bytes: int = 0
+    reserved_memory_bytes: int | None = None
+
+
+@contextmanager
+def measure_memory(device: str) -> Iterator[Memory]:
+    """Yield a Memory that is filled when the block ends.
+
+    On Linux the kernel's own high-water mark is reset and read; elsewhere a thread samples every 5 ms. Memory that the
+    allocator kept from an earlier reading does not rise again: compare settings in fresh processes.
+    """
+    memory = Memory()
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield memory
+        torch.cuda.synchronize()
+        memory.peak_memory_bytes = torch.cuda.max_memory_allocated() - before
+        memory.reserved_memory_bytes = torch.cuda.max_memory_reserved()
+        return
+    process = psutil.Process()
+    before = process.memory_info().rss
+    if _reset_peak():
+        yield memory
+        memory.peak_memory_bytes = max(0, _read_peak() - before)
+        return
+    peak, stop = [before], threading.Event()
+
+    def sample() -> None:
+        while not stop.wait(0.005):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        stop.set()
+        thread.join()
+    memory.peak_memory_bytes = max(0, max(peak[0], process.memory_info().rss) - before)
+
+
+def _reset_peak() -> bool:
+    try:
+        _RESET.write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _read_peak() -> int:
+    for line in _PEAK.read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+class StepMeter:
+    """A logits processor that changes nothing: it notes when each token's logits were ready and if any was not finite.
+
+    On CUDA it records events and keeps the flag on the device, so that no step waits for the host.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device.startswith("cuda")
+        self.marks: list[Any] = []
+        self.vision: list[Any] = []
+        self.bad: torch.Tensor | None = None
+        self.start = self.mark()
+
+    def mark(self) -> Any:
+        """Return now, as a CUDA event or in seconds."""
+        if not self.cuda:
+            return time.perf_counter()
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.marks.append(self.mark())
+        # Banned tokens are -inf by rights; a NaN or +inf never is, nor a row without any finite score.
+        bad = (scores.isnan() | (scores == float("inf"))).any(-1) | (scores == float("-inf")).all(-1)
+        self.bad = bad if self.bad is None or self.bad.shape != bad.shape else self.bad | bad
+        return scores
+
+    @contextmanager
+    def around(self, visual: Any) -> Iterator[None]:
+        """Note when the vision tower begins and ends."""
+        hooks = [
+            visual.register_forward_pre_hook(lambda *_: self.vision.append(self.mark())),
+            visual.register_forward_hook(lambda *_: self.vision.append(self.mark())),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def seconds(self, begin: Any, end: Any) -> float:
+        """Return the seconds between two marks."""
+        return float(begin.elapsed_time(end) / 1000) if self.cuda else float(end - begin)
+
+    def phases(self, steps: int) -> dict[str, float | None]:
+        """Return vision_s, prefill_s, decode_s, ttft_s and tpot_s for a batch of `steps` decoding steps."""
+        if self.cuda:
+            import torch
+
+            torch.cuda.synchronize()
+        if not self.marks or not self.vision:
+            return dict.fromkeys(("vision_s", "prefill_s", "decode_s", "ttft_s", "tpot_s"))
+        last = self.marks[min(steps, len(self.marks)) - 1]
+        ttft = self.seconds(self.start, self.marks[0])
+        vision = self.seconds(self.vision[0], self.vision[1])
+        decode = self.seconds(self.marks[0], last)
+        return {
+            "vision_s": vision, "prefill_s": ttft - vision, "decode_s": decode, "ttft_s": ttft,
+            "tpot_s": decode / (steps - 1) if steps > 1 else None,
+        }  # fmt: skip

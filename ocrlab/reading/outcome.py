@@ -1,0 +1,67 @@
+"""What came of a reading: the text, how it ended, what it cost; and which status an exception stands for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ocrlab.scoring.failures import Status
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One page read once. Times in seconds, memory in bytes, tokens as counts; None where not measured.
+
+    In a batch, times of phases are the batch's, `page_s` is the batch's time over its pages, memory the batch's.
+    """
+
+    page: str
+    text: str
+    status: Status
+    reason: str
+    stop_reason: str = ""
+    tokens: int = 0
+    image_tokens: int = 0
+    prompt_tokens: int = 0
+    prepare_s: float | None = None
+    vision_s: float | None = None
+    prefill_s: float | None = None
+    decode_s: float | None = None
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    page_s: float | None = None
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    reserved_memory_bytes: int | None = None
+    batch_pages: int = 1
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+
+    def measured(self) -> dict[str, Any]:
+        """Return what was measured, without page, text and outcome."""
+        values = asdict(self)
+        for name in ("page", "text", "status", "reason", "token_ids"):
+            values.pop(name)
+        return values
+
+
+def failed(page: str, error: BaseException) -> Reading:
+    """Return the reading of a page that raised."""
+    status, reason = status_of(error)
+    return Reading(page, "", status, reason)
+
+
+def status_of(error: BaseException) -> tuple[Status, str]:
+    """Return the status and the reason in words that an exception stands for."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    name = type(error).__name__
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in text:
+        return "oom", f"out of memory: {text[:300]}; lower max_pixels or batch_size, or use sdpa"
+    if "probability tensor contains" in text:
+        return "invalid", f"the logits held NaN or inf when sampling: {text[:200]}"
+    if name in {"Unsupported", "CheckpointError"} or isinstance(error, NotImplementedError):
+        return "unsupported", text[:500]
+    if isinstance(error, TimeoutError):
+        return "timeout", text[:300]
+    if name == "PageError":
+        return "error", text[:500]
+    return "error", f"{name}: {text[:500]}"

@@ -1,0 +1,244 @@
+"""Load a model with the asked settings, confirm them, and read pages; the only door to transformers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import Any, Self, overload
+
+from PIL import Image
+
+from ocrlab.machine.describe import choose_device, choose_dtype
+from ocrlab.pages import Page, open_image
+from ocrlab.reading.checkpoints import CHAT_TEMPLATE, Checkpoint, CheckpointError, locate
+from ocrlab.reading.confirm import confirm, generation_config, sdpa_context
+from ocrlab.reading.inputs import InputBuilder, Inputs
+from ocrlab.reading.meter import Memory, StepMeter, measure_memory
+from ocrlab.reading.outcome import Reading, failed
+from ocrlab.reading.settings import Settings
+from ocrlab.scoring.failures import Status, StopReason, judge
+
+
+_FORCED: tuple[Status, str] = ("ok", "length forced by min_new_tokens: a speed row, not a reading")
+LOAD_SETTINGS = ("model_id", "revision", "weights", "device", "dtype", "attn_implementation")
+
+
+def same_load(one: Settings, other: Settings) -> bool:
+    """Return whether two settings can share a loaded model."""
+    return all(getattr(one, name) == getattr(other, name) for name in LOAD_SETTINGS)
+
+
+class Unsupported(RuntimeError):
+    """This machine or installation cannot run what was asked; the message says why and what would."""
+
+
+def open_reader(settings: Settings) -> Reader:
+    """Return a loaded reader whose settings are confirmed; use it as a context manager to free the model.
+
+    Raises:
+        CheckpointError: the model cannot be had or must not be loaded.
+        Unsupported: the device, dtype or attention cannot run here.
+        SettingNotApplied: a setting did not arrive.
+    """
+    return Reader(settings)
+
+
+class Reader:
+    """A loaded model with its settings in force.
+
+    `actual` holds every setting as read back, `load_s` the seconds from nothing to confirmed, `weight_bytes` the
+    parameters' size.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        started = time.perf_counter()
+        self.settings = settings
+        try:
+            self.device = choose_device(settings.device).value
+        except ValueError as error:
+            raise Unsupported(str(error)) from error
+        self.dtype = choose_dtype(settings.dtype, self.device).value
+        _refuse_missing_attention(settings, self.device, self.dtype)
+        self.checkpoint = locate(settings)
+        self.model, self.builder = _load(settings, self.checkpoint, self.device, self.dtype)
+        self._own = (self.model.generation_config, dict(self.builder.image_processor.size))
+        self.weight_bytes = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        self.apply(settings)
+        self.load_s = time.perf_counter() - started
+
+    def apply(self, settings: Settings) -> None:
+        """Put other settings in force on the loaded model: any but those that decide the load.
+
+        Raises:
+            ValueError: a setting that decides the load differs; open another reader.
+            SettingNotApplied: a setting did not arrive.
+        """
+        if not same_load(self.settings, settings):
+            raise ValueError(f"{', '.join(LOAD_SETTINGS)} are fixed by the load: open another reader to change them")
+        generation, size = self._own
+        self.settings = settings
+        self.model.generation_config = generation_config(generation, settings)
+        self.builder.image_processor.size = {**size, **settings.pixel_kwargs()}
+        self.actual = confirm(settings, self.model, self.builder, self.device, self.dtype)
+        self.actual |= {"actual_revision": self.checkpoint.revision, "actual_weights": settings.weights}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model and, on CUDA, the memory it held."""
+        del self.model
+        if self.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.empty_cache()
+
+    @overload
+    def read(self, pages: Page) -> Reading: ...
+    @overload
+    def read(self, pages: Sequence[Page]) -> list[Reading]: ...
+    def read(self, pages: Page | Sequence[Page]) -> Reading | list[Reading]:
+        """Return the reading of a page, or of each page in the order given; a bad page is a reading that says so."""
+        if isinstance(pages, Page):
+            return next(self.stream([pages]))
+        readings = {reading.page: reading for reading in self.stream(pages)}
+        return [readings[page.id] for page in pages]
+
+    def stream(self, pages: Sequence[Page]) -> Iterator[Reading]:
+        """Yield readings as batches end; with a batch size above one, pages of like size come together."""
+        images: dict[str, Image.Image] = {}
+        size = self.settings.batch_size
+        ordered = list(pages) if size == 1 else sorted(pages, key=lambda page: self._size_of(page))
+        for start in range(0, len(ordered), size):
+            batch, images = ordered[start : start + size], {}
+            started = time.perf_counter()
+            for page in batch:
+                try:
+                    images[page.id] = open_image(page.file)
+                except (ValueError, OSError) as error:
+                    yield failed(page.id, error)
+            good = [page for page in batch if page.id in images]
+            if good:
+                yield from self._read_batch(good, [images[page.id] for page in good], started)
+
+    def _size_of(self, page: Page) -> int:
+        try:
+            with Image.open(page.file) as image:
+                return self.builder.count(*image.size)
+        except (ValueError, OSError):
+            return 0
+
+    def _read_batch(self, pages: list[Page], images: list[Image.Image], started: float) -> list[Reading]:
+        try:
+            return self._generate(pages, images, started)
+        except Exception as error:  # the boundary where any failure of a model becomes data
+            if self.device.startswith("cuda"):
+                import torch
+
+                torch.cuda.empty_cache()
+            if len(pages) == 1:
+                return [failed(pages[0].id, error)]
+        return [
+            self._read_batch([page], [image], time.perf_counter())[0]
+            for page, image in zip(pages, images, strict=True)
+        ]
+
+    def _generate(self, pages: list[Page], images: list[Image.Image], started: float) -> list[Reading]:
+        import torch
+
+        torch.manual_seed(self.settings.seed)
+        with torch.inference_mode(), measure_memory(self.device) as memory:
+            inputs = self.builder.build(images, self.settings.prompt)
+            tensors = {name: tensor.to(self.device) for name, tensor in inputs.tensors.items()}
+            prepare_s = time.perf_counter() - started
+            meter = StepMeter(self.device)
+            with meter.around(self.model.model.visual), sdpa_context(self.settings):
+                output = self.model.generate(**tensors, logits_processor=[meter])
+            new = output[:, tensors["input_ids"].shape[1] :].tolist()
+        page_s = (time.perf_counter() - started) / len(pages)
+        bad = meter.bad.tolist() if meter.bad is not None else []
+        costs = meter.phases(len(new[0])) | {"prepare_s": prepare_s, "page_s": page_s}
+        return [
+            self._reading(page, new[i], inputs, i, costs, memory, not (bad[i] if i < len(bad) else any(bad)))
+            for i, page in enumerate(pages)
+        ]
+
+    def _reading(
+        self, page: Page, ids: list[int], inputs: Inputs, index: int, costs: dict[str, Any], memory: Memory, finite: bool
+    ) -> Reading:  # fmt: skip
+        ends = self.model.generation_config.eos_token_id
+        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        length = next((i for i, token in enumerate(ids) if token in ends), None)
+        stop_reason: StopReason = "length" if length is None else "eos"
+        kept = ids[:length]  # a batch's padding may follow the end
+        text = self.builder.tokenizer.decode(kept, skip_special_tokens=True).strip()
+        if self.settings.min_new_tokens is not None and finite:
+            status, reason = _FORCED
+        else:
+            status, reason = judge(text, kept, stop_reason, finite)
+        decode_s = costs["decode_s"]
+        return Reading(
+            page=page.id, text=text, status=status, reason=reason, stop_reason=stop_reason, tokens=len(kept),
+            image_tokens=inputs.image_tokens[index], prompt_tokens=inputs.prompt_tokens[index],
+            tokens_per_second=(len(kept) - 1) / decode_s if decode_s and len(kept) > 1 else None,
+            peak_memory_bytes=memory.peak_memory_bytes, reserved_memory_bytes=memory.reserved_memory_bytes,
+            batch_pages=len(inputs.image_tokens), token_ids=tuple(kept), **costs,
+        )  # fmt: skip
+
+
+def _refuse_missing_attention(settings: Settings, device: str, dtype: str) -> None:
+    """Refuse before loading: transformers would quietly take a Hub kernel where flash-attn is not installed."""
+    name = settings.attn_implementation
+    if not name.startswith("flash_attention"):
+        return
+    module = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name, "flash_attn.cute")
+    try:
+        present = find_spec(module) is not None
+    except ModuleNotFoundError:
+        present = False
+    if not present:
+        raise Unsupported(f"{name}: the module {module} is not installed; use attn_implementation='sdpa', or install it")
+    if not device.startswith("cuda"):
+        raise Unsupported(f"{name} runs on CUDA only, and this reader's device is {device}; use 'sdpa'")
+    if dtype == "float32":
+        raise Unsupported(f"{name} computes in bfloat16 or float16 only; set dtype='bfloat16'")
+
+
+def _load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) -> tuple[Any, InputBuilder]:
+    from ocrlab.reading import dummy
+
+    if checkpoint.dummy:
+        model = dummy.build_dummy(checkpoint, dtype, settings.attn_implementation, device)
+        own = (checkpoint.folder / "tokenizer.json").is_file()
+        tokenizer = _tokenizer(checkpoint) if own else dummy.build_dummy_tokenizer()
+        image_processor = dummy.build_image_processor(checkpoint.config)
+    else:
+        import torch
+        from safetensors import SafetensorError
+        from transformers import AutoImageProcessor, AutoModelForImageTextToText
+
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(
+                checkpoint.folder, dtype=getattr(torch, dtype), device_map=None if device == "cpu" else {"": device},
+                use_safetensors=True, trust_remote_code=False, local_files_only=True, **settings.load_kwargs(),
+            ).eval()  # fmt: skip
+            image_processor = AutoImageProcessor.from_pretrained(
+                checkpoint.folder, backend="pil", trust_remote_code=False, local_files_only=True
+            )
+        except (OSError, KeyError, SafetensorError) as error:
+            raise CheckpointError(f"{checkpoint.folder}: cannot be loaded ({error}); download it again") from error
+        tokenizer = _tokenizer(checkpoint)
+    return model, InputBuilder(tokenizer, image_processor, model.config.image_token_id)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
+    return tokenizer

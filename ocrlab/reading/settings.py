@@ -1,0 +1,195 @@
+"""What one reading is asked to be: a frozen value with Hugging Face's names, checked when it is made."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+Weights = Literal["pretrained", "dummy"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"]
+SdpaKernel = Literal["math", "flash", "efficient", "cudnn"]
+CacheImplementation = Literal["dynamic", "static", "offloaded", "offloaded_static", "quantized"]
+
+DEFAULT_PROMPT = "Read the text in the image."
+PRESETS = Path(__file__).resolve().parent.parent / "presets"
+_GENERATION = (
+    "max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams",
+    "repetition_penalty", "no_repeat_ngram_size", "cache_implementation",
+)  # fmt: skip
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "weights": get_args(Weights),
+    "dtype": get_args(Dtype),
+    "attn_implementation": get_args(Attention),
+    "sdpa_kernel": get_args(SdpaKernel),
+    "cache_implementation": get_args(CacheImplementation),
+}
+
+
+class SettingError(ValueError):
+    """A setting that cannot be; the message says what can."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to read a page. `None` leaves a value to the checkpoint, and the row records what was in force.
+
+    Pixel limits are in pixels of the resized image; token limits count new tokens; `seed` is set before every batch.
+
+    Raises:
+        SettingError: a value or a pair of values that cannot be; the message gives the remedy.
+    """
+
+    model_id: str = "tiny"
+    revision: str | None = None
+    weights: Weights = "pretrained"
+    device: str = "auto"
+    dtype: Dtype = "auto"
+    attn_implementation: Attention = "sdpa"
+    sdpa_kernel: SdpaKernel | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    prompt: str = DEFAULT_PROMPT
+    max_new_tokens: int = 1024
+    min_new_tokens: int | None = None
+    do_sample: bool | None = False
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    num_beams: int | None = 1
+    repetition_penalty: float | None = 1.0
+    no_repeat_ngram_size: int | None = 0
+    cache_implementation: CacheImplementation | None = None
+    compile: bool = False
+    batch_size: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check_type(field.name, getattr(self, field.name), str(field.type))
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                near = difflib.get_close_matches(str(value), choices, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise SettingError(f"{name}={value!r} is not known: use one of {', '.join(choices)}{hint}")
+        _check_ranges(self)
+        _check_pairs(self)
+
+    def load_kwargs(self) -> dict[str, Any]:
+        """Return what `from_pretrained` is given: attn_implementation (dtype is resolved with the device)."""
+        return {"attn_implementation": self.attn_implementation}
+
+    def pixel_kwargs(self) -> dict[str, int]:
+        """Return the image processor's limits that were asked for, in pixels, under its own names."""
+        named = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def generate_kwargs(self) -> dict[str, Any]:
+        """Return the generation settings that were asked for; what is None stays the checkpoint's."""
+        return {name: value for name in _GENERATION if (value := getattr(self, name)) is not None}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every field by name."""
+        return asdict(self)
+
+    def changed(self) -> dict[str, Any]:
+        """Return the fields that differ from the defaults, which is what names a setting in a figure."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
+    def to_yaml(self) -> str:
+        """Return the settings as a preset's text."""
+        return yaml.safe_dump(self.changed(), sort_keys=False, allow_unicode=True)
+
+
+def load_preset(name: str | Path, **changes: Any) -> Settings:
+    """Return the settings of a YAML preset: a name in the package, or a path; `changes` are laid over it.
+
+    Raises:
+        SettingError: no such preset, or a field that is not a setting; the message names the file.
+    """
+    file = Path(name) if Path(name).suffix in {".yaml", ".yml"} else PRESETS / f"{name}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        raise SettingError(f"{file}: no such preset; the package has {known}, or give a path to a .yaml file")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f"{file}: not a YAML file ({error}); write one `name: value` a line") from error
+    if not isinstance(values, dict):
+        raise SettingError(f"{file}: a preset holds `name: value` lines, not a {type(values).__name__}")
+    return make_settings(values | changes, where=str(file))
+
+
+def make_settings(values: dict[str, Any], where: str = "settings") -> Settings:
+    """Return Settings from a mapping.
+
+    Raises:
+        SettingError: an unknown name (with the nearest known one) or a bad value.
+    """
+    known = [field.name for field in fields(Settings)]
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            raise SettingError(f"{where}: {name!r} is not a setting" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return Settings(**values)
+
+
+def field_types() -> dict[str, tuple[type, Any]]:
+    """Return each setting's plain type and default, for a command line or a form."""
+    plain = {"str": str, "int": int, "float": float, "bool": bool}
+    return {
+        f.name: (plain.get(str(f.type).split(" |")[0], str), None if f.default is MISSING else f.default)
+        for f in fields(Settings)
+    }
+
+
+def _check_type(name: str, value: Any, annotation: str) -> None:
+    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool}
+    base = annotation.split(" |")[0]
+    if value is None and "None" in annotation:
+        return
+    wanted = kinds.get(base, str)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and base != "bool"):  # type: ignore[arg-type]
+        raise SettingError(f"{name}={value!r} is a {type(value).__name__}; it takes {annotation}")
+
+
+def _check_ranges(s: Settings) -> None:
+    for name, low in (
+        ("min_pixels", 1), ("max_pixels", 1), ("max_new_tokens", 1), ("min_new_tokens", 1), ("num_beams", 1),
+        ("top_k", 0), ("no_repeat_ngram_size", 0), ("batch_size", 1), ("seed", 0),
+    ):  # fmt: skip
+        value = getattr(s, name)
+        if value is not None and value < low:
+            raise SettingError(f"{name}={value} is too small: give {low} or more")
+    for name, high in (("temperature", None), ("repetition_penalty", None), ("top_p", 1.0)):
+        value = getattr(s, name)
+        if value is not None and (value <= 0 or (high is not None and value > high)):
+            raise SettingError(f"{name}={value} is out of range: give above 0" + (f", at most {high}" if high else ""))
+    if not s.model_id.strip() or not s.prompt.strip():
+        raise SettingError("model_id and prompt must not be empty")
+    device = s.device.split(":")[0]
+    if device not in {"auto", "cpu", "cuda", "mps"}:
+        raise SettingError(f"device={s.device!r} is not known: use auto, cpu, cuda, cuda:N or mps")
+
+
+def _check_pairs(s: Settings) -> None:
+    if s.min_pixels is not None and s.max_pixels is not None and s.min_pixels > s.max_pixels:
+        raise SettingError(f"min_pixels={s.min_pixels} is above max_pixels={s.max_pixels}: swap or raise max_pixels")
+    if s.min_new_tokens is not None and s.min_new_tokens > s.max_new_tokens:
+        raise SettingError(f"min_new_tokens={s.min_new_tokens} is above max_new_tokens={s.max_new_tokens}")
+    sampling = [n for n in ("temperature", "top_p", "top_k") if getattr(s, n) is not None]
+    if s.do_sample is False and sampling:
+        raise SettingError(f"{', '.join(sampling)} only acts on sampling: set do_sample=True, or leave it out")
+    if s.sdpa_kernel is not None and s.attn_implementation != "sdpa":
+        raise SettingError(
+            f"sdpa_kernel={s.sdpa_kernel!r} needs attn_implementation='sdpa', not {s.attn_implementation!r}"
+        )
+    if s.attn_implementation.startswith("flash_attention") and s.dtype == "float32":
+        raise SettingError(f"{s.attn_implementation} computes in bfloat16 or float16 only: set dtype='bfloat16'")
+    if s.compile and s.cache_implementation not in {"static", "offloaded_static"}:
+        raise SettingError("compile=True needs cache_implementation='static': a growing cache recompiles at every token")

@@ -1,0 +1,134 @@
+"""One figure a function: rows in, a matplotlib Figure out, with units, intervals and colours that all can tell apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from ocrlab.pages import Page, open_image
+from ocrlab.study.summary import summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#999999"
+
+
+def _figure(width: float = 7.0, height: float = 3.8) -> tuple[Figure, Any]:
+    figure, axes = plt.subplots(figsize=(width, height), dpi=110, layout="constrained")
+    axes.grid(True, alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    plt.close(figure)  # the notebook shows what a cell returns, once
+    return figure, axes
+
+
+def show_pages(pages: list[Page], columns: int = 2) -> Figure:
+    """Return the pages' images side by side, each under its id, never enlarged beyond the figure."""
+    rows = -(-len(pages) // columns)
+    images = [open_image(page.file) for page in pages]
+    tallest = max(image.height / image.width for image in images)
+    height = min(9.0, rows * max(0.9, 0.5 + tallest * 7.5 / columns))
+    figure, grid = plt.subplots(rows, columns, figsize=(7.5, height), dpi=110, layout="constrained", squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, page, image in zip(grid.flat, pages, images, strict=False):
+        axes.imshow(image)
+        axes.set_title(page.id, fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def error_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
+    """Return CER (95 % interval over pages) against the median image tokens of each pixel budget."""
+    table = summarise(rows, by).dropna(subset=["cer"])
+    figure, axes = _figure()
+    spread = np.clip([table["cer"] - table["cer_low"], table["cer_high"] - table["cer"]], 0, None)
+    axes.errorbar(table["image_tokens"], table["cer"], yerr=spread, marker="o", capsize=4, color=COLOURS[0])
+    for x, y, budget in zip(table["image_tokens"], table["cer_high"], table[by], strict=True):
+        axes.annotate(f"{budget:,} px", (x, y), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=8)
+    axes.set(xlabel="image tokens a page (median)", ylabel="CER, white space collapsed")
+    axes.set_title(f"{_conditions(rows)}: error against pixel budget, 95 % interval over pages", fontsize=9)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_ylim(0, None)
+    axes.margins(y=0.15)
+    return figure
+
+
+def cost_against_tokens(rows: pd.DataFrame, cost: str, by: str = "max_pixels") -> Figure:
+    """Return a cost's median and quartiles against the median image tokens of each pixel budget.
+
+    `cost` is a column in seconds (`page_s`, `vision_s`, ...) or `peak_memory_bytes`, shown in MiB.
+    """
+    table = summarise(rows, by).dropna(subset=[cost])
+    scale, unit = (2**20, "MiB") if cost.endswith("_bytes") else (1e-3, "ms")
+    figure, axes = _figure()
+    middle, low, high = (table[f"{cost}{end}"] / scale for end in ("", "_low", "_high"))
+    axes.errorbar(
+        table["image_tokens"], middle, yerr=[middle - low, high - middle], marker="o", capsize=4, color=COLOURS[1]
+    )
+    axes.set(xlabel="image tokens a page (median)", ylabel=f"{cost.removesuffix('_bytes').removesuffix('_s')}, {unit}")
+    axes.set_title(f"{_conditions(rows)}: median and quartiles over pages", fontsize=9)
+    axes.set_ylim(0, None)
+    return figure
+
+
+def error_by_group(rows: pd.DataFrame, group: str, reader: str = "reader") -> Figure:
+    """Return CER with its 95 % interval for each group of pages, one colour a reader."""
+    table = summarise(rows, [group, reader]).dropna(subset=["cer"])
+    names, readers = list(dict.fromkeys(table[group])), list(dict.fromkeys(table[reader]))
+    figure, axes = _figure(height=0.8 + 0.28 * len(names) * max(1, len(readers)))
+    for i, who in enumerate(readers):
+        mine = table[table[reader] == who]
+        y = [names.index(n) + 0.22 * (i - (len(readers) - 1) / 2) for n in mine[group]]
+        spread = np.clip([mine["cer"] - mine["cer_low"], mine["cer_high"] - mine["cer"]], 0, None)
+        axes.errorbar(mine["cer"], y, xerr=spread, fmt="os^D"[i % 4], capsize=3, color=COLOURS[i], label=who)
+    counts = rows.groupby(group)["page"].nunique()
+    axes.set_yticks(range(len(names)), [f"{n} ({counts[n]} pages)" for n in names])
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    axes.set_xlim(0, None)
+    axes.set_xlabel("CER, white space collapsed; 95 % interval over pages")
+    if len(readers) > 1:
+        axes.legend(loc="best", fontsize=8)
+    return figure
+
+
+def learning_curve(log: pd.DataFrame) -> Figure:
+    """Return the trainer's losses against hours of training: answer tokens and glyph slots."""
+    figure, axes = _figure()
+    hours = log["minutes"] / 60
+    for i, (column, label) in enumerate(
+        (("answer", "answer loss, nats a token"), ("glyph", "glyph loss, nats a slot"))
+    ):
+        if column in log:
+            axes.plot(hours, log[column].rolling(7, min_periods=1, center=True).mean(), color=COLOURS[i], label=label)
+    axes.set(xlabel="hours of training on two CPU cores", ylabel="training loss, nats", yscale="log")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def confusion_table(pairs: Counter[tuple[str, str]], most: int = 20) -> Figure:
+    """Return the commonest single-letter confusions as bars: truth → reading."""
+    commonest = [(a or "∅", b or "∅", n) for (a, b), n in pairs.most_common(most)]
+    figure, axes = _figure(height=0.9 + 0.2 * len(commonest))
+    names = [f"{_sign(a)} → {_sign(b)}" for a, b, _ in commonest]
+    axes.barh(names, [n for *_, n in commonest], color=COLOURS[0])
+    axes.invert_yaxis()
+    axes.set(xlabel="times", ylabel="truth → reading (∅: nothing)")
+    return figure
+
+
+def _sign(grapheme: str) -> str:
+    return {" ": "␣", "\n": "⏎", "$": r"\$", "_": r"\_"}.get(grapheme, grapheme)
+
+
+def _conditions(rows: pd.DataFrame) -> str:
+    first = rows.iloc[0]
+    return f"{first['model_id'].split('/')[-1]}, {rows['page'].nunique()} pages, {first['machine']}"

@@ -1,0 +1,73 @@
+"""One table a function: rows in, a pandas table or safe HTML out; numbers stay raw until the last step."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING
+
+from ocrlab.scoring import align
+from ocrlab.study.summary import summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from IPython.display import HTML
+
+_COLOURS = {"replace": "#E69F00", "insert": "#56B4E9", "delete": "#CC79A7"}
+
+
+def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
+    """Return one line a setting, rounded for reading: CER with interval, image tokens, time a page, memory, reason."""
+    import pandas as pd
+
+    table = summarise(rows, by)
+    keys = [by] if isinstance(by, str) else by
+    shown = table[keys].copy()
+    shown["pages"] = table["pages"]
+    if "cer" in table:
+        shown["CER"] = [
+            "–" if pd.isna(c) else f"{c:.2%} ({low:.2%} to {high:.2%})"
+            for c, low, high in zip(table["cer"], table["cer_low"], table["cer_high"], strict=True)
+        ]
+    for column, title, scale, digits in (
+        ("image_tokens", "image tokens", 1, 0), ("page_s", "ms a page", 1e-3, 1),
+        ("peak_memory_bytes", "peak MiB above start", 2**20, 1),
+    ):  # fmt: skip
+        if column in table:
+            shown[title] = (table[column] / scale).round(digits)
+    shown["read to the end"] = [f"{share:.0%}" for share in table["ok"]]
+    if table["reason"].any():
+        shown["first problem"] = table["reason"].str.slice(0, 80)
+    return shown
+
+
+def diff(reading: str, truth: str) -> HTML:
+    """Return the truth and the reading aligned letter by letter, differences coloured, all text escaped."""
+    from IPython.display import HTML
+
+    def line(side: str) -> str:
+        parts = []
+        for piece in align(reading, truth):
+            text = html.escape(getattr(piece, side)).replace("\n", "⏎<br>")
+            if piece.kind == "equal":
+                parts.append(text)
+            elif text:
+                parts.append(f'<span style="background:{_COLOURS[piece.kind]};color:#000">{text}</span>')
+            else:
+                parts.append(f'<span style="color:{_COLOURS[piece.kind]}">▁</span>')
+        return "".join(parts)
+
+    rows = "".join(
+        f'<tr><td style="text-align:left">{name}</td><td style="text-align:left;font-family:monospace">{line(side)}</td></tr>'
+        for name, side in (("truth", "truth"), ("reading", "reading"))
+    )
+    return HTML(f"<table>{rows}</table>")
+
+
+def worst_readings(readings: pd.DataFrame, rows: pd.DataFrame, count: int = 5) -> pd.DataFrame:
+    """Return the readings with the highest CER: page, cer, truth, reading."""
+    scored = rows.dropna(subset=["cer"]).sort_values("cer", ascending=False).head(count)
+    texts = readings.set_index("key")
+    shown = scored[["page", "cer"]].copy()
+    shown["truth"] = [texts.loc[k, "truth"] for k in scored["key"]]
+    shown["reading"] = [texts.loc[k, "text"] for k in scored["key"]]
+    return shown

@@ -1,0 +1,40 @@
+"""Readings against truths: what counts as the same, how many edits, what a difference is worth, what failed."""
+
+from ocrlab.scoring.alignment import Piece, align, confusions, first_divergence
+from ocrlab.scoring.comparison import Verdict, VerdictKind, verdict
+from ocrlab.scoring.failures import STATUSES, Loop, Status, StopReason, find_loop, judge
+from ocrlab.scoring.normalise import PROFILES, Profile, graphemes, normalise
+from ocrlab.scoring.rates import Edits, Score, character_edits, corpus_rate, macro_mean, score, word_edits
+from ocrlab.scoring.statistics import Interval, Spread, bootstrap_interval, median_spread, paired_difference
+
+__all__ = [
+    "PROFILES",
+    "STATUSES",
+    "Edits",
+    "Interval",
+    "Loop",
+    "Piece",
+    "Profile",
+    "Score",
+    "Spread",
+    "Status",
+    "StopReason",
+    "Verdict",
+    "VerdictKind",
+    "align",
+    "bootstrap_interval",
+    "character_edits",
+    "confusions",
+    "corpus_rate",
+    "find_loop",
+    "first_divergence",
+    "graphemes",
+    "judge",
+    "macro_mean",
+    "median_spread",
+    "normalise",
+    "paired_difference",
+    "score",
+    "verdict",
+    "word_edits",
+]

@@ -1,0 +1,112 @@
+"""What a difference is worth: intervals by resampling documents, and a verdict against a margin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ocrlab.scoring.rates import Edits, corpus_rate
+
+Array = NDArray[np.float64]
+_BLOCK = 1_000_000  # drawn indices held at once: 8 MB, however many documents
+
+
+class Interval(NamedTuple):
+    """A corpus rate or a difference of two, as fractions, and the ends of its interval."""
+
+    low: float
+    high: float
+    point: float
+    confidence: float
+    documents: int
+
+
+class Spread(NamedTuple):
+    """The middle of repeated measurements and its quartiles, in the unit of the values."""
+
+    median: float
+    low_quartile: float
+    high_quartile: float
+
+
+def bootstrap_interval(
+    pages: Sequence[Edits], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Return the corpus rate and its percentile bootstrap interval, whole documents resampled with replacement.
+
+    Below some 20 documents such an interval is too narrow. Raises ValueError for fewer than two documents, no
+    truth at all, or a confidence outside 0 to 1. Source: Bisani and Ney, ICASSP 2004.
+    """
+    _check(pages, confidence, resamples)
+    drawn = _resampled_rates([pages], resamples, seed)[0]
+    return _interval(drawn, corpus_rate(pages), confidence, len(pages))
+
+
+def paired_difference(
+    a: Sequence[Edits], b: Sequence[Edits], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Return corpus rate of `a` minus that of `b`, with its interval: below zero, `a` reads better.
+
+    Each resample draws the same documents for both, so what makes a page hard cancels out. Raises ValueError as
+    `bootstrap_interval` does, and where the two are not the same documents in the same order.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} documents against {len(b)}; compare readings of the same documents")
+    for index, (left, right) in enumerate(zip(a, b, strict=True)):
+        if left.length != right.length:
+            raise ValueError(
+                f"document {index} has a truth of length {left.length} on one side and {right.length} on the other; "
+                "put the same documents in the same order, scored with the same profile"
+            )
+    _check(a, confidence, resamples)
+    drawn_a, drawn_b = _resampled_rates([a, b], resamples, seed)
+    return _interval(drawn_a - drawn_b, corpus_rate(a) - corpus_rate(b), confidence, len(a))
+
+
+def median_spread(values: Sequence[float]) -> Spread:
+    """Return the median and the quartiles (linear between neighbours), in the unit of the values.
+
+    Raises ValueError where there are no values, or one is not finite.
+    """
+    if len(values) == 0:
+        raise ValueError("no values to take a median of; measure at least once")
+    if not np.isfinite(values).all():
+        raise ValueError(f"not all of the {len(values)} values are finite; leave failed measurements out first")
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return Spread(float(middle), float(low), float(high))
+
+
+def _check(pages: Sequence[Edits], confidence: float, resamples: int) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence {confidence} is not between 0 and 1; 0.95 is usual")
+    if resamples < 1:
+        raise ValueError(f"resamples {resamples} is below 1; 2000 is usual")
+    if len(pages) < 2:
+        raise ValueError(f"an interval over documents needs at least 2 documents, got {len(pages)}")
+    if not any(page.length for page in pages):
+        raise ValueError(f"the truth of all {len(pages)} documents is empty; no rate has an interval there")
+
+
+def _resampled_rates(groups: Sequence[Sequence[Edits]], resamples: int, seed: int) -> list[Array]:
+    """Return for each group of pages one corpus rate a resample; a resample draws the same places in every group."""
+    edits = [np.array([page.edits for page in group]) for group in groups]
+    lengths = np.array([page.length for page in groups[0]])
+    documents, random = len(lengths), np.random.default_rng(seed)
+    blocks: list[list[Array]] = [[] for _ in groups]
+    rows = max(1, _BLOCK // documents)
+    for start in range(0, resamples, rows):
+        drawn = random.integers(documents, size=(min(rows, resamples - start), documents))
+        length = lengths[drawn].sum(axis=1)
+        for rates, counts in zip(blocks, edits, strict=True):
+            wrong = counts[drawn].sum(axis=1)
+            # Only empty truths drawn: the convention of Edits.rate.
+            rates.append(np.where(length > 0, wrong / np.maximum(length, 1), wrong > 0))
+    return [np.concatenate(rates) for rates in blocks]
+
+
+def _interval(drawn: Array, point: float, confidence: float, documents: int) -> Interval:
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high), point, confidence, documents)

@@ -1,0 +1,122 @@
+"""Run an experiment: settings × pages → rows on disk, resumable, one load for all settings that share a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from ocrlab import paths
+from ocrlab.pages import Page
+from ocrlab.reading.checkpoints import locate
+from ocrlab.reading.outcome import failed
+from ocrlab.reading.reader import Reader, open_reader, same_load
+from ocrlab.reading.settings import Settings
+from ocrlab.study.records import RecordFile
+from ocrlab.study.rows import reading_record, row_key, row_of, setting_label
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    settings: Settings
+    page: Page
+    key: str
+    repeat: int
+
+
+def run_experiment(
+    name: str, runs: Sequence[Settings], pages: Sequence[Page], *, repeats: int = 1, folder: Path | None = None
+) -> pd.DataFrame:
+    """Return the rows of every setting × page × repetition, reading only what the run's folder does not have yet.
+
+    Readings go to `readings/<name>.jsonl` before they are scored into `rows/<name>.jsonl`. A setting that cannot run
+    gives a row per page with status and reason.
+
+    Raises:
+        RecordError: the folder cannot be written; what was measured is kept.
+    """
+    import pandas as pd
+
+    folder = folder or paths.run_folder()
+    readings, rows = RecordFile(folder / "readings" / f"{name}.jsonl"), RecordFile(folder / "rows" / f"{name}.jsonl")
+    for record in readings.records:
+        if record["key"] not in rows.keys:
+            rows.append(row_of(record))  # the process died between a reading and its score
+    jobs = _jobs(runs, pages, repeats)
+    todo = [job for job in jobs if job.key not in readings.keys]
+    with tqdm(total=len(todo), desc=name, unit="page", disable=not todo) as bar:
+        for record in _read(name, todo, bar):
+            readings.append(record)
+            rows.append(row_of(record))
+            bar.update()
+    wanted = {job.key: i for i, job in enumerate(jobs)}
+    chosen = sorted((row for row in rows.records if row["key"] in wanted), key=lambda row: wanted[row["key"]])
+    return pd.DataFrame(chosen)
+
+
+def readings_of(name: str, folder: Path | None = None) -> pd.DataFrame:
+    """Return an experiment's saved readings with text and truth, one line a reading."""
+    import pandas as pd
+
+    return pd.DataFrame(RecordFile((folder or paths.run_folder()) / "readings" / f"{name}.jsonl").records)
+
+
+def _jobs(runs: Sequence[Settings], pages: Sequence[Page], repeats: int) -> list[_Job]:
+    jobs = {}
+    for settings in runs:
+        try:
+            checkpoint = locate(settings).revision
+        except RuntimeError:
+            checkpoint = "absent"  # the row will say why
+        for repeat in range(repeats):
+            for page in pages:
+                key = row_key(settings, page, checkpoint, repeat)
+                jobs[key] = _Job(settings, page, key, repeat)
+    return list(jobs.values())
+
+
+def _read(name: str, jobs: Sequence[_Job], bar: Any) -> Iterable[dict[str, Any]]:
+    reader: Reader | None = None
+    try:
+        for settings in dict.fromkeys(job.settings for job in _grouped(jobs)):
+            mine = [job for job in jobs if job.settings == settings]
+            bar.set_postfix_str(setting_label(settings.as_dict())[-60:])
+            try:
+                if reader is not None and same_load(reader.settings, settings):
+                    reader.apply(settings)
+                else:
+                    if reader is not None:
+                        reader.close()
+                    reader = None
+                    reader = open_reader(settings)
+            except (RuntimeError, ValueError) as error:
+                for job in mine:
+                    refused = failed(job.page.id, error)
+                    yield reading_record(name, job.key, settings, job.page, refused, {}, None, job.repeat)
+                continue
+            for repeat in sorted({job.repeat for job in mine}):
+                now = {job.page.id: job for job in mine if job.repeat == repeat}
+                for reading in reader.stream([job.page for job in now.values()]):
+                    job = now[reading.page]
+                    yield reading_record(name, job.key, settings, job.page, reading, reader.actual, reader.load_s, repeat)
+    finally:
+        if reader is not None:
+            reader.close()
+
+
+def _grouped(jobs: Sequence[_Job]) -> list[_Job]:
+    """Jobs whose settings share a loaded model together, in the order of their first appearance."""
+    firsts: list[Settings] = []
+    groups: dict[int, list[_Job]] = {}
+    for job in jobs:
+        index = next((i for i, first in enumerate(firsts) if same_load(first, job.settings)), len(firsts))
+        if index == len(firsts):
+            firsts.append(job.settings)
+        groups.setdefault(index, []).append(job)
+    return [job for group in groups.values() for job in group]

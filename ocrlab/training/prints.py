@@ -1,0 +1,204 @@
+"""The printed pages that test the embedded reader: single lines, labels and lines of exact size, all held out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+from random import Random
+
+from PIL import Image
+
+from ocrlab.training import render, sampler
+from ocrlab.training.fonts import Font, load_fonts, sized
+
+SEED = 2
+LINES_IN_TRAINING_FONTS, LINES_IN_HELD_OUT_FONTS = 200, 120
+LABELS, LONG_LABELS = 70, 50
+EXACT_SIZES, LINES_PER_SIZE = (12, 16, 24, 32, 44), 20
+_LARGEST_LABEL, _WIDEST_LINE = 170_000, 900
+_CLEAN = render.Damage()
+# Word lists count what people write; pages that others will print and publish can do without these.
+_COARSE = re.compile(
+    "fuck|shit|cunt|bitch|whore|porn|sex|rape|nigg|fag|slut|nazi|hitler|suicid|"
+    "ху[йеёяи]|пизд|[её]б[аиуолн]|бля[дт]|сука|суки|порно|секс|полов[оы]|фаши|нацис|гитлер|жоп|говн|дерьм|шлюх|изнас",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Print:
+    """One page before it is a file: the image, what it says, and what the manifest tells about it."""
+
+    image: Image.Image
+    truth: str
+    language: str
+    kind: str
+    degradation: str
+    font: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a page departs from a clean upright print; angle in degrees."""
+
+    damage: render.Damage = _CLEAN
+    angle: float = 0.0
+    shear: float = 0.0
+
+    @property
+    def words(self) -> str:
+        """What was done, as manifests record it: `clean`, or words joined by `+`."""
+        damage = self.damage
+        ink, paper = damage.ink, damage.paper
+        done = {
+            "rotated": bool(self.angle),
+            "slanted": bool(self.shear),
+            "inverted": sum(ink) > sum(paper),
+            "grey": paper != (255, 255, 255) and len({*paper}) == len({*ink}) == 1,
+            "coloured": len({*paper}) > 1 or len({*ink}) > 1,
+            "shade": damage.shade > 0,
+            "blur": damage.blur_sigma > 0,
+            "resampled": damage.rescale < 1,
+            "noise": damage.noise > 0,
+            "jpeg": damage.jpeg_quality > 0,
+            "frame": damage.frame,
+        }
+        return "+".join(word for word, is_done in done.items() if is_done) or "clean"
+
+
+def line_print(index: int) -> Print:
+    """Return single line `index`: the first 200 in training fonts, 120 more in the two held-out families."""
+    rng = Random(f"{SEED}/lines/{index}")
+    known = index < LINES_IN_TRAINING_FONTS
+    language = rng.choices(["en", "ru", "mixed"], [42, 42, 16])[0]
+    font = _font(rng, language) if known else _held_out_font(rng, index)
+    text = held_out_line(rng, font, language, rng.randint(4, 44))
+    size = rng.randint(12, 34) if rng.random() < 0.9 else rng.choice([10, 11, 36, 38, 40, 44, 48])
+    look = _look(rng, size)
+    printed = render.block([text], font, size, angle=look.angle, shear=look.shear)
+    image = _with_margins(printed, [_margin(rng) for _ in range(4)], look.damage, rng)
+    return Print(image, text, language, "training_font" if known else "held_out_font", look.words, font.name)
+
+
+def label_print(index: int) -> Print:
+    """Return label `index`: the first 70 have 2 to 4 lines, 50 more have 5 to 10, some of them small receipts."""
+    rng = Random(f"{SEED}/labels/{index}")
+    long = index >= LABELS
+    language = rng.choices(["en", "ru", "mixed"], [42, 42, 16])[0]
+    font = _held_out_font(rng, index) if rng.random() < 0.25 else _font(rng, language)
+    lines, align = _label_lines(rng, font, language, rng.randint(5, 10) if long else rng.randint(2, 4))
+    size, pitch = rng.randint(12, 28), rng.uniform(1.15, 1.6)
+    look = _look(rng, size)
+    margins = [_margin(rng) for _ in range(4)]
+    while True:
+        printed = render.block(lines, font, size, pitch=pitch, align=align, angle=look.angle, shear=look.shear)
+        area = (printed.mask.width + margins[0] + margins[2]) * (printed.mask.height + margins[1] + margins[3])
+        if area <= _LARGEST_LABEL or size == 12:
+            break
+        size -= 1
+    image = _with_margins(printed, margins, look.damage, rng)
+    return Print(image, "\n".join(lines), language, "long_label" if long else "label", look.words, font.name)
+
+
+def size_print(index: int) -> Print:
+    """Return clean line `index`, black on white: 20 for each exact font size, 0 to 40 px of margin, up to ±2°."""
+    rng = Random(f"{SEED}/sizes/{index}")
+    size = EXACT_SIZES[index // LINES_PER_SIZE]
+    language = ("en", "ru")[index % 2]
+    font = rng.choice([f for f in _regular_fonts() if language == "en" or "cyrillic" in f.scripts])
+    look = Look(angle=rng.uniform(-2, 2))
+    margins = [rng.randint(0, 40) for _ in range(4)]
+    while True:
+        text = held_out_line(rng, font, language, rng.randint(4, min(44, int(_WIDEST_LINE / (0.6 * size)))))
+        printed = render.block([text], font, size, angle=look.angle)
+        if printed.mask.width + margins[0] + margins[2] <= _WIDEST_LINE:
+            break
+    image = _with_margins(printed, margins, look.damage, rng)
+    return Print(image, text, language, f"{size}px", look.words, font.name)
+
+
+def held_out_line(rng: Random, font: Font, language: str, target: int) -> str:
+    """Return a held-out line of about `target` characters that the font can draw; `mixed` has both scripts."""
+    while True:
+        text = _mixed(rng, target) if language == "mixed" else sampler.line(rng, language, target)
+        if _suits(text, font):
+            return text
+
+
+def _suits(text: str, font: Font) -> bool:
+    return sampler.is_held_out(text) and font.draws(text) and not _COARSE.search(text) and _is_whole(text, font)
+
+
+def _is_whole(text: str, font: Font) -> bool:
+    """Return whether no glyph rises above or hangs below the font's own line height, where the print would cut it."""
+    face = sized(font.path, 48)
+    box = face.getbbox(text)
+    return box[1] >= 0 and box[3] <= sum(face.getmetrics())
+
+
+def _mixed(rng: Random, target: int) -> str:
+    while True:
+        parts = [sampler.line(rng, language, max(2, target // 2)) for language in rng.sample(["en", "ru"], 2)]
+        text = sampler.shorten(rng, " ".join(parts), sampler.MAX_CHARACTERS)
+        if re.search("[A-Za-z]", text) and re.search("[А-яЁё]", text):
+            return text
+
+
+def _label_lines(rng: Random, font: Font, language: str, count: int) -> tuple[list[str], str]:
+    languages = [language] * count
+    if language == "mixed":
+        languages = rng.sample(["en", "ru"], 2) + [rng.choice(["en", "ru"]) for _ in range(count - 2)]
+    if count >= 5 and rng.random() < 0.4:
+        return [_receipt_line(rng, font, spoken) for spoken in languages], "columns"
+    target = rng.randint(5, 34)
+    lines = [held_out_line(rng, font, spoken, max(4, round(target * rng.uniform(0.4, 1.1)))) for spoken in languages]
+    return lines, rng.choices(["left", "center", "right", "columns"], [70, 14, 4, 12])[0]
+
+
+def _receipt_line(rng: Random, font: Font, language: str) -> str:
+    while True:
+        name = " ".join(sampler.word(rng, language) for _ in range(rng.randint(1, 2)))
+        count = rng.choice(["", "", f" {rng.randint(1, 12)} x"])
+        text = f"{name}{count} {rng.randint(5, 99_999) / 100:.2f}"
+        if len(text) <= 34 and _suits(text, font):
+            return text
+
+
+def _font(rng: Random, language: str) -> Font:
+    return rng.choice([f for f in load_fonts("train") if language == "en" or "cyrillic" in f.scripts])
+
+
+def _held_out_font(rng: Random, index: int) -> Font:
+    families = sorted({font.debian_package for font in load_fonts("held_out")})
+    return rng.choice([f for f in load_fonts("held_out") if f.debian_package == families[index % len(families)]])
+
+
+@cache
+def _regular_fonts() -> tuple[Font, ...]:
+    return tuple(f for f in load_fonts("train") if sized(f.path, 16).getname()[1] in {"Regular", "Book", "Roman", "R"})
+
+
+def _look(rng: Random, size: int) -> Look:
+    if rng.random() < 0.5:
+        return Look()
+    angle = max(-2.5, min(2.5, rng.gauss(0, 1.2))) if rng.random() < 0.35 else 0.0
+    shear = rng.uniform(-0.15, 0.25) if rng.random() < 0.1 else 0.0
+    damage = render.random_damage(rng, size)
+    while damage == _CLEAN and not angle and not shear:
+        damage = render.random_damage(rng, size)
+    if damage.noise or rng.random() < 0.5:
+        # A grey scan: noise on three equal channels packs into a third of the bytes.
+        ink, paper = sum(damage.ink) // 3, sum(damage.paper) // 3
+        damage = replace(damage, ink=(ink, ink, ink), paper=(paper, paper, paper))
+    return Look(damage, angle, shear)
+
+
+def _margin(rng: Random) -> int:
+    return rng.randint(2, 24) if rng.random() < 0.85 else rng.choice([0, 1, rng.randint(24, 40)])
+
+
+def _with_margins(printed: render.Block, margins: list[int], damage: render.Damage, rng: Random) -> Image.Image:
+    left, top, right, bottom = margins
+    size = (printed.mask.width + left + right, printed.mask.height + top + bottom)
+    return render.compose(printed, size, (left, top), damage, rng)

@@ -1,0 +1,102 @@
+"""The command line: `read` pages, `reproduce` the notebooks, `report` a run again."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ocrlab.reading.settings import Settings, SettingError, field_types, load_preset
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return the exit code: 0 done, 1 something failed, 2 unusable arguments."""
+    args = _parser().parse_args(arguments)
+    try:
+        return int(args.command(args))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ocrlab", description="Read pages with Qwen2-VL and measure it.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_read(commands)
+    run = commands.add_parser("reproduce", help="run the notebooks and build the site")
+    run.add_argument("--profile", choices=["smoke", "cpu", "gpu"], help="default: gpu where there is one, else cpu")
+    run.add_argument("--model", help="tiny, a folder, or a Hub id (which may be downloaded)")
+    run.add_argument("--only", help="notebook names, separated by commas")
+    run.add_argument("--run", help="the folder's name in results/; an existing one goes on where it stopped")
+    run.add_argument("--params", default="", help="notebook parameters, e.g. 'max_pixels_values=[50176, 100352]'")
+    run.set_defaults(command=_reproduce)
+    report = commands.add_parser("report", help="build a run's site again without running anything")
+    report.add_argument("run", help="the folder's name in results/, or a path")
+    report.set_defaults(command=_report)
+    return parser
+
+
+def _add_read(commands: Any) -> None:
+    read = commands.add_parser(
+        "read", help="read images: a set, folders, files, globs",
+        description="Prints each page's text as it comes, then CER where truth lies beside. Exit code 0: every page "
+        "was read; 1: some failed; 2: unusable arguments. Every setting is a flag of the same name.",
+    )  # fmt: skip
+    read.add_argument("paths", nargs="+", metavar="PATH")
+    read.add_argument("--json", action="store_true", help="one object a page on standard output, all else on standard error")
+    read.add_argument("--limit", type=int, help="the first so many pages of each path")
+    read.add_argument("--preset", default="tiny", help="a preset of the package or a YAML file (default: tiny)")
+    settings = read.add_argument_group("settings (they change the preset's)")
+    for name, (kind, default) in field_types().items():
+        flags = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
+        settings.add_argument(*flags, dest=name, type=_value(kind), metavar=kind.__name__, help=f"default {default!r}")
+    read.set_defaults(command=_read)
+
+
+def _value(kind: type) -> Any:
+    def parse(text: str) -> Any:
+        if text.lower() == "none":
+            return _NONE
+        if kind is bool:
+            if text.lower() not in {"true", "false"}:
+                raise argparse.ArgumentTypeError(f"{text!r}: give true, false or none")
+            return text.lower() == "true"
+        return kind(text)
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+_NONE = object()
+
+
+def _read(args: argparse.Namespace) -> int:
+    from ocrlab.workspace.read import read_paths
+
+    given = {name: value for name in field_types() if (value := getattr(args, name)) is not None}
+    try:
+        settings: Settings = load_preset(args.preset, **{k: None if v is _NONE else v for k, v in given.items()})
+    except SettingError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return read_paths(args.paths, settings, as_json=args.json, limit=args.limit)
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from ocrlab.workspace.reproduce import reproduce
+
+    return reproduce(args.profile, args.model, args.only, args.run, args.params)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from ocrlab import paths
+    from ocrlab.report.site import build_site
+
+    folder = Path(args.run) if Path(args.run).is_dir() else paths.RESULTS / args.run
+    if not (folder / "run.json").is_file():
+        known = sorted(p.name for p in paths.RESULTS.glob("*/") if (p / "run.json").is_file())
+        print(f"{folder}: no run.json there; the runs here are: {', '.join(known) or 'none yet'}", file=sys.stderr)
+        return 2
+    print(build_site(folder))
+    return 0

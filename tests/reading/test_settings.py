@@ -1,0 +1,69 @@
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from ocrlab.reading.settings import PRESETS, SettingError, Settings, load_preset, make_settings
+
+
+def test_settings_are_values() -> None:
+    base = Settings()
+    assert replace(base, max_pixels=50176).max_pixels == 50176
+    assert base.max_pixels is None
+    with pytest.raises(FrozenInstanceError):
+        base.max_pixels = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"dtype": "bf16"}, "bfloat16"),
+        ({"attn_implementation": "flash_attn_2"}, "did you mean 'flash_attention_2'"),
+        ({"sdpa_kernel": "flash", "attn_implementation": "eager"}, "needs attn_implementation='sdpa'"),
+        ({"attn_implementation": "flash_attention_2", "dtype": "float32"}, "bfloat16 or float16 only"),
+        ({"temperature": 0.7}, "set do_sample=True"),
+        ({"min_pixels": 100, "max_pixels": 50}, "above max_pixels"),
+        ({"min_new_tokens": 2000}, "above max_new_tokens"),
+        ({"compile": True}, "cache_implementation='static'"),
+        ({"max_pixels": "50176"}, "is a str"),
+        ({"max_pixels": True}, "is a bool"),
+        ({"batch_size": 0}, "give 1 or more"),
+        ({"top_p": 1.5, "do_sample": True}, "at most 1.0"),
+        ({"device": "gpu"}, "cuda"),
+        ({"prompt": "  "}, "must not be empty"),
+    ],
+)
+def test_impossible_settings_say_what_to_do(values: dict, says: str) -> None:
+    with pytest.raises(SettingError, match=says.replace("(", r"\(")):
+        Settings(**values)
+
+
+def test_unknown_setting_suggests_the_nearest() -> None:
+    with pytest.raises(SettingError, match="did you mean 'max_pixels'"):
+        make_settings({"maxpixels": 1})
+
+
+def test_views_hold_what_was_asked_and_nothing_else() -> None:
+    settings = Settings(max_pixels=50176, repetition_penalty=None, do_sample=None)
+    assert settings.pixel_kwargs() == {"longest_edge": 50176}
+    assert settings.generate_kwargs() == {"max_new_tokens": 1024, "num_beams": 1, "no_repeat_ngram_size": 0}
+    assert settings.load_kwargs() == {"attn_implementation": "sdpa"}
+
+
+@pytest.mark.parametrize("preset", sorted(p.stem for p in PRESETS.glob("*.yaml")))
+def test_every_preset_loads_and_survives_a_round_trip(preset: str, tmp_path) -> None:
+    settings = load_preset(preset)
+    again = tmp_path / "again.yaml"
+    again.write_text(settings.to_yaml(), encoding="utf-8")
+    assert load_preset(again) == settings
+
+
+def test_presets_that_cannot_be(tmp_path) -> None:
+    with pytest.raises(SettingError, match="the package has"):
+        load_preset("tinny")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("dtype: [", encoding="utf-8")
+    with pytest.raises(SettingError, match=r"broken\.yaml: not a YAML file"):
+        load_preset(broken)
+    broken.write_text("- a list", encoding="utf-8")
+    with pytest.raises(SettingError, match="holds `name: value` lines"):
+        load_preset(broken)

@@ -1,0 +1,163 @@
+"""Experiments through the real reader: rows, resume after SIGKILL, failures as rows, one load a setting."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ocrlab.pages import Page, load_pages
+from ocrlab.reading import checkpoints
+from ocrlab.reading.reader import Reader
+from ocrlab.reading.settings import Settings
+from ocrlab.study import experiment
+from ocrlab.study.experiment import readings_of, run_experiment
+from ocrlab.study.records import RecordError, read_records
+from ocrlab.study.rows import code_version, load_rows, rescore, row_key
+from ocrlab.study.summary import compare, summarise
+
+BASE = Settings(dtype="float32", max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def pages() -> list[Page]:
+    return load_pages("lines", limit=3)
+
+
+def test_rows_hold_asked_actual_measured_and_outcome(pages: list[Page], tmp_path: Path) -> None:
+    rows = run_experiment("x", [replace(BASE, max_pixels=v) for v in (4096, 16384)], pages, folder=tmp_path)
+    assert len(rows) == 6
+    assert (rows["actual_max_pixels"] == rows["max_pixels"]).all()
+    for column in ("page_s", "image_tokens", "status", "cer", "machine", "code", "page_sha256", "actual_revision"):
+        assert rows[column].notna().all(), column
+    assert load_rows(tmp_path).equals(rows)
+    assert set(readings_of("x", tmp_path)["text"].map(type)) == {str}
+
+
+def test_nothing_is_read_twice(pages: list[Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_experiment("x", [BASE], pages[:2], folder=tmp_path)
+    monkeypatch.setattr(experiment, "open_reader", lambda *_: pytest.fail("a model was loaded again"))
+    again = run_experiment("x", [BASE], pages[:2], folder=tmp_path)
+    assert again.equals(first)
+
+
+def test_settings_that_share_a_model_load_it_once(
+    pages: list[Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: Counter[str] = Counter()
+    real = experiment.open_reader
+
+    def counting(settings: Settings) -> Reader:
+        loads[settings.attn_implementation] += 1
+        return real(settings)
+
+    monkeypatch.setattr(experiment, "open_reader", counting)
+    runs = [replace(BASE, attn_implementation=a, max_pixels=v) for v in (4096, 8192) for a in ("eager", "sdpa")]
+    rows = run_experiment("x", runs, pages[:1], folder=tmp_path)
+    assert loads == {"eager": 1, "sdpa": 1} and len(rows) == 4
+    assert (rows["actual_attn_implementation"] == rows["attn_implementation"]).all()
+
+
+def test_a_setting_that_cannot_run_is_a_row_with_a_reason(pages: list[Page], tmp_path: Path) -> None:
+    runs = [replace(BASE, model_id="/no/such/folder"), replace(BASE, attn_implementation="flash_attention_2", dtype="auto")]
+    rows = run_experiment("x", [*runs, BASE], pages[:1], folder=tmp_path)
+    assert rows["status"].tolist()[:2] == ["unsupported", "unsupported"]
+    assert "no such folder" in rows["reason"][0] and "not installed" in rows["reason"][1]
+    assert rows["actual_dtype"].notna().tolist() == [False, False, True]
+    assert summarise(rows, "model_id")["reason"].str.contains("unsupported").any()
+
+
+def test_speed_rows_and_dummy_weights_have_no_quality(pages: list[Page], tmp_path: Path) -> None:
+    runs = [replace(BASE, min_new_tokens=4, max_new_tokens=4), replace(BASE, weights="dummy"), BASE]
+    rows = run_experiment("x", runs, pages[:1], folder=tmp_path)
+    assert rows["cer"].notna().tolist() == [False, False, True]
+
+
+def test_pages_without_truth_have_no_scores(tmp_path: Path, pages: list[Page]) -> None:
+    rows = run_experiment("x", [BASE], [replace(pages[0], truth=None)], folder=tmp_path)
+    assert "cer" not in rows and rows["status"][0] in {"ok", "truncated", "loop"}
+
+
+def test_key_changes_with_setting_page_weights_code_and_repetition(
+    pages: list[Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {
+        row_key(BASE, pages[0], "a", 0), row_key(replace(BASE, seed=1), pages[0], "a", 0),
+        row_key(BASE, pages[1], "a", 0), row_key(BASE, replace(pages[0], sha256="0"), "a", 0),
+        row_key(BASE, pages[0], "b", 0), row_key(BASE, pages[0], "a", 1),
+    }  # fmt: skip
+    monkeypatch.setattr("ocrlab.study.rows.code_version", lambda: "other")
+    keys.add(row_key(BASE, pages[0], "a", 0))
+    assert len(keys) == 7
+
+
+def test_scores_can_be_made_again_without_a_model(
+    pages: list[Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = run_experiment("x", [BASE], pages, folder=tmp_path)
+    (tmp_path / "rows" / "x.jsonl").unlink()
+    monkeypatch.setattr(checkpoints, "locate", lambda *_: pytest.fail("rescoring needs no model"))
+    assert rescore(tmp_path) == 3
+    assert load_rows(tmp_path, "x").equals(rows)
+
+
+def test_read_only_results_are_named(pages: list[Page], tmp_path: Path) -> None:
+    (tmp_path / "readings").write_text("in the way", encoding="utf-8")
+    with pytest.raises(RecordError, match="readings"):
+        run_experiment("x", [BASE], pages[:1], folder=tmp_path)
+
+
+def test_same_setting_twice_is_no_difference(tmp_path: Path) -> None:
+    pages = load_pages("lines", limit=6)
+    rows = run_experiment("x", [BASE, replace(BASE, seed=1)], pages, folder=tmp_path)
+    verdict = compare(rows, "seed", 1, 0)
+    assert verdict.difference.point == 0.0 and verdict.kind != "worse"
+
+
+_SWEEP = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from ocrlab import Settings, load_pages, run_experiment
+base = Settings(dtype="float32", max_new_tokens=6)
+runs = [replace(base, max_pixels=v) for v in (4096, 8192, 16384)]
+run_experiment("kill", runs, load_pages("lines", limit=10), folder=Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+def test_killed_at_ten_random_moments_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    readings = tmp_path / "readings" / "kill.jsonl"
+    kills = 0
+    for _ in range(60):
+        process = subprocess.Popen([sys.executable, "-c", _SWEEP, str(tmp_path)])
+        before = readings.read_bytes().count(b"\n") if readings.exists() else 0
+        wait_for = rng.randint(1, 3)
+        while process.poll() is None:
+            if kills < 10 and readings.exists() and readings.read_bytes().count(b"\n") >= before + wait_for:
+                time.sleep(rng.uniform(0, 0.03))
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+                break
+            time.sleep(0.002)
+        else:
+            assert process.returncode == 0
+            break
+    keys = [record["key"] for record in read_records(readings)]
+    rows = [record["key"] for record in read_records(tmp_path / "rows" / "kill.jsonl")]
+    assert kills >= 8
+    assert len(keys) == len(set(keys)) == 30
+    assert sorted(rows) == sorted(keys)
+
+
+def test_code_version_is_stable() -> None:
+    assert code_version() == code_version() and len(code_version()) == 12

@@ -1,0 +1,277 @@
+"""Whole runs over tiny notebooks. Each kernel costs a second, so most tests look at one run, made once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import psutil
+import pytest
+
+from ocrlab.workspace import provenance
+from ocrlab.workspace.reproduce import reproduce
+from tests.notebooks import cell, write
+
+TYPED = """
+pages = 20  # a = b
+temperature: float | None = None
+names = ["a"]
+extra = {"k": 1}
+flag = False
+ratio = 1.0
+"""
+LOOK = """
+import os, sys
+import matplotlib
+shown = [pages, temperature, names, extra, flag, ratio]
+print([type(v).__name__ for v in shown], shown)
+print(sys.executable, os.getcwd(), "inline" in matplotlib.get_backend(), "planted" in globals())
+print({n: os.environ.get(n) for n in ("OCRLAB_RUN_FOLDER", "OCRLAB_PROFILE", "HF_HUB_OFFLINE")})
+"""
+ORPHAN = """
+import os, subprocess, sys
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid)
+"""
+NOTEBOOKS = {
+    "typed": ["# Typed?", cell(TYPED, "parameters"), cell(LOOK)],
+    "killed": ["# Killed?", cell(ORPHAN), cell("os.kill(os.getpid(), 9)"), "after", cell("2")],
+    "crashed": [cell("import ctypes"), cell("ctypes.string_at(0)"), cell("3")],
+    "slow": [cell("import time"), cell("print('x', flush=True)\ntime.sleep(60)"), cell("4")],
+    "raises": [cell("int('expected')", "raises-exception"), cell("1 / 0"), cell("5")],
+    "left": [cell("import sys; sys.exit(0)"), cell("6")],
+    "allowed": [cell("int('expected')", "raises-exception"), cell("print('end')")],
+    "later": [cell("import time; time.sleep(.1); print('still ran')")],
+}
+
+
+def lay_out(folder: Path, notebooks: dict) -> dict:
+    """Write notebooks and their experiments.yaml; return the arguments that make `reproduce` use them."""
+    for name, cells in notebooks.items():
+        write(folder / f"{name}.ipynb", *cells)
+    entries = [f"{name}:\n  cell_timeout_s: {2 if name == 'slow' else 60}\n" for name in notebooks]
+    (folder / "experiments.yaml").write_text("".join(entries), encoding="utf-8")
+    return {"notebooks": folder, "experiments": folder / "experiments.yaml", "results": folder / "results"}
+
+
+@pytest.fixture(scope="module")
+def patched():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(provenance, "describe_machine", lambda: {"cpu": "stub", "memory_bytes": 2**30})
+        yield monkeypatch
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, patched, request):
+    """One run of all notebooks, in a hostile home: a bad user kernel, a planted start-up file, another directory."""
+    folder, home = tmp_path_factory.mktemp("run {braces} $HOME"), tmp_path_factory.mktemp("home")
+    bad = json.dumps({"argv": ["false", "{connection_file}"], "display_name": "bad", "language": "python"})
+    for place in (home / ".local/share/jupyter", home / "data", home / "path"):
+        for name in ("python3", "ocrlab"):
+            (place / "kernels" / name).mkdir(parents=True)
+            (place / "kernels" / name / "kernel.json").write_text(bad)
+    startup = home / ".ipython/profile_default/startup"
+    startup.mkdir(parents=True)
+    (startup / "00.py").write_text("planted = True")
+    with pytest.MonkeyPatch.context() as hostile:
+        for name, value in {"HOME": home, "JUPYTER_DATA_DIR": home / "data", "JUPYTER_PATH": home / "path",
+                            "JUPYTER_PREFER_ENV_PATH": "0", "IPYTHONDIR": home / ".ipython", "MPLBACKEND": "Agg",
+                            "HF_HUB_OFFLINE": "0"}.items():  # fmt: skip
+            hostile.setenv(name, str(value))
+        hostile.chdir(home)
+        before = {str(p) for p in home.rglob("*")}
+        capture = request.config.pluginmanager.getplugin("capturemanager")
+        arguments = lay_out(folder, NOTEBOOKS)
+        with capture.global_and_fixture_disabled():
+            code, said = _captured(arguments | {
+                "profile": "smoke", "run": "all",
+                "params": "pages=3 temperature=1 names=['it''s \"q\"', б] extra={a: [1, null]} flag=true ratio=2",
+            })  # fmt: skip
+        new = {str(p) for p in home.rglob("*")} - before
+    return SimpleNamespace(folder=folder / "results" / "all", code=code, said=said, home=home, new=new)
+
+
+def _captured(arguments: dict) -> tuple[int, str]:
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = reproduce(**arguments)
+    return code, out.getvalue()
+
+
+def saved(ran, name: str) -> nbformat.NotebookNode:
+    node = nbformat.read(ran.folder / "notebooks" / f"{name}.ipynb", as_version=4)
+    nbformat.validate(node)
+    return node
+
+
+def statuses(node) -> list[str]:
+    return [c.metadata.papermill.status for c in node.cells]
+
+
+def printed(node, index: int) -> str:
+    return "".join(o.text for o in node.cells[index].outputs if o.output_type == "stream")
+
+
+def test_values_arrive_typed(ran):
+    lines = printed(saved(ran, "typed"), 3).splitlines()
+    assert lines[0] == ("['int', 'int', 'list', 'dict', 'bool', 'float'] "
+                        "[3, 1, ['it\\'s \"q\"', 'б'], {'a': [1, None]}, True, 2.0]")  # fmt: skip
+
+
+def test_the_kernel_is_this_python_in_the_notebook_s_folder_whatever_the_user_has(ran):
+    lines = printed(saved(ran, "typed"), 3).splitlines()
+    assert lines[1] == f"{sys.executable} {ran.folder.parent.parent} True False"
+    assert lines[2] == str({"OCRLAB_RUN_FOLDER": str(ran.folder), "OCRLAB_PROFILE": "smoke", "HF_HUB_OFFLINE": "1"})
+
+
+def test_jupyter_writes_nothing_into_the_home_folder(ran):
+    assert [name for name in ran.new if "/.config" not in name and "/.cache" not in name] == []  # matplotlib's own
+
+
+def test_saved_notebooks_open_anywhere_and_name_no_folder(ran):
+    for name in NOTEBOOKS:
+        node = saved(ran, name)
+        assert node.metadata.kernelspec == {
+            "display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3",
+        }  # fmt: skip
+        assert node.metadata.papermill.input_path == node.metadata.papermill.output_path == f"{name}.ipynb"
+    assert sorted(p.name for p in (ran.folder / "notebooks").iterdir()) == sorted(f"{n}.ipynb" for n in NOTEBOOKS)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "status", "ename", "text"),
+    [
+        ("killed", 2, "crashed", "DeadKernelError", "the kernel's process died while this cell ran"),
+        ("crashed", 1, "crashed", "DeadKernelError", "Segmentation fault; the kernel's process died"),
+        ("slow", 1, "timeout", "CellTimeoutError", "did not end within 2 s and was stopped; raise cell_timeout_s"),
+        ("raises", 1, "error", "ZeroDivisionError", "division by zero"),
+        ("left", 0, "error", "SystemExit", "0"),
+    ],
+)
+def test_the_failing_cell_shows_what_happened(ran, name, place, status, ename, text):
+    node = saved(ran, name)
+    error = [output for output in node.cells[place].outputs if output.output_type == "error"][-1]
+    assert error.ename == ename and text in error.evalue
+    assert statuses(node) == ["completed"] * place + ["failed"] + ["pending"] * (len(node.cells) - place - 1)
+    assert all(c.metadata.papermill.start_time is None for c in node.cells[place + 1 :])
+    assert node.metadata.papermill.exception is True
+    entry = provenance.read_record(ran.folder)["notebooks"][name]
+    assert entry["status"] == status and text in entry["reason"]
+    assert entry["cell"].startswith(f"cell {place + 1}, In [")
+
+
+def test_a_native_crash_leaves_its_stack(ran):
+    assert any("string_at" in line for line in saved(ran, "crashed").cells[1].outputs[-1].traceback)
+
+
+def test_output_before_the_end_is_kept(ran):
+    assert printed(saved(ran, "slow"), 1) == "x\n"
+
+
+def test_what_a_killed_kernel_started_is_ended_too(ran):
+    orphan = int(printed(saved(ran, "killed"), 1))
+    assert not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_allowed_error_is_no_failure_and_the_others_still_run(ran):
+    for name in ("typed", "allowed", "later"):
+        node = saved(ran, name)
+        assert set(statuses(node)) == {"completed"} and not node.metadata.papermill.exception
+        assert not any("papermill-error" in c.source for c in node.cells)
+    assert printed(saved(ran, "later"), 0) == "still ran\n"
+    assert ran.code == 1
+
+
+def test_the_summary_tells_each_notebook(ran):
+    lines = ran.said.splitlines()
+    assert lines[0] == "profile smoke (asked for), run all"
+    assert lines[1].startswith("[1/8] typed starts with pages=3, temperature=1, names=")
+    assert any(line.startswith("[2/8] killed crashed after ") for line in lines)
+    table = [line.split(maxsplit=3) for line in lines[lines.index("notebook  outcome  seconds  failing cell") + 1 :]]
+    assert [(row[0], row[1], *row[3:]) for row in table[:8]] == [
+        ("typed", "ok"), ("killed", "crashed", "cell 3, In [2]"), ("crashed", "crashed", "cell 2, In [2]"),
+        ("slow", "timeout", "cell 2, In [2]"), ("raises", "error", "cell 2, In [2]"),
+        ("left", "error", "cell 1, In [1]"),
+        ("allowed", "ok"), ("later", "ok"),
+    ]  # fmt: skip
+    assert lines[-1] == f"site: {ran.folder / 'index.html'}"
+    assert (ran.folder / "index.html").is_file() and (ran.folder / "killed.html").is_file()
+
+
+def test_the_record_tells_where_the_numbers_come_from(ran):
+    record = provenance.read_record(ran.folder)
+    assert (record["run"], record["profile"], record["machine"]["cpu"]) == ("all", "smoke", "stub")
+    assert record["started"] <= record["ended"] and record["started"][10] == "T"
+    assert record["versions"]["papermill"] == "2.7.0" and "python" in record["versions"]
+    assert record["notebooks"]["typed"]["parameters"]["pages"] == 3
+    assert len(record["commit"]) == 40 and record["notebooks"]["typed"]["commit"] == record["commit"]
+    assert str(ran.home) not in (ran.folder / "run.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"params": "page=3"}, "no parameter 'page' in one; did you mean pages?"),
+        ({"params": "pages=x"}, "one.ipynb: pages = 'x' was given; wanted int"),
+        ({"params": "pages"}, "'pages' is no `name=value`"), ({"only": "on"}, "did you mean one?"),
+        ({"model": "tiny"}, "no parameter 'model_id'"), ({"model": "./absent"}, "no such folder"),
+        ({"run": "a/b"}, "not a folder name"), ({"profile": "cpuu"}, "did you mean cpu?"),
+    ],
+)  # fmt: skip
+def test_unusable_arguments_stop_before_anything_runs(tmp_path, capsys, arguments, message):
+    given = lay_out(tmp_path, {"one": [cell("pages = 1", "parameters"), cell("1 / 0")]})
+    assert reproduce(**({"profile": "smoke"} | given | arguments)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_disk_that_fills_up_on_the_way_is_told_and_the_kernel_ends(tmp_path, mount, patched, capsys):
+    given = lay_out(tmp_path, {"one": [cell("import os\nprint(os.getpid())"), cell("print('x' * 9_000_000)")]})
+    given |= {"profile": "smoke", "run": "r", "results": mount("size=6m")}
+    assert reproduce(**given) == 1
+    assert "No space left" in (err := capsys.readouterr().err) and "run again with RUN=r: what is there is kept" in err
+    assert not [p for p in psutil.Process().children(recursive=True) if "ipykernel_launcher" in " ".join(p.cmdline())]
+
+
+def test_a_second_run_of_the_same_name_keeps_the_other_notebooks(tmp_path, patched):
+    given = lay_out(tmp_path, {"one": [cell("print(1)")], "two": ["# Two?"]}) | {"profile": "smoke", "run": "r"}
+    assert _captured(given | {"only": "two"})[0] == 0
+    assert _captured(given | {"only": "one.ipynb"})[0] == 0
+    assert list(provenance.read_record(tmp_path / "results" / "r")["notebooks"]) == ["two", "one"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to another process on Windows")
+def test_ctrl_c_ends_the_kernel_and_keeps_what_there_is(tmp_path):
+    given = lay_out(tmp_path, {
+        "one": [cell("import os, time\nprint(os.getpid(), flush=True)"), cell("open('begun', 'w')\ntime.sleep(60)")],
+        "two": [cell("2")],
+    })  # fmt: skip
+    script = (
+        "import sys; from pathlib import Path; from ocrlab.workspace import provenance, reproduce\n"
+        "provenance.describe_machine = dict\n"
+        f"given = {{name: Path(value) for name, value in { ({k: str(v) for k, v in given.items()})!r}.items()}}\n"
+        "sys.exit(reproduce.reproduce('smoke', run='r', **given))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    folder = tmp_path / "results" / "r"
+    node = nbformat.read(folder / "notebooks" / "one.ipynb", as_version=4)
+    assert statuses(node) == ["completed", "failed"]
+    assert node.cells[1].outputs[-1].ename == "KeyboardInterrupt"
+    assert not psutil.pid_exists(int(printed(node, 0)))
+    assert "one       interrupted" in out and "Traceback" not in err
+    assert list(provenance.read_record(folder)["notebooks"]) == ["one"]
+    assert (folder / "index.html").is_file()
