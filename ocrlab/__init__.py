@@ -9,10 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import ocrlab.report.plots as plots
+    import ocrlab.report.tables as tables
     from ocrlab.pages import Page, load_pages, open_image
     from ocrlab.reading.reader import Reader, open_reader
     from ocrlab.reading.settings import Settings, load_preset
-    from ocrlab.report import plots, tables
     from ocrlab.scoring import score
     from ocrlab.study.experiment import readings_of, run_experiment
     from ocrlab.study.rows import load_rows

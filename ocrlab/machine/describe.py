@@ -122,16 +122,19 @@ def choose_dtype(asked: str, device: str) -> Choice:
     return Choice("float16", f"compute capability {major}.{minor} has no bfloat16 tensor cores")
 
 
-
-
 def main() -> None:
     """Print the stack in a few lines: what set-up chose, and why."""
     here = versions()
     machine = describe_machine()
-    print(f"setup: Python {here['python']}, torch {here['torch']} ({machine['torch_build']} build), transformers {here['transformers']}")
+    print(
+        f"setup: Python {here['python']}, torch {here['torch']} ({machine['torch_build']} build), "
+        f"transformers {here['transformers']}"
+    )
     print(f"setup: device {choose_device('auto')}; dtype {choose_dtype('auto', choose_device('auto').value)}")
     if machine["torch_build"] == "CPU" and shutil.which("nvidia-smi"):
-        print("setup: an NVIDIA driver is here, but this torch cannot use it; remove .venv and set up without a CPU index")
+        print(
+            "setup: an NVIDIA driver is here, but this torch cannot use it; remove .venv and set up without a CPU index"
+        )
 
 
 if __name__ == "__main__":

@@ -60,7 +60,9 @@ def _folder(settings: Settings) -> tuple[Path, str | None]:
     if settings.model_id == "tiny":
         folder = paths.MODELS / "tiny"
         if not (folder / "model.safetensors").is_file():
-            raise CheckpointError(f"{folder}: the embedded reader is not here; restore it from git, or `make train-tiny`")
+            raise CheckpointError(
+                f"{folder}: the embedded reader is not here; restore it from git, or `make train-tiny`"
+            )
         return folder, None
     local = Path(settings.model_id).expanduser()
     if local.is_dir():
@@ -75,8 +77,13 @@ def _folder(settings: Settings) -> tuple[Path, str | None]:
 
 def _from_hub(model_id: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     def cached() -> Path | None:
         try:
@@ -84,6 +91,7 @@ def _from_hub(model_id: str, revision: str | None) -> tuple[Path, str]:
         except LocalEntryNotFoundError:
             return None
 
+    unreachable: tuple[type[Exception], ...] = (OfflineModeIsEnabled, OSError, *_transport_errors())
     here = cached()
     pinned = revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision)
     if here is not None and (pinned or os.environ.get("HF_HUB_OFFLINE") == "1") and any(here.glob("*.safetensors")):
@@ -98,7 +106,7 @@ def _from_hub(model_id: str, revision: str | None) -> tuple[Path, str]:
             f"model_id={model_id!r}, revision={revision!r}: the Hub has no such model or revision "
             f"({str(error).splitlines()[0]}); check the spelling, or log in for a gated model"
         ) from error
-    except (OfflineModeIsEnabled, OSError, *_transport_errors()) as error:
+    except unreachable as error:
         if here is not None and any(here.glob("*.safetensors")):
             return here, here.name
         raise CheckpointError(
@@ -123,7 +131,8 @@ def _dummy(settings: Settings) -> Checkpoint:
     else:
         raise CheckpointError(
             f"model_id={settings.model_id!r} with weights='dummy': the package has the shapes of "
-            f"{', '.join(sorted(p.stem for p in CONFIGS.glob('*.json')))}; give one of these or a folder with config.json"
+            f"{', '.join(sorted(p.stem for p in CONFIGS.glob('*.json')))}; "
+            f"give one of these or a folder with config.json"
         )
     _refuse_other_families(config, settings.model_id)
     return Checkpoint(settings.model_id, folder, config, "dummy", True)
@@ -134,7 +143,9 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder}: no config.json, so not a model folder; give the folder that holds it") from error
+        raise CheckpointError(
+            f"{folder}: no config.json, so not a model folder; give the folder that holds it"
+        ) from error
     except (ValueError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{file}: not JSON ({error}); download the model again") from error
 
@@ -150,7 +161,8 @@ def _refuse_remote_code(config: dict[str, Any], model_id: str) -> None:
 def _refuse_other_families(config: dict[str, Any], model_id: str) -> None:
     if config.get("model_type") not in FAMILIES:
         raise CheckpointError(
-            f"{model_id}: model_type {config.get('model_type')!r} is not one that the reader knows ({', '.join(FAMILIES)})"
+            f"{model_id}: model_type {config.get('model_type')!r} is not one that "
+            f"the reader knows ({', '.join(FAMILIES)})"
         )
 
 

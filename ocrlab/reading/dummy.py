@@ -57,7 +57,8 @@ def build_dummy_tokenizer() -> Any:
     vocabulary |= {f"<unused-{i}>": i for i in range(len(vocabulary), _FIRST_SPECIAL)}
     return Qwen2Tokenizer(
         vocab=vocabulary, merges=[], additional_special_tokens=list(_QWEN_SPECIALS),
-        eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"), padding_side="left",
+        eos_token="<|im_end|>", pad_token="<|endoftext|>", 
+        chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"), padding_side="left",
     )  # fmt: skip
 
 

@@ -45,7 +45,9 @@ class InputBuilder:
 
     def count(self, width: int, height: int) -> int:
         """Return how many image tokens an image of this size in pixels will take."""
-        return int(self.image_processor.get_number_of_image_patches(height, width)) // self.image_processor.merge_size**2
+        return (
+            int(self.image_processor.get_number_of_image_patches(height, width)) // self.image_processor.merge_size**2
+        )
 
     def text(self, prompt: str) -> str:
         """Return the chat template's text for one image and a prompt, ready for the answer.

@@ -19,7 +19,6 @@ from ocrlab.reading.outcome import Reading, failed
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.failures import Status, StopReason, judge
 
-
 _FORCED: tuple[Status, str] = ("ok", "length forced by min_new_tokens: a speed row, not a reading")
 LOAD_SETTINGS = ("model_id", "revision", "weights", "device", "dtype", "attn_implementation")
 
@@ -143,8 +142,7 @@ class Reader:
             if len(pages) == 1:
                 return [failed(pages[0].id, error)]
         return [
-            self._read_batch([page], [image], time.perf_counter())[0]
-            for page, image in zip(pages, images, strict=True)
+            self._read_batch([page], [image], time.perf_counter())[0] for page, image in zip(pages, images, strict=True)
         ]
 
     def _generate(self, pages: list[Page], images: list[Image.Image], started: float) -> list[Reading]:
@@ -168,7 +166,8 @@ class Reader:
         ]
 
     def _reading(
-        self, page: Page, ids: list[int], inputs: Inputs, index: int, costs: dict[str, Any], memory: Memory, finite: bool
+        self, page: Page, ids: list[int], inputs: Inputs, index: int, costs: dict[str, Any], memory: Memory,
+        finite: bool,
     ) -> Reading:  # fmt: skip
         ends = self.model.generation_config.eos_token_id
         ends = {ends} if isinstance(ends, int) else set(ends or ())
@@ -195,13 +194,17 @@ def _refuse_missing_attention(settings: Settings, device: str, dtype: str) -> No
     name = settings.attn_implementation
     if not name.startswith("flash_attention"):
         return
-    module = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(name, "flash_attn.cute")
+    module = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(
+        name, "flash_attn.cute"
+    )
     try:
         present = find_spec(module) is not None
     except ModuleNotFoundError:
         present = False
     if not present:
-        raise Unsupported(f"{name}: the module {module} is not installed; use attn_implementation='sdpa', or install it")
+        raise Unsupported(
+            f"{name}: the module {module} is not installed; use attn_implementation='sdpa', or install it"
+        )
     if not device.startswith("cuda"):
         raise Unsupported(f"{name} runs on CUDA only, and this reader's device is {device}; use 'sdpa'")
     if dtype == "float32":

@@ -192,4 +192,6 @@ def _check_pairs(s: Settings) -> None:
     if s.attn_implementation.startswith("flash_attention") and s.dtype == "float32":
         raise SettingError(f"{s.attn_implementation} computes in bfloat16 or float16 only: set dtype='bfloat16'")
     if s.compile and s.cache_implementation not in {"static", "offloaded_static"}:
-        raise SettingError("compile=True needs cache_implementation='static': a growing cache recompiles at every token")
+        raise SettingError(
+            "compile=True needs cache_implementation='static': a growing cache recompiles at every token"
+        )

@@ -1,4 +1,4 @@
-"""One figure a function: rows in, a matplotlib Figure out, with units, intervals and colours that all can tell apart."""
+"""One figure a function: rows in, a matplotlib Figure out, with units, intervals and colours for all eyes."""
 
 from __future__ import annotations
 

@@ -56,8 +56,9 @@ def diff(reading: str, truth: str) -> HTML:
                 parts.append(f'<span style="color:{_COLOURS[piece.kind]}">▁</span>')
         return "".join(parts)
 
+    left = "text-align:left"
     rows = "".join(
-        f'<tr><td style="text-align:left">{name}</td><td style="text-align:left;font-family:monospace">{line(side)}</td></tr>'
+        f'<tr><td style="{left}">{name}</td><td style="{left};font-family:monospace">{line(side)}</td></tr>'
         for name, side in (("truth", "truth"), ("reading", "reading"))
     )
     return HTML(f"<table>{rows}</table>")

@@ -104,7 +104,9 @@ def _read(name: str, jobs: Sequence[_Job], bar: Any) -> Iterable[dict[str, Any]]
                 now = {job.page.id: job for job in mine if job.repeat == repeat}
                 for reading in reader.stream([job.page for job in now.values()]):
                     job = now[reading.page]
-                    yield reading_record(name, job.key, settings, job.page, reading, reader.actual, reader.load_s, repeat)
+                    yield reading_record(
+                        name, job.key, settings, job.page, reading, reader.actual, reader.load_s, repeat
+                    )
     finally:
         if reader is not None:
             reader.close()

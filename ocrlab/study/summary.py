@@ -10,7 +10,17 @@ from ocrlab.scoring import Edits, Interval, Verdict, bootstrap_interval, median_
 if TYPE_CHECKING:
     import pandas as pd
 
-COSTS = ("page_s", "ttft_s", "tpot_s", "vision_s", "prefill_s", "decode_s", "image_tokens", "tokens", "peak_memory_bytes")
+COSTS = (
+    "page_s",
+    "ttft_s",
+    "tpot_s",
+    "vision_s",
+    "prefill_s",
+    "decode_s",
+    "image_tokens",
+    "tokens",
+    "peak_memory_bytes",
+)
 
 
 def edits_of(rows: pd.DataFrame) -> list[Edits]:
@@ -24,7 +34,7 @@ def edits_of(rows: pd.DataFrame) -> list[Edits]:
 def interval_of(rows: pd.DataFrame) -> Interval | None:
     """Return the corpus CER of the scored rows with its 95 % interval, or None for fewer than two scored pages."""
     edits = edits_of(rows)
-    return bootstrap_interval(edits) if len(edits) > 1 and sum(e.length for e in edits) else None
+    return bootstrap_interval(edits) if len(edits) > 1 and any(e.length for e in edits) else None
 
 
 def summarise(rows: pd.DataFrame, by: str | Sequence[str]) -> pd.DataFrame:
@@ -35,9 +45,8 @@ def summarise(rows: pd.DataFrame, by: str | Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     lines: list[dict[str, Any]] = []
-    for name, group in rows.groupby(by, sort=False, dropna=False):
-        keys = [by] if isinstance(by, str) else list(by)
-        names = name if isinstance(name, tuple) else (name,)
+    keys = [by] if isinstance(by, str) else list(by)
+    for names, group in rows.groupby(keys, sort=False, dropna=False):
         line: dict[str, Any] = dict(zip(keys, names, strict=True)) | {"pages": group["page"].nunique()}
         error = interval_of(group)
         if error is not None:

@@ -46,6 +46,9 @@ def read_with_tesseract(pages: Sequence[Page]) -> pd.DataFrame:
         page_s = time.perf_counter() - started
         text = done.stdout.decode("utf-8", "replace").strip()
         row = {"page": page.id, "set": page.set, "kind": page.kind, "text": text, "page_s": page_s}
-        row |= {"status": "ok" if done.returncode == 0 else "error", "reason": done.stderr.decode("utf-8", "replace")[-200:]}
+        row |= {
+            "status": "ok" if done.returncode == 0 else "error",
+            "reason": done.stderr.decode("utf-8", "replace")[-200:],
+        }
         rows.append(row | (score(text, page.truth).as_dict() if page.truth is not None else {}))
     return pd.DataFrame(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ocrlab.reading.checkpoints import CHAT_TEMPLATE
 from ocrlab.training.sampler import CYRILLIC, EXTRA
@@ -36,8 +36,10 @@ def build_tokenizer() -> Qwen2Tokenizer:
                 merges.append((symbols[: end - 1], symbols[end - 1]))
                 vocabulary[symbols[:end]] = len(vocabulary)
     return Qwen2Tokenizer(
-        vocab=vocabulary, merges=merges, model_max_length=4096, additional_special_tokens=list(SPECIAL_TOKENS),
-        eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"), padding_side="left",
+        vocab=vocabulary, merges=merges,  # type: ignore[arg-type]
+        model_max_length=4096, additional_special_tokens=list(SPECIAL_TOKENS),
+        eos_token="<|im_end|>", pad_token="<|endoftext|>", 
+        chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"), padding_side="left",
     )  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2VLForConditionalGeneration:
     """Return the untrained reader in float32, greedy by its own generation config."""
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    ids: dict[str, Any] = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     text = {
         "vocab_size": -(-len(tokenizer) // 16) * 16, "hidden_size": 192, "intermediate_size": 512,
         "num_hidden_layers": 3, "max_window_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2,
@@ -79,7 +81,8 @@ def save_checkpoint(model: Qwen2VLForConditionalGeneration, tokenizer: Qwen2Toke
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     folder.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    stored: Any = copy.deepcopy(model)
+    stored.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
     Qwen2VLImageProcessorPil(

@@ -33,9 +33,7 @@ def patches(pixels: Tensor) -> Tensor:
 
 def patch_positions(height: int, width: int) -> Tensor:
     """Return (patches, 2) row and column of each patch, in the merger's order, for a canvas in pixels."""
-    rows, columns = torch.meshgrid(
-        torch.arange(height // PATCH_SIZE), torch.arange(width // PATCH_SIZE), indexing="ij"
-    )
+    rows, columns = torch.meshgrid(torch.arange(height // PATCH_SIZE), torch.arange(width // PATCH_SIZE), indexing="ij")
     shape = (height // CELL, MERGE_SIZE, width // CELL, MERGE_SIZE)
     return torch.stack([t.reshape(shape).transpose(1, 2).flatten() for t in (rows, columns)], -1)
 
@@ -107,7 +105,8 @@ class Trainee(nn.Module):
         self.model = model
         AttentionInterface.register("ocrlab_training", text_attention)
         model.model.language_model.config._attn_implementation = "ocrlab_training"
-        hidden, self.classes = model.config.text_config.hidden_size, model.config.text_config.vocab_size
+        text: Any = model.config.text_config
+        hidden, self.classes = text.hidden_size, text.vocab_size
         self.slot_weight = nn.Parameter(torch.randn(hidden, SLOTS * width) * hidden**-0.5)
         self.glyph = nn.Linear(width, self.classes)
 
@@ -126,7 +125,9 @@ class Trainee(nn.Module):
         right = logits[: len(index)].argmax(-1) == labels
         return F.cross_entropy(logits, target), right.float().mean()
 
-    def answer_loss(self, features: Tensor, grid: tuple[int, int], before: Tensor, after: Tensor, answers: Tensor) -> Tensor:
+    def answer_loss(
+        self, features: Tensor, grid: tuple[int, int], before: Tensor, after: Tensor, answers: Tensor
+    ) -> Tensor:
         """Return cross-entropy per answer token; `answers` is (B, T), padded with -100."""
         embed = self.model.get_input_embeddings()
         batch, length = answers.shape

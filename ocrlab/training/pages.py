@@ -13,13 +13,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from PIL import Image, features
 
 from ocrlab.paths import PAGES
-from ocrlab.training import prints
+from ocrlab.training import documents, prints
 from ocrlab.training.fonts import FontsMissing
 from ocrlab.training.prints import Print
 
@@ -38,14 +38,22 @@ SETS = {
     "lines": PageSet(prints.LINES_IN_TRAINING_FONTS + prints.LINES_IN_HELD_OUT_FONTS, prints.line_print),
     "labels": PageSet(prints.LABELS + prints.LONG_LABELS, prints.label_print),
     "sizes": PageSet(len(prints.EXACT_SIZES) * prints.LINES_PER_SIZE, prints.size_print),
+    "documents": PageSet(documents.count(), documents.document_print),
 }
 
 
 def generator() -> dict[str, str]:
     """Return the versions on which the pages' bytes depend, by library."""
     libraries = {name: str(features.version(name)) for name in ("freetype2", "libjpeg_turbo", "zlib", "zlib_ng")}
-    packages = {name: version(name) for name in ("pillow", "numpy", "wordfreq", "fonttools")}
+    packages = {name: _version(name) for name in ("pillow", "numpy", "wordfreq", "fonttools")}
     return {**packages, **libraries}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def write_page(folder: Path, name: str, index: int) -> dict[str, str]:
@@ -122,7 +130,7 @@ def check(folder: Path) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw or check the sets and return the exit code: 0 done or identical, 1 different, 2 fonts missing."""
+    """Draw or check the sets and return the exit code: 0 done or identical, 1 different, 2 not possible here."""
     parser = argparse.ArgumentParser(prog="python -m ocrlab.training.pages", description=__doc__)
     parser.add_argument("--check", action="store_true", help="draw again in a temporary folder and compare")
     parser.add_argument("--out", type=Path, default=PAGES, help="the folder of the sets (default: data/pages)")
@@ -135,6 +143,9 @@ def main(arguments: list[str] | None = None) -> int:
             write_all(chosen.out)
     except FontsMissing as missing:
         print(f"The pages cannot be drawn here: {missing}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as missing:
+        print(f"The pages cannot be drawn here: {missing}; pip install 'ocrlab[train]'", file=sys.stderr)
         return 2
     for line in found:
         print(line, file=sys.stderr)

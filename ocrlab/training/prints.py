@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
 from PIL import Image
 
-from ocrlab.training import render, sampler
+from ocrlab.training import render
 from ocrlab.training.fonts import Font, load_fonts, sized
+from ocrlab.training.held_out import held_out_line, label_lines
 
 SEED = 2
 LINES_IN_TRAINING_FONTS, LINES_IN_HELD_OUT_FONTS = 200, 120
@@ -18,12 +18,6 @@ LABELS, LONG_LABELS = 70, 50
 EXACT_SIZES, LINES_PER_SIZE = (12, 16, 24, 32, 44), 20
 _LARGEST_LABEL, _WIDEST_LINE = 170_000, 900
 _CLEAN = render.Damage()
-# Word lists count what people write; pages that others will print and publish can do without these.
-_COARSE = re.compile(
-    "fuck|shit|cunt|bitch|whore|porn|sex|rape|nigg|fag|slut|nazi|hitler|suicid|"
-    "ху[йеёяи]|пизд|[её]б[аиуолн]|бля[дт]|сука|суки|порно|секс|полов[оы]|фаши|нацис|гитлер|жоп|говн|дерьм|шлюх|изнас",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ def label_print(index: int) -> Print:
     long = index >= LABELS
     language = rng.choices(["en", "ru", "mixed"], [42, 42, 16])[0]
     font = _held_out_font(rng, index) if rng.random() < 0.25 else _font(rng, language)
-    lines, align = _label_lines(rng, font, language, rng.randint(5, 10) if long else rng.randint(2, 4))
+    lines, align = label_lines(rng, font, language, rng.randint(5, 10) if long else rng.randint(2, 4))
     size, pitch = rng.randint(12, 28), rng.uniform(1.15, 1.6)
     look = _look(rng, size)
     margins = [_margin(rng) for _ in range(4)]
@@ -116,53 +110,6 @@ def size_print(index: int) -> Print:
             break
     image = _with_margins(printed, margins, look.damage, rng)
     return Print(image, text, language, f"{size}px", look.words, font.name)
-
-
-def held_out_line(rng: Random, font: Font, language: str, target: int) -> str:
-    """Return a held-out line of about `target` characters that the font can draw; `mixed` has both scripts."""
-    while True:
-        text = _mixed(rng, target) if language == "mixed" else sampler.line(rng, language, target)
-        if _suits(text, font):
-            return text
-
-
-def _suits(text: str, font: Font) -> bool:
-    return sampler.is_held_out(text) and font.draws(text) and not _COARSE.search(text) and _is_whole(text, font)
-
-
-def _is_whole(text: str, font: Font) -> bool:
-    """Return whether no glyph rises above or hangs below the font's own line height, where the print would cut it."""
-    face = sized(font.path, 48)
-    box = face.getbbox(text)
-    return box[1] >= 0 and box[3] <= sum(face.getmetrics())
-
-
-def _mixed(rng: Random, target: int) -> str:
-    while True:
-        parts = [sampler.line(rng, language, max(2, target // 2)) for language in rng.sample(["en", "ru"], 2)]
-        text = sampler.shorten(rng, " ".join(parts), sampler.MAX_CHARACTERS)
-        if re.search("[A-Za-z]", text) and re.search("[А-яЁё]", text):
-            return text
-
-
-def _label_lines(rng: Random, font: Font, language: str, count: int) -> tuple[list[str], str]:
-    languages = [language] * count
-    if language == "mixed":
-        languages = rng.sample(["en", "ru"], 2) + [rng.choice(["en", "ru"]) for _ in range(count - 2)]
-    if count >= 5 and rng.random() < 0.4:
-        return [_receipt_line(rng, font, spoken) for spoken in languages], "columns"
-    target = rng.randint(5, 34)
-    lines = [held_out_line(rng, font, spoken, max(4, round(target * rng.uniform(0.4, 1.1)))) for spoken in languages]
-    return lines, rng.choices(["left", "center", "right", "columns"], [70, 14, 4, 12])[0]
-
-
-def _receipt_line(rng: Random, font: Font, language: str) -> str:
-    while True:
-        name = " ".join(sampler.word(rng, language) for _ in range(rng.randint(1, 2)))
-        count = rng.choice(["", "", f" {rng.randint(1, 12)} x"])
-        text = f"{name}{count} {rng.randint(5, 99_999) / 100:.2f}"
-        if len(text) <= 34 and _suits(text, font):
-            return text
 
 
 def _font(rng: Random, language: str) -> Font:

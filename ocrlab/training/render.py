@@ -80,7 +80,7 @@ def block(
     return _turned(mask, centres, angle, shear)
 
 
-def _placed(text: str, face: ImageFont.FreeTypeFont, align: str, left: int, width: int) -> list[tuple[float, str]]:
+def _placed(text: str, face: ImageFont.FreeTypeFont, align: str, left: float, width: int) -> list[tuple[float, str]]:
     if align == "columns" and " " in text:
         head, tail = text.rsplit(" ", 1)
         return [(left, head), (width - face.getlength(tail), tail)]
@@ -99,7 +99,9 @@ def _turned(mask: Image.Image, centres: list[tuple[float, float, str]], angle: f
         back = np.linalg.inv(forward)
         offset = back @ low
         coefficients = (*back[0], offset[0], *back[1], offset[1])
-        mask = mask.transform((int(size[0]), int(size[1])), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
+        mask = mask.transform(
+            (int(size[0]), int(size[1])), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC
+        )
         centres = [(*(forward @ (x, y) - low), c) for x, y, c in centres]
     box = mask.getbbox() or (0, 0, *mask.size)
     return Block(mask.crop(box), tuple((x - box[0], y - box[1], c) for x, y, c in centres))

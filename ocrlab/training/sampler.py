@@ -62,7 +62,9 @@ def number(rng: Random) -> str:
         return f"{rng.uniform(0, 10 ** rng.randint(0, 4)):.{rng.randint(1, 3)}f}".replace(".", rng.choice("..,"))
     if kind == 5:
         day, month, year = rng.randint(1, 31), rng.randint(1, 12), rng.randint(1980, 2039)
-        return rng.choice([f"{day:02d}.{month:02d}.{year}", f"{year}-{month:02d}-{day:02d}", f"{day}/{month}/{year % 100:02d}"])
+        return rng.choice(
+            [f"{day:02d}.{month:02d}.{year}", f"{year}-{month:02d}-{day:02d}", f"{day}/{month}/{year % 100:02d}"]
+        )
     if kind == 6:
         return f"{rng.randint(1, 999)}{rng.choice('x×-/')}{rng.randint(1, 999)}"
     if kind == 7:
@@ -70,14 +72,17 @@ def number(rng: Random) -> str:
     if kind == 8:
         amount = f"{rng.randint(0, 99_999) / 100:.2f}"
         return rng.choice([f"${amount}", f"{amount} €", f"£{amount}", f"{amount} ₽", amount])
-    return f"+{rng.randint(1, 99)} {rng.randint(100, 999)} {rng.randint(100, 999)}-{rng.randint(10, 99)}-{rng.randint(10, 99)}"
+    country, area, first = rng.randint(1, 99), rng.randint(100, 999), rng.randint(100, 999)
+    return f"+{country} {area} {first}-{rng.randint(10, 99)}-{rng.randint(10, 99)}"
 
 
 def code(rng: Random) -> str:
     """Return a part number, serial number or address: letters and digits with separators."""
     if rng.random() < 0.12:
         name = "".join(rng.choice(LATIN) for _ in range(rng.randint(3, 9)))
-        return rng.choice([f"{name}@{word(rng, 'en').lower()}.com", f"www.{name}.ru", f"https://{name}.org/{rng.randint(1, 999)}"])
+        return rng.choice(
+            [f"{name}@{word(rng, 'en').lower()}.com", f"www.{name}.ru", f"https://{name}.org/{rng.randint(1, 999)}"]
+        )
     upper = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
     alphabet = upper if rng.random() < 0.7 else LATIN + upper
     groups = ["".join(rng.choice(alphabet) for _ in range(rng.randint(1, 6))) for _ in range(rng.randint(1, 4))]
@@ -102,8 +107,8 @@ def _token(rng: Random, language: str) -> str:
     if roll < 0.16:
         return text + rng.choice(",.:;!?")
     if roll < 0.24:
-        left, right = rng.choice(["()", "[]", '""', "«»", "''", "“”"])
-        return left + text + right
+        quotes = rng.choice(["()", "[]", '""', "«»", "''", "“”"])
+        return quotes[0] + text + quotes[1]
     if roll < 0.27:
         return f"{text}-{word(rng, language).lower()}"
     return text
@@ -119,7 +124,12 @@ def line(rng: Random, language: str, target: int) -> str:
     elif roll < 0.36:
         text = number(rng)
     elif roll < 0.43:
-        pool = (CYRILLIC + CYRILLIC.upper() if language == "ru" else LATIN + LATIN.upper()) + "0123456789" * 2 + PUNCTUATION + EXTRA
+        pool = (
+            (CYRILLIC + CYRILLIC.upper() if language == "ru" else LATIN + LATIN.upper())
+            + "0123456789" * 2
+            + PUNCTUATION
+            + EXTRA
+        )
         text = "".join(rng.choice(pool) for _ in range(target))
     else:
         text = _token(rng, language)

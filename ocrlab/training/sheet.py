@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ocrlab.training import ornaments
 from ocrlab.training.fonts import Font, load_fonts, sized
 
 _LEADING = 1.42
@@ -64,9 +65,7 @@ class Sheet:
         free = {"l": 0.0, "c": (width - length) / 2, "r": width - length}[align]
         self.draw.text((round(x + free), round(self.y)), text, fill=0, font=face)
 
-    def text(
-        self, text: str, *, scale: float = 1.0, align: str = "l", bold: bool = False, indent: float = 0.0
-    ) -> None:
+    def text(self, text: str, *, scale: float = 1.0, align: str = "l", bold: bool = False, indent: float = 0.0) -> None:
         """Print a paragraph, wrapped at words; `indent` in ems moves all of it."""
         face, left = self.face(bold, scale), indent * self.size
         for line in _wrapped(text, face, self.inner - left):
@@ -98,7 +97,7 @@ class Sheet:
         step, top = round(self.size * 1.75), round(self.y)
         body = [*([head] if head else []), *rows]
         for number, row in enumerate(body):
-            is_bold = bool(head) and number == 0 or bold_last and number == len(body) - 1
+            is_bold = (bool(head) and number == 0) or (bold_last and number == len(body) - 1)
             self._row(edges, row, align or "l" * len(columns), step, is_bold)
         marks = [top + step * n for n in range(len(body) + 1)]
         if grid != "none":
@@ -147,23 +146,14 @@ class Sheet:
 
     def signature(self, ems: float = 8.0) -> None:
         """Draw a pen's flourish, which says nothing that can be read."""
-        x, y = float(self.margin), self.y + self.size * 1.4
-        points = [(x, y)]
-        while x < self.margin + ems * self.size:
-            x += self.size * self.rng.uniform(0.12, 0.5)
-            points.append((x, y + self.size * self.rng.uniform(-1.1, 0.7)))
-        self.draw.line(points, fill=50, width=2, joint="curve")
+        pen = ornaments.flourish(self.rng, self.size, ems)
+        self.image.paste(45, (self.margin, round(self.y)), pen)
         self.y += self.size * 2.6
 
     def emblem(self, kind: str = "rings") -> None:
-        """Draw a firm's sign without letters at the upper right."""
-        right, top, unit = self.width - self.margin, self.margin, self.size * 0.9
-        for n in range(3):
-            box = (right - unit * (4 - n), top + unit * n * 0.5, right - unit * n * 0.5, top + unit * (4 - n) * 0.8)
-            if kind == "rings":
-                self.draw.ellipse(box, outline=80 + 50 * n, width=3)
-            else:
-                self.draw.rectangle((box[0], top + unit * n * 1.1, right, top + unit * (n * 1.1 + 0.7)), fill=60 + 50 * n)
+        """Draw a firm's sign (rings or bars) without letters at the upper right."""
+        draw = {"rings": ornaments.rings, "bars": ornaments.bars}[kind]
+        draw(self.draw, self.width - self.margin, self.margin, self.size * 0.9)
 
     def lay(self, blocks: Sequence[dict[str, Any]]) -> None:
         """Set blocks one below the other: each is {name of a method: its arguments}."""

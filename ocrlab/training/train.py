@@ -10,9 +10,11 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -34,12 +36,15 @@ class Trainer:
         self.seed, self.learning_rate = seed, learning_rate
         self.tokenizer = build_tokenizer()
         self.trainee = Trainee(build_model(self.tokenizer))
-        matrices, rest = [], []
+        matrices: list[torch.Tensor] = []
+        rest: list[torch.Tensor] = []
         for name, weight in self.trainee.named_parameters():
             inner = weight.ndim == 2 and ("blocks" in name or "merger" in name or "layers" in name)
             (matrices if inner else rest).append(weight)
         self.optimizers = [
-            torch.optim.Muon(matrices, lr=learning_rate, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.Muon(
+                matrices, lr=learning_rate, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+            ),
             torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
         ]
         self.batch = self.images = 0
@@ -71,7 +76,7 @@ class Trainer:
             features = image_features(self.trainee.model.model.visual, pixels)
             index = torch.tensor([(i * grid[0] * grid[1] + cell) * SLOTS + slot for i, cell, slot, _ in item["glyphs"]])
             labels = torch.tensor([self._ids(character)[0] for *_, character in item["glyphs"]])
-            empty = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+            empty: Any = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
             losses["glyph"], right = self.trainee.glyph_loss(features, index, labels, empty)
             if stage.decoder:
                 before = (SYSTEM.format(**item) if item["system"] else "") + BEFORE
@@ -104,11 +109,35 @@ class _Order:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer, self.first = trainer, trainer.batch
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         index = self.first
         while True:
             yield index, self.trainer.images
             index += 1
+
+
+class Neighbours:
+    """Watches how busy other processes keep the cores, so that a training in the background gives way.
+
+    Two threads that share one core wait for each other at every operation: on two cores with one busy neighbour a
+    step took 20 times as long as with a single thread (LOG.md).
+    """
+
+    def __init__(self) -> None:
+        self.own, self.cores = psutil.Process(), psutil.cpu_count() or 1
+        self.last = self._read()
+
+    def free_cores(self) -> int:
+        """Return how many cores others left free since the last call, at least one."""
+        now = self._read()
+        wall, busy, own = (b - a for a, b in zip(self.last, now, strict=True))
+        self.last = now
+        return max(1, round(self.cores - (busy - own) / wall)) if wall > 0 else self.cores
+
+    def _read(self) -> tuple[float, float, float]:
+        all_times, mine = psutil.cpu_times(), [self.own, *self.own.children()]
+        used = sum(sum(process.cpu_times()[:2]) for process in mine)
+        return time.monotonic(), sum(all_times) - all_times.idle - getattr(all_times, "iowait", 0.0), used
 
 
 def _quiet(worker: int) -> None:
@@ -118,11 +147,12 @@ def _quiet(worker: int) -> None:
 
 
 def rate_at(images: int, batch: int, total: int, decay: int) -> float:
-    """Return the learning rate's factor: 100 batches of warm-up, flat, then linear down to 0.02 over the last images."""
+    """Return the learning rate's factor: 100 batches up, flat, then linear down to 0.02 over the last images."""
     return min(1.0, (batch + 1) / 100) * max(0.02, min(1.0, (total - images) / max(decay, 1)))
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Train until `--images` have been seen, then write the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/train"))
     parser.add_argument("--export", type=Path, default=Path("build/train/checkpoint"))
@@ -130,23 +160,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--decay-images", type=int, default=500_000)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=20261123)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(args.threads)
     trainer = Trainer(args.seed, args.learning_rate)
     stable = args.out / "stable.pt"
     if stable.exists():
         trainer.resume(stable)
-    loader = DataLoader(
-        Batches(args.seed), sampler=_Order(trainer), batch_size=None, num_workers=1, prefetch_factor=12,
+    loader: DataLoader[dict[str, Any]] = DataLoader(
+        Batches(args.seed),  # type: ignore[arg-type]
+        sampler=_Order(trainer), batch_size=None, num_workers=1, prefetch_factor=12,
         worker_init_fn=_quiet,
     )  # fmt: skip
     sums: dict[str, list[float]] = {}
+    neighbours = Neighbours()
     began = logged = saved = time.monotonic()
     before = trainer.seconds
-    with (args.out / "log.jsonl").open("a", encoding="utf-8") as log, tqdm(total=args.images, initial=trainer.images) as bar:
+    with (
+        (args.out / "log.jsonl").open("a", encoding="utf-8") as log,
+        tqdm(total=args.images, initial=trainer.images) as bar,
+    ):
         for item in loader:
+            torch.set_num_threads(neighbours.free_cores())
             rate = rate_at(trainer.images, trainer.batch, args.images, args.decay_images)
             for name, loss in trainer.step(item, rate).items():
                 sums.setdefault(name, []).append(loss)
@@ -155,7 +189,12 @@ def main(arguments: list[str] | None = None) -> None:
             trainer.seconds = before + now - began
             if now - logged > 30:
                 means = {name: round(sum(v) / len(v), 4) for name, v in sums.items()}
-                row = {"minutes": round(trainer.seconds / 60, 2), "batch": trainer.batch, "images": trainer.images, "rate": round(rate, 4)}
+                row = {
+                    "minutes": round(trainer.seconds / 60, 2),
+                    "batch": trainer.batch,
+                    "images": trainer.images,
+                    "rate": round(rate, 4),
+                }
                 print(json.dumps(row | means), file=log, flush=True)
                 bar.set_postfix(means)
                 sums, logged = {}, now

@@ -33,7 +33,7 @@ def fold(page: _Image, rng: Random, strength: float) -> _Image:
     shade = np.zeros_like(y)
     for at in (1 / 3, 2 / 3):
         offset = y - at
-        shade += np.where(offset > 0, np.exp(-offset / 0.035), np.exp(offset / 0.004))
+        shade += np.exp(-np.abs(offset) / np.where(offset > 0, 0.035, 0.004))
     return _image(np.asarray(page, np.float32) * (1 - strength * shade.clip(0, 1)))
 
 
@@ -45,7 +45,8 @@ def coffee(page: _Image, rng: Random, strength: float) -> _Image:
     angle = np.arctan2(y - cy, x - cx)
     wobble = 1 + 0.02 * np.sin(3 * angle + rng.uniform(0, 6)) + 0.012 * np.sin(7 * angle + rng.uniform(0, 6))
     away = np.hypot(x - cx, y - cy) / (radius * wobble)
-    ring = np.exp(-(((away - 1) / 0.035) ** 2)) + 0.25 / (1 + np.exp((away - 1) * 60))
+    wet = 0.6 + 0.4 * np.sin(angle + rng.uniform(0, 6))
+    ring = wet * np.exp(-(((away - 1) / 0.03) ** 2)) + 0.25 / (1 + np.exp(((away - 1) * 60).clip(-50, 50)))
     return _image(np.asarray(page, np.float32) * (1 - strength * ring.clip(0, 1)))
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ocrlab.reading.settings import Settings, SettingError, field_types, load_preset
+from ocrlab.reading.settings import SettingError, Settings, field_types, load_preset
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,17 +34,22 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="build a run's site again without running anything")
     report.add_argument("run", help="the folder's name in results/, or a path")
     report.set_defaults(command=_report)
+    refresh = commands.add_parser("refresh", help="write the source notebooks' checked outputs again")
+    refresh.add_argument("notebooks", nargs="*", help="names without .ipynb; all when none is given")
+    refresh.set_defaults(command=_refresh)
     return parser
 
 
 def _add_read(commands: Any) -> None:
     read = commands.add_parser(
-        "read", help="read images: a set, folders, files, globs",
+        "read", help="read images: a set, folders, files, globs", allow_abbrev=False,
         description="Prints each page's text as it comes, then CER where truth lies beside. Exit code 0: every page "
         "was read; 1: some failed; 2: unusable arguments. Every setting is a flag of the same name.",
     )  # fmt: skip
     read.add_argument("paths", nargs="+", metavar="PATH")
-    read.add_argument("--json", action="store_true", help="one object a page on standard output, all else on standard error")
+    read.add_argument(
+        "--json", action="store_true", help="one object a page on standard output, all else on standard error"
+    )
     read.add_argument("--limit", type=int, help="the first so many pages of each path")
     read.add_argument("--preset", default="tiny", help="a preset of the package or a YAML file (default: tiny)")
     settings = read.add_argument_group("settings (they change the preset's)")
@@ -87,6 +92,12 @@ def _reproduce(args: argparse.Namespace) -> int:
     from ocrlab.workspace.reproduce import reproduce
 
     return reproduce(args.profile, args.model, args.only, args.run, args.params)
+
+
+def _refresh(args: argparse.Namespace) -> int:
+    from ocrlab.workspace.refresh import refresh
+
+    return refresh(args.notebooks)
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -54,6 +54,8 @@ def repair(
         outcome = Outcome(status, reason=f"{name}: {text}")
         if cells:
             failed = started[-1] if started else cells[0]
+            if started and not failed.execution_count:  # the dead kernel's last message is lost
+                failed.execution_count = 1 + max(cell.execution_count or 0 for cell in started)
             lines = [f"{name}: {text}", *(said.splitlines() if status == "crashed" else [])]
             failed.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=text, traceback=lines))
             outcome = replace(outcome, cell=_number(notebook, failed))
@@ -96,16 +98,35 @@ def _set_statuses(notebook: nbformat.NotebookNode, failed: nbformat.NotebookNode
 
 
 def _tidy(notebook: nbformat.NotebookNode) -> None:
-    """Take out this machine's paths, and name the kernel that everyone has."""
+    """Take out this machine's paths, name the kernel that everyone has, show streams as a terminal would."""
     notebook.metadata["kernelspec"] = dict(_KERNELSPEC)
     marks = notebook.metadata.get("papermill", {})
     for name in ("input_path", "output_path"):
         if marks.get(name):
             marks[name] = Path(marks[name]).name.replace(".part.ipynb", ".ipynb")
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.output_type == "error":
-                output.traceback = [without_home(line) for line in output.traceback]
+        if cell.cell_type == "code":
+            cell.outputs = _joined(cell.outputs)
+            for output in cell.outputs:
+                if output.output_type == "error":
+                    output.traceback = [without_home(line) for line in output.traceback]
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Return outputs with neighbouring streams in one, and of a progress bar's line only the last state.
+
+    nbclient's own `coalesce_streams` takes quadratic time in the length of a line: minutes for 100 kB.
+    """
+    joined: list[Any] = []
+    for output in outputs:
+        if joined and output.output_type == "stream" and output.name == joined[-1].get("name"):
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            output.text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in output.text.split("\n"))
+    return joined
 
 
 def _mark(cell: nbformat.NotebookNode) -> Any:

@@ -54,7 +54,7 @@ def _execute(
         _braced(notebook), _braced(part), parameters, kernel_name="python3", language="python", cwd=notebook.parent,
         progress_bar={"desc": title or notebook.stem, "disable": None, "leave": False},
         start_timeout=300, execution_timeout=limit_s, iopub_timeout=60,
-        coalesce_streams=True, kernel_manager_class=kernels,
+        kernel_manager_class=kernels,
     )  # fmt: skip
 
 

@@ -229,7 +229,9 @@ def test_auto_classes_load_the_embedded_reader() -> None:
 
     model = AutoModelForImageTextToText.from_pretrained(MODELS / "tiny")
     assert type(model).__name__ == "Qwen2VLForConditionalGeneration"
-    assert type(AutoImageProcessor.from_pretrained(MODELS / "tiny", backend="pil")).__name__ == "Qwen2VLImageProcessorPil"
+    assert (
+        type(AutoImageProcessor.from_pretrained(MODELS / "tiny", backend="pil")).__name__ == "Qwen2VLImageProcessorPil"
+    )
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "tiny")
     for sign in "aZ9~ЯёЁ№°":
         assert len(tokenizer(sign)["input_ids"]) == 1

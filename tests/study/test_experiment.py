@@ -66,7 +66,10 @@ def test_settings_that_share_a_model_load_it_once(
 
 
 def test_a_setting_that_cannot_run_is_a_row_with_a_reason(pages: list[Page], tmp_path: Path) -> None:
-    runs = [replace(BASE, model_id="/no/such/folder"), replace(BASE, attn_implementation="flash_attention_2", dtype="auto")]
+    runs = [
+        replace(BASE, model_id="/no/such/folder"),
+        replace(BASE, attn_implementation="flash_attention_2", dtype="auto"),
+    ]
     rows = run_experiment("x", [*runs, BASE], pages[:1], folder=tmp_path)
     assert rows["status"].tolist()[:2] == ["unsupported", "unsupported"]
     assert "no such folder" in rows["reason"][0] and "not installed" in rows["reason"][1]

@@ -40,9 +40,12 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
 def test_full_disk_keeps_what_was_measured(tmp_path: Path) -> None:
     mount = tmp_path / "small"
     mount.mkdir()
-    if os.name == "nt" or subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(mount)], capture_output=True, check=False
-    ).returncode:
+    if (
+        os.name == "nt"
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(mount)], capture_output=True, check=False
+        ).returncode
+    ):
         pytest.skip("a small file system cannot be mounted here")
     try:
         records = RecordFile(mount / "rows.jsonl")

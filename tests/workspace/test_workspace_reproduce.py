@@ -25,6 +25,13 @@ extra = {"k": 1}
 flag = False
 ratio = 1.0
 """
+BAR = """
+import sys
+for step in range(3):
+    print(f"\\rstep {step}", end="", flush=True)
+print("\\r\\ndone", flush=True)
+print("note", file=sys.stderr)
+"""
 LOOK = """
 import os, sys
 import matplotlib
@@ -45,7 +52,7 @@ NOTEBOOKS = {
     "raises": [cell("int('expected')", "raises-exception"), cell("1 / 0"), cell("5")],
     "left": [cell("import sys; sys.exit(0)"), cell("6")],
     "allowed": [cell("int('expected')", "raises-exception"), cell("print('end')")],
-    "later": [cell("import time; time.sleep(.1); print('still ran')")],
+    "later": [cell("print('still ran')"), cell(BAR)],
 }
 
 
@@ -172,6 +179,11 @@ def test_a_native_crash_leaves_its_stack(ran):
 
 def test_output_before_the_end_is_kept(ran):
     assert printed(saved(ran, "slow"), 1) == "x\n"
+
+
+def test_a_progress_bar_leaves_its_last_state(ran):
+    streams = [(o.name, o.text) for o in saved(ran, "later").cells[1].outputs]
+    assert streams == [("stdout", "step 2\ndone\n"), ("stderr", "note\n")]
 
 
 def test_what_a_killed_kernel_started_is_ended_too(ran):

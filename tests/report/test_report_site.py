@@ -1,0 +1,333 @@
+"""The site from made-up runs: what is shown, and that no text in it can become markup, script or a request."""
+
+import json
+import re
+from base64 import b64encode
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from bleach._vendor import html5lib
+from nbformat.v4 import new_code_cell, new_output
+from PIL import Image
+
+from ocrlab.report.mathml import to_mathml
+from ocrlab.report.sanitise import sanitise
+from ocrlab.report.site import build_site
+from tests.notebooks import write
+
+HOSTILE = [
+    "<script>window.pwned=1</script>", "<ScRiPt src=//evil.example/x.js></ScRiPt>", "<img src=x onerror=window.pwned=1>",
+    "<img src='http://evil.example/pixel.png'>", "<svg onload=window.pwned=1>", "<svg><script>window.pwned=1</script></svg>",
+    "<iframe src='javascript:parent.pwned=1'></iframe>", "<iframe srcdoc='<script>parent.pwned=1</script>'></iframe>",
+    "<a href='javascript:window.pwned=1'>go</a>", "<a href='JaVaScRiPt&colon;window.pwned=1'>go</a>",
+    "<a href='\tjava\nscript:window.pwned=1'>go</a>", "<a href='data:text/html,<script>1</script>'>go</a>",
+    "<a href='vbscript:msgbox(1)'>go</a>", "[go](javascript:window.pwned=1)", "![x](http://evil.example/pixel.png)",
+    "![x](javascript:window.pwned=1)", "<body onload=window.pwned=1>", "<div style='background:url(http://evil.example/a)'>x</div>",
+    "<div style='position:fixed;inset:0;background:red'>x</div>", "<p style='width:expression(window.pwned=1)'>x</p>",
+    "<style>@import 'http://evil.example/a.css'; body{display:none}</style>", "<link rel=stylesheet href=http://evil.example/a.css>",
+    "<meta http-equiv=refresh content='0;url=http://evil.example'>", "<base href='http://evil.example/'>",
+    "<object data='http://evil.example/a.swf'></object>", "<embed src='http://evil.example/a.swf'>",
+    "<form action='http://evil.example'><input autofocus onfocus=window.pwned=1></form>",
+    "<details open ontoggle=window.pwned=1>x</details>", "<video><source onerror=window.pwned=1></video>",
+    "<math><mtext><table><mglyph><style><!--</style><img title='--&gt;&lt;img src=1 onerror=window.pwned=1&gt;'>",
+    "<svg></p><style><a id='</style><img src=1 onerror=window.pwned=1>'>", "<noscript><p title='</noscript><img src=x onerror=window.pwned=1>'>",
+    "<textarea></textarea><script>window.pwned=1</script>", "</pre></div></main><script>window.pwned=1</script>",
+    "</title><script>window.pwned=1</script>", "\"><script>window.pwned=1</script>", "' onmouseover='window.pwned=1",
+    "--><script>window.pwned=1</script><!--", "]]><script>window.pwned=1</script>", "{{ 7*7 }}{% raw %}", "${alert(1)}",
+    "$\\text{<img src=x onerror=window.pwned=1>}$", "$$<script>window.pwned=1</script>$$",
+    "$\\href{javascript:window.pwned=1}{x}$", "$\\unicode{x3c}img src=x onerror=window.pwned=1\\unicode{x3e}$",
+    "$\\class{a' onclick='window.pwned=1}{x}$", "\x1b[31m<script>window.pwned=1</script>\x1b[0m",
+    "\x1b]8;;javascript:window.pwned=1\x07click\x1b]8;;\x07", "\ue0000\ue001\ue0009999\ue001", "<img src=figures/../../secret.png>",
+    "<img src='data:text/html,<script>1</script>'>", "<img src='file:///etc/passwd'>", "<img srcset='http://evil.example/a 2x' src=''>",
+    "<a href='//evil.example' ping='http://evil.example'>x</a>", "&lt;script&gt;window.pwned=1&lt;/script&gt;",
+    "<plaintext>", "<xmp><script>window.pwned=1</script></xmp>", "<template><script>window.pwned=1</script></template>",
+    "<button popovertarget=x onclick=window.pwned=1>x</button>", "<input type=image src=http://evil.example/a>",
+]  # fmt: skip
+TAGS = set(
+    "html head meta title style body header main section article div span p a br hr h1 h2 h3 h4 h5 h6 ul ol li dl dt dd pre "
+    "code kbd samp var em strong b i u s q sub sup small mark del ins abbr blockquote figure figcaption details summary img "
+    "table caption colgroup col thead tbody tfoot tr th td".split()
+)  # fmt: skip
+MATHS = set("math mrow mi mn mo ms mtext mspace msup msub msubsup mfrac msqrt mroot mover munder munderover mtable mtr mtd "
+            "mstyle mpadded mphantom menclose".split())  # fmt: skip
+
+
+def picture(colour: str = "white", kind: str = "PNG") -> str:
+    buffer = BytesIO()
+    Image.new("RGB", (40, 20), colour).save(buffer, kind)
+    return b64encode(buffer.getvalue()).decode()
+
+
+def display(**data: str):
+    metadata = data.pop("metadata", {})
+    return new_output(
+        "display_data", {name.replace("_", "/", 1): value for name, value in data.items()}, metadata=metadata
+    )
+
+
+def ran(source: str, *outputs, tags=(), status="completed", **metadata):
+    marks = {"tags": list(tags), "papermill": {"status": status}, **metadata}
+    return new_code_cell(source, outputs=list(outputs), execution_count=1, metadata=marks)
+
+
+def run_folder(folder: Path, notebooks: dict, record: dict | None = None) -> Path:
+    (folder / "notebooks").mkdir(parents=True)
+    for name, cells in notebooks.items():
+        write(folder / "notebooks" / f"{name}.ipynb", *cells)
+    if record is not None:
+        (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+class Page(HTMLParser):
+    """Every element of a page with its attributes, and its text."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def every(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def as_a_browser_sees_it(file: Path) -> list[tuple[str, dict]]:
+    tree = html5lib.parse(file.read_text(encoding="utf-8"), namespaceHTMLElements=False)
+    clean = re.compile(r"\{.*\}")
+    return [
+        (clean.sub("", e.tag), {clean.sub("", n): v for n, v in e.attrib.items()})
+        for e in tree.iter()
+        if isinstance(e.tag, str)
+    ]
+
+
+def assert_harmless(file: Path) -> None:
+    for elements in (Page(file).elements, as_a_browser_sees_it(file)):
+        assert {tag for tag, _ in elements} <= TAGS | MATHS
+        assert sum(tag == "style" for tag, _ in elements) == 1
+        for tag, attributes in elements:
+            for name, value in attributes.items():
+                assert not name.startswith("on") and name not in (
+                    "srcset",
+                    "ping",
+                    "srcdoc",
+                    "background",
+                    "formaction",
+                )
+                assert tag == "meta" or name != "http-equiv"
+                if name == "src":
+                    assert re.fullmatch(r"figures/[\w.%-]+", value), value
+                elif name == "href":
+                    assert re.match(r"https?://[\w.]+|#|[\w.%-]+\.html(#|$)|mailto:", value), value
+                    assert tag == "a"
+                elif name == "style":
+                    assert not re.search(r"url|expression|position|@|inset", value), value
+                elif tag in MATHS:
+                    assert "javascript" not in value
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A run with one good notebook, a failed one and a skipped one."""
+    good = [
+        "# How many *pixels* does a `max_pixels` page [need](x)?\n\nIt is $\\frac{S+D+I}{N}$, and\n\n$$x^2 \\le \\alpha$$\n\n"
+        "| a | b |\n|---|--:|\n| 1 | 2 |\n\n\\begin{align}a &= b\\\\c &= d\\end{align}",
+        ran("pages = 20", tags=["parameters"]), ran("pages = 3", tags=["injected-parameters"]),
+        "More text. The error falls with the pixel budget:",
+        ran("plot()", display(image_png=picture("red"), text_plain="<Figure>"), display(image_png=picture("blue"))),
+        ran("again()", display(image_png=picture("red")), display(image_jpeg=picture("green", "JPEG"), metadata={
+            "image/jpeg": {"alt": "A green one"}}), title="Unused"),
+        ran("table", new_output("execute_result", {"text/html": "<style scoped>.dataframe{color:red}</style><table border='1' "
+            "class='dataframe'><tr><th>CER</th><td style='color:#000;background:#E69F00'>0.05</td></tr></table>",
+            "text/plain": "CER 0.05"}, execution_count=1)),
+        ran("widget", display(**{"application_vnd.jupyter.widget-view+json": {"model_id": "0123abc"}, "text_plain": "Slider(3)"}),
+            display(**{"application_javascript": "alert(1)"}), display(**{"application_json": {"secret": 1}})),
+        ran("latex", display(text_latex="$\\displaystyle \\sqrt{y}$")),
+        ran("say", new_output("stream", name="stdout", text="CER 5.1 %\n(4.5 to 5.7) * 2\n"), tags=["headline"]),
+        ran("warn", new_output("stream", name="stderr", text="\x1b[31mcareful\x1b[0m <&>")),
+    ]  # fmt: skip
+    bad = ["# Why did it die?", ran("1/0", new_output("error", ename="DeadKernelError", evalue="died", traceback=["died"]),
+                                    status="failed"), ran("never", status="pending")]  # fmt: skip
+    record = {
+        "run": "r", "profile": "cpu", "profile_reason": "no GPU", "started": "2026-11-23T13:31:33+00:00", "ended": None,
+        "commit": "a" * 40, "dirty": True, "versions": {"torch": "2.13.0"}, "platform": "Linux-6",
+        "machine": {"cpu": "Ryzen", "memory_bytes": 2**34, "gpu": None},
+        "notebooks": {
+            "04-pixels": {"status": "ok", "seconds": 92.5, "parameters": {"pages": 3, "model_id": "tiny"}},
+            "06-assert": {"status": "crashed", "seconds": 3, "cell": "cell 2, In [1]", "reason": "DeadKernelError: died"},
+            "07-limits": {"status": "skipped", "seconds": 0, "reason": "needs a GPU: torch sees none"},
+        },
+    }  # fmt: skip
+    folder = run_folder(tmp_path_factory.mktemp("results") / "r", {"04-pixels": good, "06-assert": bad}, record)
+    (folder / "rows").mkdir()
+    (folder / "rows" / "pixels.jsonl").write_text(
+        '{"status": "ok"}\n' * 5 + '{"status": "oom"}\n{"st', encoding="utf-8"
+    )
+    (folder / "figures").mkdir()
+    (folder / "figures" / "04-pixels-99-1.png").write_bytes(b"of an earlier build")
+    (folder / "figures" / "saved-by-a-notebook.png").write_bytes(b"stays")
+    (folder / "notebooks" / "x.part.ipynb").write_text("{")
+    assert build_site(folder) == folder / "index.html"
+    return folder
+
+
+def test_the_folder_holds_the_site_and_nothing_left_over(site):
+    assert sorted(p.name for p in site.glob("*.html")) == ["04-pixels.html", "06-assert.html", "index.html"]
+    assert sorted(p.name for p in (site / "figures").iterdir()) == [
+        "04-pixels-5-1.png",
+        "04-pixels-5-2.png",
+        "04-pixels-6-2.jpg",
+        "saved-by-a-notebook.png",
+    ]  # fmt: skip (each picture once)
+
+
+def test_the_index_tells_the_run(site):
+    page = Page(site / "index.html")
+    text = " ".join(page.text.split())
+    for words in (
+        "ocrlab run r", "1 did not finish", "Profile cpu (no GPU).", "From 2026-11-23 13:31 +00:00.", "aaaaaaaaaaaa with changes",
+        "How many pixels does a max_pixels page need?", "completed 1 min 32 s", "CER 5.1 % (4.5 to 5.7) * 2", "Ryzen", "16.0 GiB",
+        "gpu none", "torch 2.13.0", "failed: the kernel died in cell 2, In [1]", "DeadKernelError: died",
+        "skipped needs a GPU: torch sees none", "pages 3 model_id \"tiny\"", "rows/pixels.jsonl 7: 5 ok, 1 oom, 1 damaged",
+    ):  # fmt: skip
+        assert words in text, words
+    assert [i["src"] for i in page.every("img")] == ["figures/04-pixels-5-1.png", "figures/04-pixels-5-2.png",
+                                                      "figures/04-pixels-5-1.png", "figures/04-pixels-6-2.jpg"]  # fmt: skip
+    links = [a["href"] for a in page.every("a")]
+    assert "06-assert.html#cell-id=failed" in links and "04-pixels.html#cell-id=c5" in links
+    assert not any("07-limits" in link for link in links)
+
+
+def test_figures_say_what_they_show(site):
+    alts = [i["alt"] for i in Page(site / "04-pixels.html").every("img")]
+    assert alts == ["The error falls with the pixel budget"] * 2 + ["Unused", "A green one"]
+    for file in ("04-pixels.html", "index.html"):
+        for image in Page(site / file).every("img"):
+            assert Image.open(site / image["src"]).size == (40, 20)
+
+
+def test_maths_is_mathml(site):
+    page = Page(site / "04-pixels.html")
+    assert len(page.every("math")) == 4 and page.every("mfrac") and page.every("msqrt") and page.every("mtable")
+    assert "$" not in page.text.replace("$1", "") and "\\frac" not in page.text
+    assert "≤" in page.text and "α" in page.text
+
+
+def test_outputs_show_in_their_safe_form(site):
+    text = (site / "04-pixels.html").read_text(encoding="utf-8")
+    assert "Slider(3)" in text and "0123abc" not in text and "alert(1)" not in text and "secret" not in text
+    assert "dataframe{" not in text and "color:#000;background:#E69F00" in text.replace(": ", ":").replace("; ", ";")
+    assert "&lt;&amp;&gt;" in text and "ansi-red-fg" in text
+    assert 'class="highlight' in text and "celltag_injected-parameters" in text
+
+
+def test_a_failed_notebook_says_so_in_words(site):
+    page = Page(site / "06-assert.html")
+    assert "This run of the notebook did not finish: failed: the kernel died in cell 2, In [1]" in " ".join(
+        page.text.split()
+    )
+    assert {"id": "cell-id=failed"}.items() <= next(
+        d for d in page.every("div") if "celltag_failed" in d.get("class", "")
+    ).items()
+
+
+def test_pages_ask_for_nothing_but_their_figures(site):
+    for file in site.glob("*.html"):
+        assert_harmless(file)
+        page = Page(file)
+        policy = next(m["content"] for m in page.every("meta") if m.get("http-equiv") == "Content-Security-Policy")
+        assert policy.startswith("default-src 'none'; img-src 'self' data: file:; style-src 'unsafe-inline'")
+        assert "viewport" in [m.get("name") for m in page.every("meta")]
+        assert file.stat().st_size < 60_000
+
+
+def test_building_again_gives_the_same_site(site):
+    before = {p: p.read_bytes() for p in site.rglob("*") if p.is_file()}
+    build_site(site)
+    assert {p: p.read_bytes() for p in site.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_becomes_markup(tmp_path, text):
+    cells = [
+        f"# {text}\n\n{text}\n\n```\n{text}\n```\n\n| {text} |\n|---|\n| {text} |\n\nAfter {text}.",
+        ran(text, new_output("stream", name="stdout", text=text), new_output("stream", name="stderr", text=text), tags=["headline", text]),
+        ran("1", display(text_html=text, text_plain=text), display(text_markdown=text), display(text_latex=text),
+            display(text_plain=text), display(image_svg_xml=text), display(application_javascript=text)),
+        ran("2", display(image_png=picture(), metadata={
+            "image/png": {"width": text, "height": text, "alt": text, "unconfined": text}, "text/html": {"isolated": True},
+            "filename": text, "filenames": {"image/png": text}}), title=text, alt=text),
+        ran("3", new_output("error", ename=text, evalue=text, traceback=[text]), status="failed"),
+    ]  # fmt: skip
+    entry = dict.fromkeys(("status", "cell", "reason"), text) | {
+        "seconds": text,
+        "parameters": {text: text, "list": [text]},
+    }
+    record = dict.fromkeys(("run", "profile", "profile_reason", "started", "ended", "commit", "platform"), text) | {
+        "versions": {text: text}, "machine": {text: text}, "notebooks": {"a": entry, text: entry},
+    }  # fmt: skip
+    folder = run_folder(tmp_path / "run & <b>", {"a": cells}, record)
+    (folder / "rows").mkdir()
+    (folder / "rows" / "a.jsonl").write_text(json.dumps({"status": text}), encoding="utf-8")
+    build_site(folder)
+    assert sorted(p.name for p in folder.glob("*.html")) == ["a.html", "index.html"]
+    assert [p.name for p in (folder / "figures").iterdir()] == ["a-4-1.png"]
+    for file in folder.glob("*.html"):
+        assert_harmless(file)
+        assert 'evil.example"' not in "".join(i["src"] for i in Page(file).every("img"))
+    # What the model read is there to be read, letter by letter, where it was printed.
+    visible = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    if "\x1b" not in visible:
+        assert visible in Page(folder / "a.html").text
+
+
+@pytest.mark.parametrize(
+    "record", [None, {}, [], {"notebooks": [1]}, {"notebooks": {"a": 3}, "machine": 3, "versions": []}, "x"]
+)
+def test_an_absent_or_odd_record_still_gives_a_site(tmp_path, record):
+    folder = run_folder(tmp_path / "r", {"a": ["# A?"]}, record)
+    (folder / "notebooks" / "broken.ipynb").write_text("{")
+    text = Page(build_site(folder)).text
+    assert "A?" in text and "not recorded" in text and "broken" in text
+
+
+def test_an_empty_run_says_so(tmp_path):
+    (tmp_path / "r").mkdir()
+    assert "No notebook has run yet" in Page(build_site(tmp_path / "r")).text
+
+
+def test_odd_images_cost_only_themselves(tmp_path):
+    html = b64encode(b"<script>alert(1)</script>").decode()
+    folder = run_folder(tmp_path / "r", {"a b#?": ["# A?", ran("1", display(image_png=html), display(image_png="%%%"),
+                                                               display(image_png=picture()))]})  # fmt: skip
+    index = Page(build_site(folder))
+    assert [p.name for p in (folder / "figures").iterdir()] == ["a_b__-2-3.png"]
+    assert index.every("a")[0]["href"] == "a%20b%23%3F.html"
+
+
+def test_malformed_maths_shows_its_source():
+    assert to_mathml("\\frac{1}{") == "<code>\\frac{1}{</code>" or to_mathml("\\frac{1}{").startswith("<math")
+    assert to_mathml("\\begin{align} a") == "<code>\\begin{align} a</code>"
+    assert to_mathml("x" * 5 + "{" * 3000).startswith("<")
+
+
+def test_what_an_author_writes_survives():
+    kept = '<details><summary>More</summary><b>x</b><br><img alt="a" src="figures/a-1.png"></details>'
+    assert sanitise(kept) == kept
+    link = (
+        '<a href="https://arxiv.org/abs/1">paper</a> <a href="#cell-id=c3">here</a> <a href="04-pixels.html">there</a>'
+    )
+    assert sanitise(link) == link
+    assert (
+        sanitise('<td colspan="2" style="color: rgb(1, 2, 3);">x</td>')
+        == '<td colspan="2" style="color: rgb(1, 2, 3);">x</td>'
+    )

@@ -1,0 +1,116 @@
+"""The project's own promises: pins agree, imports point down, notebooks and files keep their budgets."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from ocrlab.paths import NOTEBOOKS, RESULTS, ROOT
+
+FLOORS = {
+    "paths": 0, "scoring": 0, "machine": 0, "pages": 1, "reading": 2, "study": 3, "report": 4, "workspace": 5,
+    "training": 6,
+}  # fmt: skip
+SOURCES = sorted((ROOT / "ocrlab").glob("*/**/*.py"))
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[<>=!~\[ ;]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def _pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return {_name(line): line.split("==")[1] for line in lines if line.strip() and not line.startswith("#")}
+
+
+def _project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_pyproject_constraints_and_environment_agree() -> None:
+    from packaging.requirements import Requirement
+
+    project, pins = _project(), _pins()
+    extras = [r for group in project["optional-dependencies"].values() for r in group]
+    for text in project["dependencies"] + extras:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins[_name(text)]), f"{text} against the pin {pins[_name(text)]}"
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    pip = next(d["pip"] for d in environment if isinstance(d, dict))
+    assert {_name(r) for r in pip if not r.startswith("--")} == {_name(r) for r in project["dependencies"]}
+    assert "--constraint constraints.txt" in pip
+    assert pins["torch"] == "2.13.0"
+
+
+def test_what_is_installed_is_what_is_pinned() -> None:
+    import importlib.metadata
+
+    for name, pin in _pins().items():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        assert version.split("+")[0] == pin, name
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_imports_point_down(file: Path) -> None:
+    room = file.relative_to(ROOT / "ocrlab").parts[0]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{a.name}" for a in node.names] if node.module == "ocrlab" else [node.module]
+        for name in (n for n in names if n.startswith("ocrlab.")):
+            target = name.split(".")[1]
+            assert target == room or FLOORS[target] < FLOORS[room], f"{file}: {room} imports {name}"
+
+
+@pytest.mark.parametrize("file", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda f: f.stem)
+def test_notebooks_keep_the_house_style(file: Path) -> None:
+    notebook = nbformat.read(file, as_version=4)
+    nbformat.validate(notebook)
+    assert file.stat().st_size <= 60_000
+    assert len(notebook.cells) <= 40
+    assert notebook.cells[0].source.startswith("# ") and "?" in notebook.cells[0].source.splitlines()[0]
+    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    for before, cell in zip(notebook.cells, notebook.cells[1:], strict=False):
+        if cell.cell_type == "code":
+            assert before.cell_type == "markdown", f"a sentence before every code cell: {cell.source[:60]}"
+            assert len(cell.source.splitlines()) <= 15
+            assert "def " not in cell.source and "!" not in cell.source[:1] and "chdir" not in cell.source
+            assert not any(o.output_type == "error" for o in cell.outputs)
+            checked = "nbval-check-output" in cell.metadata.get("tags", [])
+            assert bool(cell.outputs) == checked, "outputs stay in git only where nbval compares them"
+    assert any("What we learned" in c.source for c in notebook.cells)
+
+
+def test_help_lists_targets_that_exist() -> None:
+    text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = re.findall(r"^  make (\S+)", text, re.M)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert sorted(listed) == sorted(set(targets)) and len(listed) >= 9
+
+
+def test_readme_names_only_commands_that_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    for used in re.findall(r"`?make ([a-z-]+)", text):
+        assert used in targets, used
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("run", sorted(RESULTS.glob("reference-*")), ids=lambda f: f.name)
+def test_committed_runs_keep_their_budget(run: Path) -> None:
+    files = [f for f in run.rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) <= 2_000_000
+    assert all(f.stat().st_size <= 100_000 for f in files if f.suffix == ".png")
+    assert (run / "run.json").is_file() and (run / "index.html").is_file()

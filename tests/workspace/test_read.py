@@ -1,0 +1,101 @@
+"""`python -m ocrlab read`, as a person types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ocrlab import paths
+from ocrlab.pages import load_pages
+from ocrlab.workspace.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two pages with truth, one without, and a broken one."""
+    for i, page in enumerate(load_pages("lines", limit=3)):
+        shutil.copy(page.file, tmp_path / f"p{i}.png")
+        if i < 2:
+            (tmp_path / f"p{i}.gt.txt").write_text(page.truth or "", encoding="utf-8")
+    (tmp_path / "zero.png").write_bytes(b"")
+    return tmp_path
+
+
+def test_a_folder_is_read_page_by_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["read", str(folder)])
+    out, err = capsys.readouterr()
+    assert code == 1, "the broken page failed"
+    assert [line for line in out.splitlines() if line.startswith("──")] == [
+        f"── {folder / name}" for name in ("p0.png", "p1.png", "p2.png", "zero.png")
+    ]
+    assert "over 2 pages with truth" in out
+    assert "zero.png" in err and "1 of 4 pages" in err
+
+
+def test_a_file_and_a_glob(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["read", str(folder / "p0.png")]) == 0
+    assert main(["read", str(folder / "p*.png"), "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("{") for line in lines) == 3
+
+
+def test_json_is_all_there_is_on_standard_output(folder: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "ocrlab",
+        "read",
+        str(folder),
+        "--json",
+        "--max_new_tokens",
+        "8",
+        "--dtype=float32",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=folder, check=False)
+    objects = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1 and len(objects) == 4
+    for item in objects:
+        assert {"file", "status", "reason", "text", "cer", "page_s", "max_new_tokens"} <= set(item)
+        assert item["max_new_tokens"] == 8
+    by_name = {Path(item["file"]).name: item for item in objects}
+    assert by_name["p0.png"]["cer"] is not None and by_name["p2.png"]["cer"] is None
+    assert by_name["zero.png"]["status"] == "error" and "zero.png" in by_name["zero.png"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["no/such/place"], "no/such/place"),
+        (["lines", "--dtype", "bf16"], "bfloat16"),
+        (["lines", "--preset", "nothing"], "the package has"),
+        (["lines", "--model_id", "/no/such/model"], "no such folder"),
+        (["lines", "--attn-implementation", "flash_attention_2", "--dtype", "bfloat16"], "not installed"),
+    ],
+)
+def test_unusable_arguments_end_with_2_and_say_why(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["read", *arguments]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_flags_that_do_not_exist_or_do_not_fit() -> None:
+    for arguments in (
+        ["lines", "--max_pixel", "5"],
+        ["lines", "--max_pixels", "many"],
+        ["lines", "--do_sample", "maybe"],
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["read", *arguments])
+        assert caught.value.code == 2
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    code = "import sys, ocrlab, ocrlab.pages, ocrlab.scoring, ocrlab.reading.settings; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=paths.ROOT, check=True)
+    assert done.stdout.strip() == "False"
