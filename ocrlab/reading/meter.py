@@ -85,14 +85,14 @@ def _read_peak() -> int:
 class StepMeter:
     """A logits processor that changes nothing: it notes when each token's logits were ready and if any was not finite.
 
-    On CUDA it records events and keeps the flag on the device, so that no step waits for the host.
+    On CUDA it records events and keeps the scores' maxima on the device, so that no step waits for the host.
     """
 
     def __init__(self, device: str) -> None:
         self.cuda = device.startswith("cuda")
         self.marks: list[Any] = []
         self.vision: list[Any] = []
-        self.bad: torch.Tensor | None = None
+        self.highest: list[torch.Tensor] = []
         self.start = self.mark()
 
     def mark(self) -> Any:
@@ -107,10 +107,18 @@ class StepMeter:
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self.marks.append(self.mark())
-        # Banned tokens are -inf by rights; a NaN or +inf never is, nor a row without any finite score.
-        bad = (scores.isnan() | (scores == float("inf"))).any(-1) | (scores == float("-inf")).all(-1)
-        self.bad = bad if self.bad is None or self.bad.shape != bad.shape else self.bad | bad
+        # Banned tokens are -inf by rights; a NaN or +inf, or no finite score at all, shows in the highest.
+        self.highest.append(scores.amax(-1))
         return scores
+
+    def finite(self, pages: int) -> list[bool]:
+        """Return for each page of the batch whether the logits of all its steps (and beams) were finite."""
+        if not self.highest:
+            return [True] * pages
+        import torch
+
+        steps = torch.stack(self.highest).isfinite().all(0)
+        return [bool(flag) for flag in steps.view(pages, -1).all(-1).tolist()]
 
     @contextmanager
     def around(self, visual: Any) -> Iterator[None]:

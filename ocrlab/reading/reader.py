@@ -10,7 +10,7 @@ from typing import Any, Self, overload
 from PIL import Image
 
 from ocrlab.machine.describe import choose_device, choose_dtype
-from ocrlab.pages import Page, open_image
+from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import CHAT_TEMPLATE, Checkpoint, CheckpointError, locate
 from ocrlab.reading.confirm import confirm, generation_config, sdpa_context
 from ocrlab.reading.inputs import InputBuilder, Inputs
@@ -117,7 +117,7 @@ class Reader:
             started = time.perf_counter()
             for page in batch:
                 try:
-                    images[page.id] = open_image(page.file)
+                    images[page.id] = page.open()
                 except (ValueError, OSError) as error:
                     yield failed(page.id, error)
             good = [page for page in batch if page.id in images]
@@ -158,12 +158,9 @@ class Reader:
                 output = self.model.generate(**tensors, logits_processor=[meter])
             new = output[:, tensors["input_ids"].shape[1] :].tolist()
         page_s = (time.perf_counter() - started) / len(pages)
-        bad = meter.bad.tolist() if meter.bad is not None else []
+        finite = meter.finite(len(pages))
         costs = meter.phases(len(new[0])) | {"prepare_s": prepare_s, "page_s": page_s}
-        return [
-            self._reading(page, new[i], inputs, i, costs, memory, not (bad[i] if i < len(bad) else any(bad)))
-            for i, page in enumerate(pages)
-        ]
+        return [self._reading(page, new[i], inputs, i, costs, memory, finite[i]) for i, page in enumerate(pages)]
 
     def _reading(
         self, page: Page, ids: list[int], inputs: Inputs, index: int, costs: dict[str, Any], memory: Memory,

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ocrlab.pages import Page, open_image
+from ocrlab.pages import Page
 from ocrlab.study.summary import summarise
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _figure(width: float = 7.0, height: float = 3.8) -> tuple[Figure, Any]:
 def show_pages(pages: list[Page], columns: int = 2) -> Figure:
     """Return the pages' images side by side, each under its id, never enlarged beyond the figure."""
     rows = -(-len(pages) // columns)
-    images = [open_image(page.file) for page in pages]
+    images = [page.open() for page in pages]
     tallest = max(image.height / image.width for image in images)
     height = min(9.0, rows * max(0.9, 0.5 + tallest * 7.5 / columns))
     figure, grid = plt.subplots(rows, columns, figsize=(7.5, height), dpi=110, layout="constrained", squeeze=False)

@@ -42,6 +42,9 @@ def sanitise(markup: str) -> str:
     soup = bs4.BeautifulSoup(markup, "html.parser")
     for element in soup.find_all(_NOISE.split()):
         element.decompose()
+    for image in soup.find_all("img"):
+        if not _IMAGE.fullmatch(str(image.get("src", ""))):
+            image.replace_with(str(image.get("alt", "")))
     cleaner = Cleaner(
         tags=_TAGS.split(), attributes=_allowed, protocols=["http", "https", "mailto", "data"], strip=False,
         css_sanitizer=CSSSanitizer(allowed_css_properties=_STYLES.split()),

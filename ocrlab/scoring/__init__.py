@@ -5,7 +5,14 @@ from ocrlab.scoring.comparison import Verdict, VerdictKind, verdict
 from ocrlab.scoring.failures import STATUSES, Loop, Status, StopReason, find_loop, judge
 from ocrlab.scoring.normalise import PROFILES, Profile, graphemes, normalise
 from ocrlab.scoring.rates import Edits, Score, character_edits, corpus_rate, macro_mean, score, word_edits
-from ocrlab.scoring.statistics import Interval, Spread, bootstrap_interval, median_spread, paired_difference
+from ocrlab.scoring.statistics import (
+    Interval,
+    Spread,
+    bootstrap_interval,
+    bootstrap_median,
+    median_spread,
+    paired_difference,
+)
 
 __all__ = [
     "PROFILES",
@@ -23,6 +30,7 @@ __all__ = [
     "VerdictKind",
     "align",
     "bootstrap_interval",
+    "bootstrap_median",
     "character_edits",
     "confusions",
     "corpus_rate",

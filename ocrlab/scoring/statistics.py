@@ -79,6 +79,20 @@ def median_spread(values: Sequence[float]) -> Spread:
     return Spread(float(middle), float(low), float(high))
 
 
+def bootstrap_median(
+    values: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Return the median of the values and its percentile bootstrap interval, in the unit of the values.
+
+    Raises ValueError for fewer than two values, or one that is not finite.
+    """
+    point = median_spread(values).median
+    if len(values) < 2:
+        raise ValueError("an interval of a median needs at least 2 values; measure again")
+    drawn = np.random.default_rng(seed).choice(np.asarray(values, float), size=(resamples, len(values)))
+    return _interval(np.median(drawn, axis=1), point, confidence, len(values))
+
+
 def _check(pages: Sequence[Edits], confidence: float, resamples: int) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence} is not between 0 and 1; 0.95 is usual")

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+# What suits each of our sets best: one line, one block, one column of lines of any size; else fully automatic.
+_SEGMENTATION = {"lines": "7", "sizes": "7", "labels": "6", "documents": "4"}
+
+
 def tesseract_version() -> str | None:
     """Return the installed version, or None where `tesseract` is not on the path or lacks eng or rus."""
     if shutil.which("tesseract") is None:
@@ -37,10 +41,10 @@ def read_with_tesseract(pages: Sequence[Page]) -> pd.DataFrame:
 
     rows = []
     for page in tqdm(pages, desc="tesseract", unit="page"):
-        one_line = page.truth is not None and "\n" not in page.truth
+        mode = _SEGMENTATION.get(page.set, "3" if page.truth is None or "\n" in page.truth else "7")
         started = time.perf_counter()
         done = subprocess.run(
-            ["tesseract", str(page.file), "stdout", "-l", "eng+rus", "--psm", "7" if one_line else "6"],
+            ["tesseract", str(page.file), "stdout", "-l", "eng+rus", "--psm", mode],
             capture_output=True, check=False,
         )  # fmt: skip
         page_s = time.perf_counter() - started

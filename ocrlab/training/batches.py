@@ -98,7 +98,7 @@ def _print(rng: Random, sheet: Sheet, scale: float) -> tuple[list[str], render.B
             size = size / max(over_x, over_y) - 0.5
         elif over_x > 1 and max(map(len, lines)) > 1:
             limit = max(1, int(max(map(len, lines)) / over_x - 0.5))
-            lines = [_not_held_out(rng, sampler.shorten(rng, text, limit)) for text in lines]
+            lines = [_not_held_out(sampler.shorten(rng, text, limit)) for text in lines]
         else:
             size, angle, shear = size * 0.85, 0.0, 0.0
 
@@ -111,8 +111,10 @@ def _drawable(rng: Random, font: Font, language: str, target: int) -> str:
             return text
 
 
-def _not_held_out(rng: Random, text: str) -> str:
-    return text[:-1].strip() if sampler.is_held_out(text) else text
+def _not_held_out(text: str) -> str:
+    while sampler.is_held_out(text):
+        text = text[:-1].strip()
+    return text
 
 
 def _sample(rng: Random, sheet: Sheet) -> tuple[np.ndarray, str, list[tuple[int, int, str]]]:

@@ -67,11 +67,13 @@ def block(
     boxes = [face.getbbox(text) for text in lines]
     left = max(0, -min(b[0] for b in boxes))
     width = max(width, math.ceil(max(b[2] for b in boxes) + left))
-    mask = Image.new("L", (width + 2, step * (len(lines) - 1) + ascent + descent + 2), 0)
+    above = max(0, -math.floor(min(b[1] for b in boxes)))  # signs such as Й may rise above a narrow font's ascent
+    below = max(ascent + descent, math.ceil(max(b[3] for b in boxes)))
+    mask = Image.new("L", (width + 2, above + step * (len(lines) - 1) + below + 2), 0)
     draw = ImageDraw.Draw(mask)
     centres: list[tuple[float, float, str]] = []
     for row, text in enumerate(lines):
-        y = 1 + row * step
+        y = 1 + above + row * step
         for x, part in _placed(text, face, align, left, width):
             draw.text((x, y), part, fill=255, font=face)
             cuts = edges(font.path, size, part)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
 
 from ocrlab.pages import Page, PageError, load_pages
-from ocrlab.reading.outcome import Reading, failed
+from ocrlab.reading.outcome import Reading
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring import character_edits, corpus_rate
 from ocrlab.study.rows import reading_record, row_of
@@ -24,6 +25,8 @@ def read_paths(sources: Iterable[str], settings: Settings, *, as_json: bool, lim
 
     try:
         pages = [page for source in sources for page in load_pages(source, limit=limit)]
+        if len({page.id for page in pages}) < len(pages):
+            pages = list({str(page.file): replace(page, id=str(page.file)) for page in pages}.values())
         if not pages:
             raise PageError("no page found; give images, a folder of images, or a set")
         reader = open_reader(settings)
@@ -54,10 +57,8 @@ def _side(as_json: bool) -> Any:
 
 
 def _readings(reader: Any, pages: list[Page]) -> Iterable[tuple[Page, Reading]]:
-    for page in (p for p in pages if p.problem):
-        yield page, failed(page.id, PageError(page.problem))
     by_id = {page.id: page for page in pages}
-    for reading in reader.stream([p for p in pages if not p.problem]):
+    for reading in reader.stream(pages):
         yield by_id[reading.page], reading
 
 
@@ -71,3 +72,5 @@ def _show(page: Page, reading: Reading, row: dict[str, Any], as_json: bool) -> N
         tqdm.write(reading.text, file=sys.stdout)
     if reading.status != "ok":
         tqdm.write(f"{page.file}: {reading.status}: {reading.reason}", file=sys.stderr)
+    if page.problem and not page.refused:
+        tqdm.write(f"{page.problem}; read without a score", file=sys.stderr)

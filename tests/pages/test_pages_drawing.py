@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from ocrlab import paths
-
-pages = pytest.importorskip("ocrlab.training.pages", reason="needs the `train` extra (wordfreq, fonttools)")
+from ocrlab.training import pages
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +17,8 @@ def drawing_is_possible() -> None:
     """Skip where another drawing than ours is to be expected."""
     from ocrlab.training.fonts import FontsMissing, load_fonts
 
-    pytest.importorskip("wordfreq")
+    pytest.importorskip("wordfreq", reason="needs the `train` extra")
+    pytest.importorskip("fontTools", reason="needs the `train` extra")
     try:
         load_fonts("train"), load_fonts("held_out")
     except FontsMissing as missing:
@@ -81,6 +81,18 @@ def test_check_gives_the_reason_and_exit_code(
     assert pages.main(["--check", "--out", str(tmp_path)]) == 1
     told = capsys.readouterr().err
     assert "sizes/001.png: not drawn" in told and "freetype2 2.0.1 drew them" in told
+
+
+def test_a_missing_package_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'wordfreq'")
+
+    monkeypatch.setattr(pages, "write_all", missing)
+    assert pages.main(["--check", "--out", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "wordfreq" in told and "ocrlab[train]" in told
 
 
 def test_missing_fonts_are_told_and_nothing_is_written(

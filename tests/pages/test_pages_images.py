@@ -197,6 +197,7 @@ def test_truncated_files_tell_how_much_is_there(tmp_path: Path, name: str, exact
         assert f"of {len(whole):,} bytes" in message
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_truncated_jpeg_and_cut_headers(tmp_path: Path) -> None:
     whole = saved(tmp_path / "p.jpg", noise(), quality=90).read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])

@@ -168,3 +168,15 @@ def test_no_median_of_nothing_or_of_a_failed_measurement():
         median_spread([])
     with pytest.raises(ValueError, match="not all of the 2 values are finite"):
         median_spread([1.0, float("nan")])
+
+
+def test_median_of_repeated_measurements_has_an_interval() -> None:
+    from ocrlab.scoring import bootstrap_median
+
+    same = bootstrap_median([2.0, 2.0, 2.0])
+    assert (same.low, same.point, same.high) == (2.0, 2.0, 2.0)
+    values = [1.0, 2.0, 3.0, 4.0, 100.0]  # the middle is 3; resampled medians lie among the values
+    spread = bootstrap_median(values)
+    assert spread.point == 3.0 and 1.0 <= spread.low < 3.0 < spread.high <= 100.0
+    with pytest.raises(ValueError, match="at least 2"):
+        bootstrap_median([1.0])

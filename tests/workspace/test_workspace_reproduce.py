@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from ocrlab.workspace import provenance
+from ocrlab.workspace.kernels import own_kernels
 from ocrlab.workspace.reproduce import reproduce
 from tests.notebooks import cell, write
 
@@ -33,11 +35,13 @@ print("\\r\\ndone", flush=True)
 print("note", file=sys.stderr)
 """
 LOOK = """
-import os, sys
+import json, os, sys
 import matplotlib
+from ipykernel.connect import get_connection_info
 shown = [pages, temperature, names, extra, flag, ratio]
 print([type(v).__name__ for v in shown], shown)
 print(sys.executable, os.getcwd(), "inline" in matplotlib.get_backend(), "planted" in globals())
+print(json.loads(get_connection_info())["transport"])
 print({n: os.environ.get(n) for n in ("OCRLAB_RUN_FOLDER", "OCRLAB_PROFILE", "HF_HUB_OFFLINE")})
 """
 ORPHAN = """
@@ -75,7 +79,7 @@ def patched():
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, patched, request):
     """One run of all notebooks, in a hostile home: a bad user kernel, a planted start-up file, another directory."""
-    folder, home = tmp_path_factory.mktemp("run {braces} $HOME"), tmp_path_factory.mktemp("home")
+    folder, home = tmp_path_factory.mktemp("run $HOME {braces}"), tmp_path_factory.mktemp("home")
     bad = json.dumps({"argv": ["false", "{connection_file}"], "display_name": "bad", "language": "python"})
     for place in (home / ".local/share/jupyter", home / "data", home / "path"):
         for name in ("python3", "ocrlab"):
@@ -134,7 +138,8 @@ def test_values_arrive_typed(ran):
 def test_the_kernel_is_this_python_in_the_notebook_s_folder_whatever_the_user_has(ran):
     lines = printed(saved(ran, "typed"), 3).splitlines()
     assert lines[1] == f"{sys.executable} {ran.folder.parent.parent} True False"
-    assert lines[2] == str({"OCRLAB_RUN_FOLDER": str(ran.folder), "OCRLAB_PROFILE": "smoke", "HF_HUB_OFFLINE": "1"})
+    assert lines[2] == ("tcp" if os.name == "nt" else "ipc")
+    assert lines[3] == str({"OCRLAB_RUN_FOLDER": str(ran.folder), "OCRLAB_PROFILE": "smoke", "HF_HUB_OFFLINE": "1"})
 
 
 def test_jupyter_writes_nothing_into_the_home_folder(ran):
@@ -222,8 +227,20 @@ def test_the_record_tells_where_the_numbers_come_from(ran):
     assert record["started"] <= record["ended"] and record["started"][10] == "T"
     assert record["versions"]["papermill"] == "2.7.0" and "python" in record["versions"]
     assert record["notebooks"]["typed"]["parameters"]["pages"] == 3
-    assert len(record["commit"]) == 40 and record["notebooks"]["typed"]["commit"] == record["commit"]
+    assert record["commit"] == record["notebooks"]["typed"]["commit"] == provenance.code_state()["commit"]
     assert str(ran.home) not in (ran.folder / "run.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no Unix sockets between kernels on Windows")
+def test_a_long_temporary_folder_still_leaves_room_for_sockets(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with own_kernels({}) as kernels:
+        manager = kernels(kernel_name="python3")
+        assert manager.transport == "ipc" and len(f"{manager.ip}-5") < 103
+        assert manager.ip.startswith("/tmp/ocrlab-") and Path(manager.ip).parent.stat().st_mode & 0o077 == 0
+    assert not Path(manager.ip).parent.exists()
 
 
 @pytest.mark.parametrize(
