@@ -34,6 +34,8 @@ reproduce: $(READY) ## run every notebook and build the site; PROFILE= MODEL= ON
 	@$(BIN)/python -m ocrlab reproduce $(if $(PROFILE),--profile "$(PROFILE)") $(if $(MODEL),--model "$(MODEL)") \
 		$(if $(ONLY),--only "$(ONLY)") $(if $(RUN),--run "$(RUN)") $(if $(PARAMS),--params "$(PARAMS)")
 
+# One thread a process: the embedded reader gains nothing from two, and a busy neighbour cannot stall it.
+test: export OMP_NUM_THREADS ?= 1
 test: $(READY) ## all tests, then every notebook checked cell by cell with nbval
 	@$(BIN)/python -m pytest tests
 	@$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=120 --timeout=600 notebooks

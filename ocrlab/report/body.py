@@ -17,7 +17,9 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from ocrlab.report.mathml import to_mathml
 from ocrlab.report.sanitise import sanitise
 
-# Richest first; of each output one form is shown, and widgets, scripts and raw JSON are none of them.
+# Richest first; of each output one form is shown, and scripts and raw JSON are none of them. A widget is left out: its
+# text is its state at birth, such as a progress bar at 0 %.
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 _SHOWN = ("image/png", "image/jpeg", "text/html", "text/markdown", "text/latex", "text/plain")
 _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg"}
 _PLACE = "\ue000{}\ue001"
@@ -139,7 +141,7 @@ class _Images:
                 kept.append(output)
                 continue
             mime = next((kind for kind in _SHOWN if isinstance(output.data.get(kind), str)), None)
-            if mime is None:
+            if mime is None or _WIDGET in output.data:
                 continue
             own, output.metadata = output.metadata.get(mime), nbformat.NotebookNode()
             output.data = {"text/markdown" if mime == "text/latex" else mime: output.data[mime]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections import Counter
@@ -14,6 +15,7 @@ from markupsafe import Markup
 from pygments.formatters import HtmlFormatter
 
 from ocrlab.report.body import Body, render_body
+from ocrlab.study.records import record_files
 
 _HERE = Path(__file__).parent
 _WORDS = {
@@ -93,14 +95,15 @@ def _drop_old_figures(folder: Path, items: list[dict[str, Any]]) -> None:
 def _count_rows(folder: Path) -> dict[str, dict[str, int]]:
     """Return the number of rows of each status by file; a line that is no row counts as `damaged`."""
     counts = {}
-    for file in sorted(folder.glob("*.jsonl")):
+    for file in record_files(folder):
         statuses: Counter[str] = Counter()
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        for line in data.decode("utf-8", "replace").splitlines():
             try:
                 statuses[str(json.loads(line).get("status", "no status"))] += 1
             except (ValueError, AttributeError):
                 statuses["damaged"] += 1
-        counts[file.name] = dict(statuses)
+        counts[file.name.removesuffix(".gz")] = dict(statuses)
     return counts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -17,6 +18,12 @@ class RecordFile:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        packed = _packed(file)
+        if packed.exists() and not file.exists():
+            part = file.with_suffix(".part")
+            part.write_bytes(gzip.decompress(packed.read_bytes()))
+            part.replace(file)
+            packed.unlink()
         self.records: list[dict[str, Any]] = read_records(file, repair=True) if file.exists() else []
         self.keys = {record["key"] for record in self.records}
 
@@ -54,7 +61,7 @@ def read_records(file: Path, *, repair: bool = False) -> list[dict[str, Any]]:
     Raises:
         RecordError: a line that is not JSON; the message names file and line.
     """
-    data = file.read_bytes()
+    data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     whole, newline, rest = data.rpartition(b"\n")
     if rest and repair:
         os.truncate(file, len(whole) + len(newline))
@@ -66,3 +73,24 @@ def read_records(file: Path, *, repair: bool = False) -> list[dict[str, Any]]:
             except ValueError as error:
                 raise RecordError(f"{file}: line {number} is not JSON ({error}); remove that line") from error
     return records
+
+
+def record_files(folder: Path, name: str = "*") -> list[Path]:
+    """Return a folder's record files, packed or not, by name."""
+    return sorted([*folder.glob(f"{name}.jsonl"), *folder.glob(f"{name}.jsonl.gz")])
+
+
+def pack_records(run: Path) -> None:
+    """Compress a finished run's readings and rows, which say the same settings on every line, to a twentieth.
+
+    They are unpacked again when the run goes on. The same records give the same bytes.
+    """
+    for file in [*(run / "readings").glob("*.jsonl"), *(run / "rows").glob("*.jsonl")]:
+        part = file.with_suffix(".part")
+        part.write_bytes(gzip.compress(file.read_bytes(), mtime=0))
+        part.replace(_packed(file))
+        file.unlink()
+
+
+def _packed(file: Path) -> Path:
+    return file.with_name(file.name + ".gz")

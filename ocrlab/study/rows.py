@@ -15,7 +15,7 @@ from ocrlab.pages import Page
 from ocrlab.reading.outcome import Reading
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.scoring import score
-from ocrlab.study.records import RecordFile, read_records
+from ocrlab.study.records import RecordFile, read_records, record_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,8 +79,9 @@ def setting_label(values: dict[str, Any]) -> str:
 def rescore(run: Path) -> int:
     """Write every row of a run again from its readings, without a model; return how many."""
     count = 0
-    for file in sorted((run / "readings").glob("*.jsonl")):
-        target = run / "rows" / file.name
+    for file in record_files(run / "readings"):
+        target = run / "rows" / file.name.removesuffix(".gz")
+        target.with_name(target.name + ".gz").unlink(missing_ok=True)
         part = target.with_suffix(".part")
         part.unlink(missing_ok=True)
         rows = RecordFile(part)
@@ -95,5 +96,5 @@ def load_rows(run: Path, experiment: str | None = None) -> pd.DataFrame:
     """Return a run's rows as a table, one line a reading; all experiments unless one is named."""
     import pandas as pd
 
-    files = sorted((run / "rows").glob(f"{experiment or '*'}.jsonl"))
+    files = record_files(run / "rows", experiment or "*")
     return pd.DataFrame([row for file in files for row in read_records(file)])

@@ -34,7 +34,7 @@ def read_paths(sources: Iterable[str], settings: Settings, *, as_json: bool, lim
         print(error, file=sys.stderr)
         return 2
     bad, edits = 0, []
-    with reader, tqdm(total=len(pages), unit="page", file=sys.stderr, disable=None) as bar:
+    with reader, tqdm(total=len(pages), unit="page", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
         for page, reading in _readings(reader, pages):
             record = reading_record("read", "", settings, page, reading, reader.actual, reader.load_s, 0)
             row = row_of(record)

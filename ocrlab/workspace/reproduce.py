@@ -10,6 +10,7 @@ from typing import Any
 
 from ocrlab import paths
 from ocrlab.report.site import build_site
+from ocrlab.study.records import pack_records
 from ocrlab.workspace.experiments import ExperimentsError, load_experiments
 from ocrlab.workspace.overrides import parse_overrides
 from ocrlab.workspace.parameters import ParameterError, read_parameters
@@ -46,7 +47,8 @@ def reproduce(
 
 
 def _environment(folder: Path, profile: str, from_hub: bool) -> dict[str, str]:
-    environment = {"OCRLAB_RUN_FOLDER": str(folder), "OCRLAB_PROFILE": profile}
+    # Bars inside notebooks reach nobody while they run, and stay behind as widgets at 0 %.
+    environment = {"OCRLAB_RUN_FOLDER": str(folder), "OCRLAB_PROFILE": profile, "TQDM_DISABLE": "1"}
     # Nothing goes to the network unless MODEL names something there; the user's own HF_HUB_OFFLINE then stands.
     return environment | ({} if from_hub else {"HF_HUB_OFFLINE": "1"})
 
@@ -65,6 +67,7 @@ def _run_all(tasks: list[Task], folder: Path, record: dict[str, Any], environmen
             write_record(folder, record)
             if entry["status"] == "interrupted":
                 break
+        pack_records(folder)
         site = build_site(folder)
     except OSError as error:
         print(f"{folder}: cannot be written to any more ({error}); free some room and run again with "

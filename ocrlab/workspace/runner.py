@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
 
+from ocrlab.workspace.images import shrink_images
 from ocrlab.workspace.kernels import last_words, own_kernels
 from ocrlab.workspace.repair import Outcome, repair
 
@@ -41,6 +43,7 @@ def run_notebook(
         raise raised  # the disk, not the notebook; a time-out is an OSError without a number
     executed = nbformat.read(part if part.exists() else notebook, as_version=4)
     outcome = repair(executed, raised, limit_s, said)
+    shrink_images(executed)
     nbformat.write(executed, part)
     part.replace(output)
     return outcome
@@ -52,7 +55,7 @@ def _execute(
     papermill.execute_notebook(
         # papermill takes paths for templates, hence the braces.
         _braced(notebook), _braced(part), parameters, kernel_name="python3", language="python", cwd=notebook.parent,
-        progress_bar={"desc": title or notebook.stem, "disable": None, "leave": False},
+        progress_bar={"desc": title or notebook.stem, "disable": not sys.stderr.isatty(), "leave": False},
         start_timeout=300, execution_timeout=limit_s, iopub_timeout=60,
         kernel_manager_class=kernels,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ocrlab.study.records import RecordError, RecordFile, read_records
+from ocrlab.study.records import RecordError, RecordFile, pack_records, read_records, record_files
 
 
 def test_records_come_back_in_order(tmp_path: Path) -> None:
@@ -56,3 +56,19 @@ def test_full_disk_keeps_what_was_measured(tmp_path: Path) -> None:
         assert kept == [str(i) for i in range(len(records.records))] and len(kept) > 10
     finally:
         subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_packed_records_are_read_and_go_on(tmp_path: Path) -> None:
+    rows, readings = RecordFile(tmp_path / "rows" / "x.jsonl"), RecordFile(tmp_path / "readings" / "x.jsonl")
+    for records in (rows, readings):
+        for i in range(50):
+            records.append({"key": str(i), "asked": "the same settings on every line " * 20})
+    size = rows.file.stat().st_size
+    pack_records(tmp_path)
+    packed = record_files(tmp_path / "rows")
+    assert [f.name for f in packed] == ["x.jsonl.gz"] and packed[0].stat().st_size < size / 20
+    assert read_records(packed[0]) == rows.records
+    again = RecordFile(rows.file)
+    again.append({"key": "50"})
+    assert again.records == [*rows.records, {"key": "50"}]
+    assert [f.name for f in record_files(tmp_path / "rows")] == ["x.jsonl"]
