@@ -22,17 +22,28 @@ def set_names() -> list[str]:
     return [*(name for name in OWN_SETS if name in found), *(name for name in found if name not in OWN_SETS)]
 
 
-def load_pages(source: str | Path, *, limit: int | None = None, kind: str | None = None) -> list[Page]:
+def load_pages(
+    source: str | Path, *, limit: int | None = None, kind: str | None = None, spread: int | None = None
+) -> list[Page]:  # fmt: skip
     """Return the pages of a set, folder, `manifest.jsonl`, image or glob, in order; no image is decoded.
 
     A set's name goes before a folder of that name here (write `./lines` for the folder). `kind` keeps the pages of
-    one kind, then `limit` the first so many. A page whose file or truth is unusable is listed with its `problem`.
+    one kind, then `limit` the first so many; `spread` keeps so many evenly over the rest, for a short run over all
+    kinds. A page whose file or truth is unusable is listed with its `problem`.
 
     Raises:
         PageError: nothing there, no such kind, a limit below 1, a manifest that is not one.
     """
-    if limit is not None and limit < 1:
-        raise PageError(f"limit={limit}: give a whole number of pages from 1 on, or None for all")
+    for name, value in (("limit", limit), ("spread", spread)):
+        if value is not None and value < 1:
+            raise PageError(f"{name}={value}: give a whole number of pages from 1 on, or None for all")
+    pages = _load(source, limit, kind)
+    if spread is None or spread >= len(pages):
+        return pages
+    return [pages[index * len(pages) // spread] for index in range(spread)]
+
+
+def _load(source: str | Path, limit: int | None, kind: str | None) -> list[Page]:
     place = _place(source)
     listed = place / manifest.NAME
     if place.is_dir() and not listed.is_file():

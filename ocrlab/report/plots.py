@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
 
 from ocrlab.pages import Page
 from ocrlab.study.summary import summarise
@@ -110,6 +110,8 @@ def learning_curve(log: pd.DataFrame) -> Figure:
         if column in log:
             axes.plot(hours, log[column].rolling(7, min_periods=1, center=True).mean(), color=COLOURS[i], label=label)
     axes.set(xlabel="hours of training on two CPU cores", ylabel="training loss, nats", yscale="log")
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize=8)
     return figure
 

@@ -37,7 +37,7 @@ def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
     shown["read to the end"] = [f"{share:.0%}" for share in table["ok"]]
     if table["reason"].any():
         shown["first problem"] = table["reason"].str.slice(0, 80)
-    return shown
+    return shown.set_index(keys)
 
 
 def diff(reading: str, truth: str) -> HTML:

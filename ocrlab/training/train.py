@@ -157,6 +157,13 @@ def rate_at(images: int, batch: int, total: int, decay: int) -> float:
     return min(1.0, (batch + 1) / 100) * max(0.02, min(1.0, (total - images) / max(decay, 1)))
 
 
+def _forget_after(log: Path, batch: int) -> None:
+    """Drop log lines of steps that a stopped run took after its last checkpoint: they are taken again."""
+    if log.exists():
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        log.write_text("".join(line for line in lines if json.loads(line)["batch"] <= batch), encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Train until `--images` have been seen, then write the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -172,6 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
     stable = args.out / "stable.pt"
     if stable.exists():
         trainer.resume(stable)
+        _forget_after(args.out / "log.jsonl", trainer.batch)
     loader: DataLoader[dict[str, Any]] = DataLoader(
         Batches(args.seed),  # type: ignore[arg-type]
         sampler=_Order(trainer), batch_size=None, num_workers=1, prefetch_factor=12,

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from ocrlab import paths
-from ocrlab.pages import Page, load_pages, set_names
+from ocrlab.pages import Page, PageError, load_pages, set_names
 from ocrlab.pages.sets import OWN_SETS
 from ocrlab.training.sampler import is_held_out
 
@@ -130,3 +130,11 @@ def test_manifest_hashes_are_of_the_files_in_git() -> None:
         for line in (paths.PAGES / name / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
             assert hashlib.sha256((paths.PAGES / name / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
+
+
+def test_spread_keeps_pages_of_every_kind() -> None:
+    pages = load_pages("sizes", spread=10)
+    assert [page.kind for page in pages] == [f"{size}px" for size in (12, 16, 24, 32, 44) for _ in range(2)]
+    assert load_pages("sizes", spread=1000) == load_pages("sizes")
+    with pytest.raises(PageError, match="spread=0"):
+        load_pages("sizes", spread=0)
