@@ -1,0 +1,141 @@
+"""Each death happens for real, leaves an outcome, and the next call is healthy."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from ocrlab.machine.worker import Worker, run_alone
+from ocrlab.paths import ROOT
+from tests.machine import deaths
+
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    with Worker() as shared:
+        yield shared
+
+
+DEATHS: list[tuple[Callable[..., Any], tuple[Any, ...], str, str]] = [
+    pytest.param(deaths.die_by, (9,), "signal", "SIGKILL", marks=posix, id="SIGKILL"),
+    pytest.param(deaths.segfault, (), "signal", "SIGSEGV", marks=posix, id="SIGSEGV"),
+    pytest.param(deaths.die_by, (6,), "signal", "SIGABRT", marks=posix, id="SIGABRT"),
+    pytest.param(deaths.leave, (17,), "exit", "exit code 17", id="os._exit"),
+    pytest.param(deaths.leave, (0,), "exit", "exit code 0", id="os._exit(0)"),
+    pytest.param(deaths.loop_forever, (), "timeout", "within 1 s", id="endless"),
+    pytest.param(deaths.ignore_terminate, (), "timeout", "within 1 s", marks=posix, id="deaf"),
+    pytest.param(
+        deaths.raise_message, ("CUDA error: device-side assert triggered",), "assert", "device-side", id="assert"
+    ),
+    pytest.param(
+        deaths.raise_message, ("CUDA error: an illegal memory access was encountered",), "illegal_address",
+        "illegal memory", id="illegal address",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "args", "kind", "says"), DEATHS)
+def test_deaths_leave_an_outcome_and_a_healthy_next_call(
+    worker: Worker, function: Callable[..., Any], args: tuple[Any, ...], kind: str, says: str
+) -> None:
+    assert worker.call(deaths.add, 1, 2).value == 3
+    before = worker.pid
+    outcome = worker.call(function, *args, timeout_s=1 if kind == "timeout" else 60)
+    assert (outcome.kind, outcome.fatal) == (kind, True) and says in outcome.reason
+    assert worker.call(deaths.add, 2, 2).value == 4
+    assert worker.pid != before
+    assert before is not None and not psutil.pid_exists(before)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (deaths.unpicklable, "cannot be pickled"),
+        (deaths.raise_unsendable, "Unsendable: holds a lock"),
+        (deaths.raise_unspeakable, "Unspeakable"),
+        (deaths.exit_politely, "SystemExit: 3"),
+    ],
+)
+def test_exceptions_are_told_and_the_process_goes_on(worker: Worker, function: Callable[..., Any], says: str) -> None:
+    worker.call(deaths.add, 0, 0)
+    before = worker.pid
+    outcome = worker.call(function)
+    assert outcome.kind == "exception" and says in outcome.reason
+    assert worker.call(deaths.own_pid).value == before
+
+
+def test_a_worker_keeps_what_earlier_calls_left() -> None:
+    with Worker() as worker:
+        assert [worker.call(deaths.count).value for _ in range(3)] == [1, 2, 3]
+        assert worker.starts == 1
+        worker.call(deaths.leave, 1)
+        assert worker.call(deaths.count).value == 1 and worker.starts == 2
+
+
+def test_huge_allocation_under_a_limit_is_out_of_memory() -> None:
+    outcome = run_alone(deaths.allocate, 3_000_000_000, memory_limit_bytes=300_000_000, timeout_s=60)
+    assert outcome.kind == "oom"
+    assert run_alone(deaths.allocate, 1_000_000, memory_limit_bytes=300_000_000, timeout_s=60).value == 1_000_000
+
+
+def test_what_cannot_be_sent_is_refused_before_anything_runs(worker: Worker) -> None:
+    with pytest.raises(ValueError, match="cannot be sent"):
+        worker.call(lambda: None)
+
+
+def test_children_of_a_worker_end_with_it() -> None:
+    with Worker() as worker:
+        child = worker.call(deaths.start_child).value
+        assert psutil.pid_exists(child)
+    _gone(child)
+
+
+_CALLER = """
+import sys
+from ocrlab.machine.worker import Worker
+from tests.machine import deaths
+if __name__ == "__main__":
+    with Worker() as worker:
+        print(worker.call(deaths.own_pid).value, flush=True)
+        worker.call(getattr(deaths, sys.argv[1]))
+"""
+
+
+@posix
+@pytest.mark.parametrize("work", ["sleep", "loop_forever"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_no_orphan_survives_its_caller(work: str, how: signal.Signals, tmp_path: Any) -> None:
+    script = tmp_path / "caller.py"
+    script.write_text(_CALLER, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    caller = subprocess.Popen(
+        [sys.executable, str(script), work],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    assert caller.stdout is not None
+    pid = int(caller.stdout.readline())
+    time.sleep(0.3)
+    caller.send_signal(how)
+    caller.wait(20)
+    _gone(pid)
+
+
+def _gone(pid: int) -> None:
+    for _ in range(100):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {pid} is still there")
