@@ -9,7 +9,7 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab reproduce test check report notebooks pages train-tiny clean
+.PHONY: help setup doctor lab reproduce test check report notebooks pages train-tiny clean
 
 help: ## this list
 	@echo "ocrlab: which settings should read my documents with Qwen2-VL, on this machine?"; echo
@@ -26,6 +26,9 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train]'
 	@$(BIN)/python -m ocrlab.machine.describe
 	@touch $(READY)
+
+doctor: $(READY) ## what is wrong with this installation, and what to do about it
+	@$(BIN)/python -m ocrlab doctor
 
 lab: $(READY) ## explore in JupyterLab (this computer only)
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. README.md

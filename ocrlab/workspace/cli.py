@@ -34,6 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="build a run's site again without running anything")
     report.add_argument("run", help="the folder's name in results/, or a path")
     report.set_defaults(command=_report)
+    doctor = commands.add_parser("doctor", help="what is wrong with this installation, and what to do")
+    doctor.add_argument("--json", action="store_true", help="the lines as a JSON list")
+    doctor.set_defaults(command=_doctor)
     refresh = commands.add_parser("refresh", help="write the source notebooks' checked outputs again")
     refresh.add_argument("notebooks", nargs="*", help="names without .ipynb; all when none is given")
     refresh.set_defaults(command=_refresh)
@@ -111,3 +114,19 @@ def _report(args: argparse.Namespace) -> int:
         return 2
     print(build_site(folder))
     return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    import json
+
+    from ocrlab.machine.doctor import as_dicts, examine, exit_code
+
+    lines = examine()
+    if args.json:
+        print(json.dumps(as_dicts(lines), ensure_ascii=False, indent=1))
+    else:
+        for line in lines:
+            print(
+                f"{line.level:<8} {line.check}: {line.found}" + (f"\n         → {line.remedy}" if line.remedy else "")
+            )
+    return exit_code(lines)

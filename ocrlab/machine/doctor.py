@@ -1,0 +1,197 @@
+"""What is wrong with this installation, without a model: lines ok, warning or problem, each with its remedy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import yaml
+from packaging.version import Version
+
+from ocrlab import paths
+from ocrlab.machine.coverage import coverage
+from ocrlab.machine.describe import choose_device, choose_dtype
+from ocrlab.machine.stack import describe_stack
+
+Level = Literal["ok", "warning", "problem"]
+KNOWN_PAIRS = Path(__file__).parent / "known_pairs.yaml"
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Line:
+    """One check: its name, level, what was found, and the remedy where something is to be done."""
+
+    check: str
+    level: Level
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What the checks look at, so that broken environments can be made for tests: versions by package name,
+    torch's CUDA version and architecture list, the card's compute capability, and the folders in use."""
+
+    versions: dict[str, str]
+    torch_cuda: str | None
+    arch_list: tuple[str, ...]
+    card: tuple[int, int] | None
+    driver: bool
+    root: Path = paths.ROOT
+
+
+def examine() -> list[Line]:
+    """Return all lines for this machine."""
+    stack = describe_stack()
+    machine = stack["machine"]
+    card = tuple(int(n) for n in machine["compute_capability"].split(".")) if machine["gpu"] else None
+    installed = Installed(
+        versions=_all_versions(), torch_cuda=stack["torch_cuda"], arch_list=tuple(stack["arch_list"]),
+        card=card, driver=shutil.which("nvidia-smi") is not None,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return [_hardware(stack), *check(installed), *_room(), _cache(), _websocket()]
+
+
+def check(installed: Installed) -> list[Line]:
+    """Return the lines that follow from versions, build and card alone."""
+    return [*_pins(installed), _card(installed), *_pairs(installed), _embedded(installed)]
+
+
+def exit_code(lines: list[Line]) -> int:
+    """Return 1 where any line is a problem, else 0."""
+    return int(any(line.level == "problem" for line in lines))
+
+
+def as_dicts(lines: list[Line]) -> list[dict[str, Any]]:
+    """Return the lines ready for JSON."""
+    return [asdict(line) for line in lines]
+
+
+def _all_versions() -> dict[str, str]:
+    return {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
+
+
+def _hardware(stack: dict[str, Any]) -> Line:
+    machine, gpu = stack["machine"], stack["gpu_details"]
+    device = choose_device("auto")
+    text = f"{stack['system']}{' (WSL)' if stack['wsl'] else ''}; {stack['cpu']}, {machine['cores']} cores"
+    text += f" ({', '.join(stack['cpu_abilities']) or 'no vector extensions'})"
+    if machine["gpu"]:
+        text += f"; {machine['gpu']}, {machine['multiprocessors']} SMs, {machine['gpu_memory_bytes'] / _GIB:.1f} GiB"
+        text += f", driver {gpu.get('driver')}, {gpu.get('power_limit_w')} W"
+    return Line("machine", "ok", f"{text}; device {device}; dtype {choose_dtype('auto', device.value)}")
+
+
+def _pins(installed: Installed) -> Iterator[Line]:
+    pins = {}
+    for line in (installed.root / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if "==" in line and not line.startswith("#"):
+            name, version = line.split("==")
+            pins[name.strip().lower().replace("_", "-")] = version.strip()
+    needed = ("torch", "transformers", "accelerate", "papermill", "jupyterlab", "pillow", "rapidfuzz", "pandas")
+    missing = [name for name in needed if name not in installed.versions]
+    if missing:
+        yield Line("packages", "problem", f"not installed: {', '.join(missing)}", "make setup")
+    other = {
+        name: installed.versions[name] for name, pin in pins.items()
+        if name in installed.versions and Version(installed.versions[name]).public != Version(pin).public
+    }  # fmt: skip
+    if other:
+        told = ", ".join(f"{name} {version} (pinned {pins[name]})" for name, version in sorted(other.items())[:6])
+        rest = f" and {len(other) - 6} more" if len(other) > 6 else ""
+        yield Line("versions", "warning", f"not what constraints.txt pins: {told}{rest}", "make setup")
+    elif not missing:
+        yield Line("versions", "ok", f"all as constraints.txt pins them (torch {installed.versions.get('torch')})")
+
+
+def _card(installed: Installed) -> Line:
+    if installed.card is None:
+        if installed.driver and installed.torch_cuda is None:
+            remedy = "remove .venv and run `make setup` where pip finds the CUDA build"
+            return Line("card", "warning", "an NVIDIA driver is here, but this torch is a CPU build", remedy)
+        if installed.driver:
+            return Line(
+                "card", "warning", "an NVIDIA driver is here, but torch sees no device", "run nvidia-smi; restart"
+            )
+        return Line("card", "ok", "no GPU here: the embedded reader runs on the CPU")
+    found = coverage(installed.arch_list, installed.card)
+    if found.how == "no":
+        return Line("card", "problem", found.reason, "make setup, after removing .venv")
+    return Line("card", "ok" if found.how == "native" else "warning", found.reason)
+
+
+def _pairs(installed: Installed) -> Iterator[Line]:
+    build = "cpu" if installed.torch_cuda is None else "cuda"
+    for pair in yaml.safe_load(KNOWN_PAIRS.read_text(encoding="utf-8")):
+        version = installed.versions.get(pair["package"])
+        if version is None or not _within(Version(version), pair.get("since"), pair.get("until")):
+            continue
+        low, high = pair.get("card_from"), pair.get("card_until")
+        if (low or high) and installed.card is None:
+            continue
+        if (low and installed.card < tuple(low)) or (high and installed.card >= tuple(high)):  # type: ignore[operator]
+            continue
+        if pair.get("build", build) != build or pair.get("with", "torch") not in installed.versions:
+            continue
+        found = f"{pair['package']} {version}: {pair['what']} ({pair['reference']})"
+        yield Line(pair["id"], pair["level"], found, pair["remedy"])
+
+
+def _within(version: Version, since: str | None, until: str | None) -> bool:
+    return (since is None or version >= Version(since)) and (until is None or version < Version(until))
+
+
+def _embedded(installed: Installed) -> Line:
+    weights = installed.root / "data" / "models" / "tiny" / "model.safetensors"
+    if weights.is_file() and weights.stat().st_size > 1_000_000:
+        return Line("embedded reader", "ok", f"{weights.stat().st_size / 1e6:.1f} MB in data/models/tiny")
+    remedy = "git checkout data/models/tiny, or make train-tiny"
+    return Line("embedded reader", "problem", "data/models/tiny/model.safetensors is missing or cut short", remedy)
+
+
+def _room() -> Iterator[Line]:
+    memory = psutil.virtual_memory()
+    level: Level = "ok" if memory.available > 2 * _GIB else "warning"
+    found = f"{memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB free"
+    yield Line(
+        "memory", level, found, "" if level == "ok" else "close other programs; 2 GiB are enough for the CPU run"
+    )
+    disk = shutil.disk_usage(paths.ROOT)
+    level = "ok" if disk.free > 2 * _GIB else "warning"
+    yield Line(
+        "disk", level, f"{disk.free / _GIB:.1f} GiB free", "" if level == "ok" else "free 2 GiB; 6 for a 2B model"
+    )
+
+
+def _cache() -> Line:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cache = Path(HF_HUB_CACHE)
+    models = sorted(p.name.removeprefix("models--").replace("--", "/") for p in cache.glob("models--*Qwen*VL*"))
+    nearest = next((p for p in [cache, *cache.parents] if p.exists()), cache)
+    if not os.access(nearest, os.W_OK):
+        return Line(
+            "model cache", "warning", "the Hub's cache folder cannot be written", "set HF_HOME to a folder of yours"
+        )
+    return Line("model cache", "ok", f"Qwen-VL models in the Hub's cache: {', '.join(models) or 'none'}")
+
+
+def _websocket() -> Line:
+    """Jupyter's server drops a message above this size without a word: an image uploaded in a widget, for one."""
+    from jupyter_core.paths import jupyter_config_path
+    from traitlets.config.loader import JSONFileConfigLoader
+
+    limit = 10 * 2**20  # tornado's own default
+    for folder in reversed(jupyter_config_path()):
+        file = Path(folder) / "jupyter_server_config.json"
+        if file.is_file():
+            settings = JSONFileConfigLoader(file.name, str(file.parent)).load_config()
+            limit = settings.get("ServerApp", {}).get("tornado_settings", {}).get("websocket_max_message_size", limit)
+    return Line("websocket", "ok", f"Jupyter takes messages of up to {limit / 2**20:.0f} MiB; larger uploads vanish")

@@ -1,0 +1,105 @@
+"""A healthy machine and broken ones: the lines, their remedies and the exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.version import Version
+
+from ocrlab.machine import doctor
+from ocrlab.machine.doctor import KNOWN_PAIRS, Installed, check, exit_code
+from ocrlab.paths import ROOT
+from tests.machine.test_coverage import CU126, CU130
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return {line.split("==")[0].lower().replace("_", "-"): line.split("==")[1] for line in lines if "==" in line}
+
+
+HEALTHY = Installed(versions=pins(), torch_cuda="13.0", arch_list=tuple(CU130), card=(12, 0), driver=True)
+
+
+def problems(installed: Installed) -> list[doctor.Line]:
+    return [line for line in check(installed) if line.level == "problem"]
+
+
+def test_a_healthy_card_has_no_problem_and_no_warning() -> None:
+    lines = check(HEALTHY)
+    assert {line.level for line in lines} == {"ok"} and exit_code(lines) == 0
+    assert any("sm_120 is in the build" in line.found for line in lines)
+
+
+BROKEN = {
+    "old torch on a new card": (replace(HEALTHY, arch_list=tuple(CU126)), "no kernel image"),
+    "package missing": (
+        replace(HEALTHY, versions={k: v for k, v in pins().items() if k != "papermill"}), "not installed: papermill",
+    ),
+    "transformers with known holes": (replace(HEALTHY, versions=pins() | {"transformers": "5.4.0"}), "CVE-2026-4372"),
+    "flash-attn without sm_120": (replace(HEALTHY, versions=pins() | {"flash-attn": "2.7.4.post1"}), "without sm_120"),
+    "CPU build beside a card": (replace(HEALTHY, torch_cuda=None, arch_list=()), "CPU build"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN))
+def test_broken_environments_are_problems_with_a_remedy(name: str) -> None:
+    installed, says = BROKEN[name]
+    found = problems(installed)
+    assert any(says in line.found for line in found), found
+    assert all(line.remedy for line in found) and exit_code(found) == 1
+
+
+def test_the_same_flash_attn_is_no_problem_on_an_older_card() -> None:
+    versions = pins() | {"flash-attn": "2.7.4.post1"}
+    assert not problems(replace(HEALTHY, versions=versions, card=(8, 9)))
+    assert not problems(replace(HEALTHY, versions=pins() | {"flash-attn": "2.8.3"}))
+
+
+def test_missing_weights_are_a_problem(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "constraints.txt", tmp_path)
+    found = problems(replace(HEALTHY, root=tmp_path))
+    assert [line.check for line in found] == ["embedded reader"] and "train-tiny" in found[0].remedy
+
+
+def test_drift_from_the_pins_is_a_warning() -> None:
+    lines = check(replace(HEALTHY, versions=pins() | {"torch": "2.13.0+cpu", "pandas": "9.9"}))
+    drift = next(line for line in lines if line.check == "versions")
+    assert drift.level == "warning" and "pandas 9.9" in drift.found and "torch" not in drift.found
+
+
+def test_a_driver_without_a_cuda_build_is_a_warning() -> None:
+    lines = check(replace(HEALTHY, card=None, torch_cuda=None, arch_list=()))
+    assert next(line for line in lines if line.check == "card").level == "warning"
+
+
+def test_known_pairs_are_well_formed() -> None:
+    pairs = yaml.safe_load(KNOWN_PAIRS.read_text(encoding="utf-8"))
+    assert len({pair["id"] for pair in pairs}) == len(pairs) >= 7
+    for pair in pairs:
+        assert pair["level"] in {"warning", "problem"} and pair["reference"] and pair["remedy"] and pair["what"]
+        for bound in ("since", "until"):
+            Version(pair.get(bound, "1"))
+
+
+def test_command_on_this_machine() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ocrlab", "doctor", "--json"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    lines = json.loads(done.stdout)
+    assert {line["check"] for line in lines} >= {"machine", "versions", "card", "disk", "memory", "websocket"}
+    assert done.returncode == int(any(line["level"] == "problem" for line in lines))
+
+
+def test_exit_code_of_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from ocrlab.workspace.cli import main
+
+    monkeypatch.setattr(doctor, "_card", lambda _: doctor.Line("card", "problem", "planted", "mend it"))
+    assert main(["doctor"]) == 1
+    assert "problem  card: planted\n         → mend it" in capsys.readouterr().out
