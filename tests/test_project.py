@@ -14,10 +14,8 @@ import yaml
 
 from ocrlab.paths import NOTEBOOKS, RESULTS, ROOT
 
-FLOORS = {
-    "paths": 0, "scoring": 0, "machine": 0, "pages": 1, "reading": 2, "study": 3, "report": 4, "workspace": 5,
-    "training": 6,
-}  # fmt: skip
+ROOMS = ["paths", "scoring", "machine", "pages", "reading", "study", "report", "workspace", "training"]
+FLOORS = {room: floor for floor, room in enumerate(ROOMS)}
 SOURCES = sorted((ROOT / "ocrlab").glob("*/**/*.py"))
 
 
