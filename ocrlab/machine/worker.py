@@ -25,7 +25,7 @@ import psutil
 Kind = Literal["ok", "exception", "oom", "timeout", "signal", "exit", "assert", "illegal_address"]
 
 # Errors after which a CUDA context answers nothing but the same error again; the process must end.
-_STICKY = {
+_STICKY: dict[str, Kind] = {
     "device-side assert": "assert",
     "illegal memory access": "illegal_address",
     "misaligned address": "illegal_address",
@@ -179,10 +179,14 @@ def _received(message: bytes) -> tuple[Kind, Any, str, str]:
         return "exception", None, f"its result cannot be read here: {type(error).__name__}: {error}", ""
 
 
+def sticky(reason: str) -> Kind | None:
+    """Return which lasting CUDA fault an error's text tells of, or None: after one, only a new process helps."""
+    return next((kind for sign, kind in _STICKY.items() if sign in reason), None)
+
+
 def _kind_of(reason: str) -> Kind:
-    for sign, kind in _STICKY.items():
-        if sign in reason:
-            return kind  # type: ignore[return-value]
+    if (kind := sticky(reason)) is not None:
+        return kind
     if reason.startswith("MemoryError") or any(sign in reason for sign in _OUT_OF_MEMORY):
         return "oom"
     return "exception"

@@ -45,8 +45,9 @@ class Reading:
 
 
 def failed(page: str, error: BaseException) -> Reading:
-    """Return the reading of a page that raised."""
+    """Return the reading of a page that raised; an error that carries its own `status` keeps it."""
     status, reason = status_of(error)
+    status = getattr(error, "status", status)
     return Reading(page, "", status, reason)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self, overload
 from PIL import Image
 
 from ocrlab.machine.describe import choose_device, choose_dtype
+from ocrlab.machine.worker import sticky
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import CHAT_TEMPLATE, Checkpoint, CheckpointError, locate
 from ocrlab.reading.confirm import confirm, generation_config, sdpa_context
@@ -111,7 +112,7 @@ class Reader:
         """Yield readings as batches end; with a batch size above one, pages of like size come together."""
         images: dict[str, Image.Image] = {}
         size = self.settings.batch_size
-        ordered = list(pages) if size == 1 else sorted(pages, key=lambda page: self._size_of(page))
+        ordered = list(pages) if size == 1 else sorted(pages, key=lambda page: self.size_of(page))
         for start in range(0, len(ordered), size):
             batch, images = ordered[start : start + size], {}
             started = time.perf_counter()
@@ -124,7 +125,8 @@ class Reader:
             if good:
                 yield from self._read_batch(good, [images[page.id] for page in good], started)
 
-    def _size_of(self, page: Page) -> int:
+    def size_of(self, page: Page) -> int:
+        """Return a page's image tokens under the settings in force, from its header alone; 0 where that fails."""
         try:
             with Image.open(page.file) as image:
                 return self.builder.count(*image.size)
@@ -135,6 +137,8 @@ class Reader:
         try:
             return self._generate(pages, images, started)
         except Exception as error:  # the boundary where any failure of a model becomes data
+            if sticky(str(error)):
+                raise  # this process can read nothing more: `served` replaces it
             if self.device.startswith("cuda"):
                 import torch
 

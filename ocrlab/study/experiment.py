@@ -13,7 +13,8 @@ from ocrlab import paths
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.outcome import failed
-from ocrlab.reading.reader import Reader, open_reader, same_load
+from ocrlab.reading.reader import same_load
+from ocrlab.reading.served import Refused, ServedReader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.records import RecordFile
 from ocrlab.study.rows import reading_record, row_key, row_of, setting_label
@@ -31,12 +32,14 @@ class _Job:
 
 
 def run_experiment(
-    name: str, runs: Sequence[Settings], pages: Sequence[Page], *, repeats: int = 1, folder: Path | None = None
-) -> pd.DataFrame:
+    name: str, runs: Sequence[Settings], pages: Sequence[Page], *, repeats: int = 1, folder: Path | None = None,
+    page_timeout_s: float | None = 1800, memory_limit_bytes: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Return the rows of every setting × page × repetition, reading only what the run's folder does not have yet.
 
-    Readings go to `readings/<name>.jsonl` before they are scored into `rows/<name>.jsonl`. A setting that cannot run
-    gives a row per page with status and reason.
+    Models live in a process of their own: a crash, an assert, a time-out (`page_timeout_s` for a batch) or too much
+    memory (`memory_limit_bytes` beyond the start) costs one page's row. Readings go to `readings/<name>.jsonl` before
+    they are scored into `rows/<name>.jsonl`. A setting that cannot run gives a row per page with status and reason.
 
     Raises:
         RecordError: the folder cannot be written; what was measured is kept.
@@ -49,9 +52,10 @@ def run_experiment(
         if record["key"] not in rows.keys:
             rows.append(row_of(record))  # the process died between a reading and its score
     jobs = _jobs(runs, pages, repeats)
+    limits = {"page_timeout_s": page_timeout_s, "memory_limit_bytes": memory_limit_bytes}
     todo = [job for job in jobs if job.key not in readings.keys]
     with tqdm(total=len(todo), desc=name, unit="page", disable=not todo) as bar:
-        for record in _read(name, todo, bar):
+        for record in _read(name, todo, bar, limits):
             readings.append(record)
             rows.append(row_of(record))
             bar.update()
@@ -81,35 +85,35 @@ def _jobs(runs: Sequence[Settings], pages: Sequence[Page], repeats: int) -> list
     return list(jobs.values())
 
 
-def _read(name: str, jobs: Sequence[_Job], bar: Any) -> Iterable[dict[str, Any]]:
-    reader: Reader | None = None
+def _read(name: str, jobs: Sequence[_Job], bar: Any, limits: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    reader: ServedReader | None = None
     try:
         for settings in dict.fromkeys(job.settings for job in _grouped(jobs)):
             mine = [job for job in jobs if job.settings == settings]
             bar.set_postfix_str(setting_label(settings.as_dict())[-60:])
             try:
-                if reader is not None and same_load(reader.settings, settings):
-                    reader.apply(settings)
+                if reader is None:
+                    reader = ServedReader(settings, **limits)
                 else:
-                    if reader is not None:
-                        reader.close()
-                    reader = None
-                    reader = open_reader(settings)
-            except (RuntimeError, ValueError) as error:
+                    reader.apply(settings)
+                for record in _readings(name, reader, settings, mine):
+                    mine = [job for job in mine if job.key != record["key"]]
+                    yield record
+            except Refused as error:
                 for job in mine:
                     refused = failed(job.page.id, error)
                     yield reading_record(name, job.key, settings, job.page, refused, {}, None, job.repeat)
-                continue
-            for repeat in sorted({job.repeat for job in mine}):
-                now = {job.page.id: job for job in mine if job.repeat == repeat}
-                for reading in reader.stream([job.page for job in now.values()]):
-                    job = now[reading.page]
-                    yield reading_record(
-                        name, job.key, settings, job.page, reading, reader.actual, reader.load_s, repeat
-                    )
     finally:
         if reader is not None:
             reader.close()
+
+
+def _readings(name: str, reader: ServedReader, settings: Settings, jobs: list[_Job]) -> Iterable[dict[str, Any]]:
+    for repeat in sorted({job.repeat for job in jobs}):
+        now = {job.page.id: job for job in jobs if job.repeat == repeat}
+        for reading in reader.stream([job.page for job in now.values()]):
+            job = now[reading.page]
+            yield reading_record(name, job.key, settings, job.page, reading, reader.actual, reader.load_s, repeat)
 
 
 def _grouped(jobs: Sequence[_Job]) -> list[_Job]:

@@ -19,9 +19,7 @@ from ocrlab.study.rows import reading_record, row_of
 
 def read_paths(sources: Iterable[str], settings: Settings, *, as_json: bool, limit: int | None) -> int:
     """Read every page of the sources and print it; return the exit code (0 all read, 1 some failed, 2 unusable)."""
-    from ocrlab.reading.checkpoints import CheckpointError
-    from ocrlab.reading.confirm import SettingNotApplied
-    from ocrlab.reading.reader import Unsupported, open_reader
+    from ocrlab.reading.served import Refused, ServedReader
 
     try:
         pages = [page for source in sources for page in load_pages(source, limit=limit)]
@@ -29,8 +27,8 @@ def read_paths(sources: Iterable[str], settings: Settings, *, as_json: bool, lim
             pages = list({str(page.file): replace(page, id=str(page.file)) for page in pages}.values())
         if not pages:
             raise PageError("no page found; give images, a folder of images, or a set")
-        reader = open_reader(settings)
-    except (PageError, CheckpointError, Unsupported, SettingNotApplied) as error:
+        reader = ServedReader(settings)
+    except (PageError, Refused) as error:
         print(error, file=sys.stderr)
         return 2
     bad, edits = 0, []

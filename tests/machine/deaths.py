@@ -96,3 +96,15 @@ def sleep() -> None:
 def ignore_terminate() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     loop_forever()
+
+
+def device_assert() -> float:
+    import torch
+
+    return float(torch.multinomial(torch.zeros(4, device="cuda"), 1).item())
+
+
+def cuda_sum() -> float:
+    import torch
+
+    return float(torch.ones(3, device="cuda").sum())

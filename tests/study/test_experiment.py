@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import pytest
 
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading import checkpoints
-from ocrlab.reading.reader import Reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study import experiment
 from ocrlab.study.experiment import readings_of, run_experiment
@@ -43,25 +41,16 @@ def test_rows_hold_asked_actual_measured_and_outcome(pages: list[Page], tmp_path
 
 def test_nothing_is_read_twice(pages: list[Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run_experiment("x", [BASE], pages[:2], folder=tmp_path)
-    monkeypatch.setattr(experiment, "open_reader", lambda *_: pytest.fail("a model was loaded again"))
+    monkeypatch.setattr(experiment, "ServedReader", lambda *_: pytest.fail("a model was loaded again"))
     again = run_experiment("x", [BASE], pages[:2], folder=tmp_path)
     assert again.equals(first)
 
 
-def test_settings_that_share_a_model_load_it_once(
-    pages: list[Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loads: Counter[str] = Counter()
-    real = experiment.open_reader
-
-    def counting(settings: Settings) -> Reader:
-        loads[settings.attn_implementation] += 1
-        return real(settings)
-
-    monkeypatch.setattr(experiment, "open_reader", counting)
+def test_settings_that_share_a_model_load_it_once(pages: list[Page], tmp_path: Path) -> None:
     runs = [replace(BASE, attn_implementation=a, max_pixels=v) for v in (4096, 8192) for a in ("eager", "sdpa")]
     rows = run_experiment("x", runs, pages[:1], folder=tmp_path)
-    assert loads == {"eager": 1, "sdpa": 1} and len(rows) == 4
+    assert rows.groupby("attn_implementation")["load_s"].nunique().tolist() == [1, 1], "each load has its own time"
+    assert rows["load_s"].nunique() == 2 and len(rows) == 4
     assert (rows["actual_attn_implementation"] == rows["attn_implementation"]).all()
 
 

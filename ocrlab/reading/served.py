@@ -1,0 +1,118 @@
+"""A reader in a process of its own: a crash, an assert or a time-out costs one page, and the sweep goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+from ocrlab.machine.worker import Outcome, Worker
+from ocrlab.pages import Page
+from ocrlab.reading.outcome import Reading, status_of
+from ocrlab.reading.reader import Reader, same_load
+from ocrlab.reading.settings import Settings
+from ocrlab.scoring.failures import Status
+
+_DEATHS: dict[str, Status] = {"oom": "oom", "timeout": "timeout"}
+_reader: Reader | None = None  # in the worker's process: the model that stays for the next page
+
+
+class Refused(RuntimeError):
+    """A setting that cannot be put in force; `status` and the message go into its rows."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class ServedReader:
+    """The reader's interface over a worker: `apply` settings, `stream` pages; the model stays loaded between pages.
+
+    `page_timeout_s` bounds each batch, `memory_limit_bytes` what the process may hold beyond its start. A page at
+    which the process dies is tried once more in a fresh one; at the second death it becomes a reading that says so.
+    """
+
+    def __init__(
+        self, settings: Settings, *, page_timeout_s: float | None = None, memory_limit_bytes: int | None = None
+    ) -> None:  # fmt: skip
+        self.page_timeout_s = page_timeout_s
+        self._worker = Worker(memory_limit_bytes)
+        self.apply(settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, and with it everything the model held."""
+        self._worker.close()
+
+    def apply(self, settings: Settings) -> None:
+        """Put settings in force, loading a model only where they need another one.
+
+        Raises:
+            Refused: they cannot be put in force here.
+        """
+        self.settings = settings
+        outcome = self._worker.call(_open, settings)
+        if not outcome.ok:
+            raise Refused(_DEATHS.get(outcome.kind, "crashed"), f"loading: {outcome.reason}")
+        if outcome.value["refused"]:
+            raise Refused(*outcome.value["refused"])
+        self.actual: dict[str, Any] = outcome.value["actual"]
+        self.load_s: float = outcome.value["load_s"]
+
+    def stream(self, pages: Sequence[Page]) -> Iterator[Reading]:
+        """Yield readings as batches end, pages of like size together where the batch size is above one."""
+        size = self.settings.batch_size
+        if size > 1:
+            order = self._worker.call(_sizes, list(pages))
+            pages = [page for _, page in sorted(zip(order.value, pages, strict=True), key=lambda pair: pair[0])]
+        for start in range(0, len(pages), size):
+            batch = list(pages[start : start + size])
+            outcome = self._call(batch)
+            if outcome.ok:
+                yield from outcome.value
+            else:
+                for page in batch:  # alone, so that only the page at fault is lost
+                    yield from self._once_more(page, outcome if len(batch) == 1 else None)
+
+    def _once_more(self, page: Page, first: Outcome | None) -> list[Reading]:
+        outcome = self._call([page])
+        if not outcome.ok and first is None:
+            outcome = self._call([page])
+        if outcome.ok:
+            return list(outcome.value)
+        status = _DEATHS.get(outcome.kind, "crashed")
+        return [Reading(page.id, "", status, f"{outcome.reason}; twice at this page, each time in a fresh process")]
+
+    def _call(self, pages: list[Page]) -> Outcome:
+        if self._worker.pid is None:
+            self.apply(self.settings)
+        return self._worker.call(_read, pages, timeout_s=self.page_timeout_s)
+
+
+def _open(settings: Settings) -> dict[str, Any]:
+    global _reader
+    try:
+        if _reader is not None and same_load(_reader.settings, settings):
+            _reader.apply(settings)
+        else:
+            if _reader is not None:
+                _reader.close()
+                _reader = None
+            _reader = Reader(settings)
+    except (RuntimeError, ValueError, MemoryError) as error:
+        return {"refused": status_of(error)}
+    return {"refused": None, "actual": _reader.actual, "load_s": _reader.load_s}
+
+
+def _read(pages: list[Page]) -> list[Reading]:
+    assert _reader is not None
+    return _reader.read(pages)
+
+
+def _sizes(pages: list[Page]) -> list[int]:
+    assert _reader is not None
+    return [_reader.size_of(page) for page in pages]
