@@ -101,26 +101,32 @@ class Worker:
                 self._connection.send_bytes(request)
             kind, value, reason, trace = self._await(started, timeout_s, kills)
         except BaseException:  # Ctrl-C above all: the process must not outlive the caller's interest
-            self.close()
+            self._end(patience_s=0)
             raise
         code = self._process.exitcode if self._process is not None else None
         outcome = Outcome(kind, value, reason, time.perf_counter() - started, code, trace)
         if outcome.fatal:
-            self.close()
+            self._end(patience_s=0)
         return outcome
 
     def close(self) -> None:
-        """End the process and what it started."""
+        """End the process and what it started: an idle one may leave by itself, in three seconds at most."""
+        self._end(patience_s=3.0)
+
+    def _end(self, patience_s: float) -> None:
         process, self._process = self._process, None
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         if process is None:
             return
+        children = []
         with contextlib.suppress(psutil.NoSuchProcess, ValueError):
-            for child in psutil.Process(process.pid).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
+            children = psutil.Process(process.pid).children(recursive=True)
+        process.join(patience_s)  # without its connection an idle process returns
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
         process.kill()
         process.join()
         process.close()

@@ -21,6 +21,7 @@ from ocrlab.reading.settings import Settings
 from ocrlab.scoring.failures import Status, StopReason, judge
 
 _FORCED: tuple[Status, str] = ("ok", "length forced by min_new_tokens: a speed row, not a reading")
+_SMALL_BYTES = 500_000_000  # below this, loading is over before a progress bar can be read
 LOAD_SETTINGS = ("model_id", "revision", "weights", "device", "dtype", "attn_implementation")
 
 
@@ -224,7 +225,10 @@ def _load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) -
         import torch
         from safetensors import SafetensorError
         from transformers import AutoImageProcessor, AutoModelForImageTextToText
+        from transformers.utils import logging
 
+        small = sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors")) < _SMALL_BYTES
+        (logging.disable_progress_bar if small else logging.enable_progress_bar)()
         try:
             model = AutoModelForImageTextToText.from_pretrained(
                 checkpoint.folder, dtype=getattr(torch, dtype), device_map=None if device == "cpu" else {"": device},
