@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from typing import Any, Self, overload
 
 from PIL import Image
 
+from ocrlab.machine.death import sticky
 from ocrlab.machine.describe import choose_device, choose_dtype
-from ocrlab.machine.worker import sticky
 from ocrlab.pages import Page
-from ocrlab.reading.checkpoints import CHAT_TEMPLATE, Checkpoint, CheckpointError, locate
+from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.confirm import confirm, generation_config, sdpa_context
-from ocrlab.reading.inputs import InputBuilder, Inputs
+from ocrlab.reading.inputs import Inputs
+from ocrlab.reading.loading import Unsupported, load, refuse_missing_attention
 from ocrlab.reading.meter import Memory, StepMeter, measure_memory
 from ocrlab.reading.outcome import Reading, failed
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.failures import Status, StopReason, judge
 
 _FORCED: tuple[Status, str] = ("ok", "length forced by min_new_tokens: a speed row, not a reading")
-_SMALL_BYTES = 500_000_000  # below this, loading is over before a progress bar can be read
 LOAD_SETTINGS = ("model_id", "revision", "weights", "device", "dtype", "attn_implementation")
 
 
 def same_load(one: Settings, other: Settings) -> bool:
     """Return whether two settings can share a loaded model."""
     return all(getattr(one, name) == getattr(other, name) for name in LOAD_SETTINGS)
-
-
-class Unsupported(RuntimeError):
-    """This machine or installation cannot run what was asked; the message says why and what would."""
 
 
 def open_reader(settings: Settings) -> Reader:
@@ -60,9 +55,9 @@ class Reader:
         except ValueError as error:
             raise Unsupported(str(error)) from error
         self.dtype = choose_dtype(settings.dtype, self.device).value
-        _refuse_missing_attention(settings, self.device, self.dtype)
+        refuse_missing_attention(settings, self.device, self.dtype)
         self.checkpoint = locate(settings)
-        self.model, self.builder = _load(settings, self.checkpoint, self.device, self.dtype)
+        self.model, self.builder = load(settings, self.checkpoint, self.device, self.dtype)
         self._own = (self.model.generation_config, dict(self.builder.image_processor.size))
         self.weight_bytes = sum(p.numel() * p.element_size() for p in self.model.parameters())
         self.apply(settings)
@@ -189,64 +184,3 @@ class Reader:
             peak_memory_bytes=memory.peak_memory_bytes, reserved_memory_bytes=memory.reserved_memory_bytes,
             batch_pages=len(inputs.image_tokens), token_ids=tuple(kept), **costs,
         )  # fmt: skip
-
-
-def _refuse_missing_attention(settings: Settings, device: str, dtype: str) -> None:
-    """Refuse before loading: transformers would quietly take a Hub kernel where flash-attn is not installed."""
-    name = settings.attn_implementation
-    if not name.startswith("flash_attention"):
-        return
-    module = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(
-        name, "flash_attn.cute"
-    )
-    try:
-        present = find_spec(module) is not None
-    except ModuleNotFoundError:
-        present = False
-    if not present:
-        raise Unsupported(
-            f"{name}: the module {module} is not installed; use attn_implementation='sdpa', or install it"
-        )
-    if not device.startswith("cuda"):
-        raise Unsupported(f"{name} runs on CUDA only, and this reader's device is {device}; use 'sdpa'")
-    if dtype == "float32":
-        raise Unsupported(f"{name} computes in bfloat16 or float16 only; set dtype='bfloat16'")
-
-
-def _load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) -> tuple[Any, InputBuilder]:
-    from ocrlab.reading import dummy
-
-    if checkpoint.dummy:
-        model = dummy.build_dummy(checkpoint, dtype, settings.attn_implementation, device)
-        own = (checkpoint.folder / "tokenizer.json").is_file()
-        tokenizer = _tokenizer(checkpoint) if own else dummy.build_dummy_tokenizer()
-        image_processor = dummy.build_image_processor(checkpoint.config)
-    else:
-        import torch
-        from safetensors import SafetensorError
-        from transformers import AutoImageProcessor, AutoModelForImageTextToText
-        from transformers.utils import logging
-
-        small = sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors")) < _SMALL_BYTES
-        (logging.disable_progress_bar if small else logging.enable_progress_bar)()
-        try:
-            model = AutoModelForImageTextToText.from_pretrained(
-                checkpoint.folder, dtype=getattr(torch, dtype), device_map=None if device == "cpu" else {"": device},
-                use_safetensors=True, trust_remote_code=False, local_files_only=True, **settings.load_kwargs(),
-            ).eval()  # fmt: skip
-            image_processor = AutoImageProcessor.from_pretrained(
-                checkpoint.folder, backend="pil", trust_remote_code=False, local_files_only=True
-            )
-        except (OSError, KeyError, SafetensorError) as error:
-            raise CheckpointError(f"{checkpoint.folder}: cannot be loaded ({error}); download it again") from error
-        tokenizer = _tokenizer(checkpoint)
-    return model, InputBuilder(tokenizer, image_processor, model.config.image_token_id)
-
-
-def _tokenizer(checkpoint: Checkpoint) -> Any:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
-    return tokenizer

@@ -111,8 +111,8 @@ def test_cache_implementation_is_the_cache_that_generates(pages: list[Page], mon
 
 def test_a_setting_that_did_not_arrive_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "choose_dtype", lambda *_: reader_module_choice("bfloat16"))
-    real = reader_module._load
-    monkeypatch.setattr(reader_module, "_load", lambda s, c, d, _dtype: real(s, c, d, "float32"))
+    real = reader_module.load
+    monkeypatch.setattr(reader_module, "load", lambda s, c, d, _dtype: real(s, c, d, "float32"))
     with pytest.raises(SettingNotApplied, match="dtype: asked for 'bfloat16', but 'float32' is in force"):
         open_reader(Settings(dtype="bfloat16"))
 

@@ -1,0 +1,82 @@
+"""From a checkpoint to a model in memory: the embedded reader's, a Hub model's, or true shapes with random weights."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from ocrlab.reading.checkpoints import CHAT_TEMPLATE, Checkpoint, CheckpointError
+from ocrlab.reading.inputs import InputBuilder
+from ocrlab.reading.settings import Settings
+
+_SMALL_BYTES = 500_000_000  # below this, loading is over before a progress bar can be read
+
+
+class Unsupported(RuntimeError):
+    """This machine or installation cannot run what was asked; the message says why and what would."""
+
+
+def refuse_missing_attention(settings: Settings, device: str, dtype: str) -> None:
+    """Refuse before loading: transformers would quietly take a Hub kernel where flash-attn is not installed."""
+    name = settings.attn_implementation
+    if not name.startswith("flash_attention"):
+        return
+    module = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(
+        name, "flash_attn.cute"
+    )
+    try:
+        present = find_spec(module) is not None
+    except ModuleNotFoundError:
+        present = False
+    if not present:
+        raise Unsupported(
+            f"{name}: the module {module} is not installed; use attn_implementation='sdpa', or install it"
+        )
+    if not device.startswith("cuda"):
+        raise Unsupported(f"{name} runs on CUDA only, and this reader's device is {device}; use 'sdpa'")
+    if dtype == "float32":
+        raise Unsupported(f"{name} computes in bfloat16 or float16 only; set dtype='bfloat16'")
+
+
+def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) -> tuple[Any, InputBuilder]:
+    """Return the model in eval mode on its device, and what builds its inputs.
+
+    Raises:
+        CheckpointError: the files cannot be loaded; the message names the folder.
+    """
+    from ocrlab.reading import dummy
+
+    if checkpoint.dummy:
+        model = dummy.build_dummy(checkpoint, dtype, settings.attn_implementation, device)
+        own = (checkpoint.folder / "tokenizer.json").is_file()
+        tokenizer = _tokenizer(checkpoint) if own else dummy.build_dummy_tokenizer()
+        image_processor = dummy.build_image_processor(checkpoint.config)
+    else:
+        import torch
+        from safetensors import SafetensorError
+        from transformers import AutoImageProcessor, AutoModelForImageTextToText
+        from transformers.utils import logging
+
+        small = sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors")) < _SMALL_BYTES
+        (logging.disable_progress_bar if small else logging.enable_progress_bar)()
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(
+                checkpoint.folder, dtype=getattr(torch, dtype), device_map=None if device == "cpu" else {"": device},
+                use_safetensors=True, trust_remote_code=False, local_files_only=True, **settings.load_kwargs(),
+            ).eval()  # fmt: skip
+            image_processor = AutoImageProcessor.from_pretrained(
+                checkpoint.folder, backend="pil", trust_remote_code=False, local_files_only=True
+            )
+        except (OSError, KeyError, SafetensorError) as error:
+            raise CheckpointError(f"{checkpoint.folder}: cannot be loaded ({error}); download it again") from error
+        tokenizer = _tokenizer(checkpoint)
+    return model, InputBuilder(tokenizer, image_processor, model.config.image_token_id)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
+    return tokenizer
