@@ -100,8 +100,10 @@ def test_children_of_a_worker_end_with_it() -> None:
     _gone(child)
 
 
+# A job in the background of a shell ignores Ctrl-C, and so would what it starts: hence the handler.
 _CALLER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from ocrlab.machine.worker import Worker
 from tests.machine import deaths
 if __name__ == "__main__":
