@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.settings import GENERATION, Settings
 
 if TYPE_CHECKING:
     from ocrlab.reading.inputs import InputBuilder
 
-GENERATION = (
-    "max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams",
-    "repetition_penalty", "no_repeat_ngram_size", "cache_implementation",
-)  # fmt: skip
 SDPA_KERNELS = {"flash": "flash_sdp_enabled", "efficient": "mem_efficient_sdp_enabled", "math": "math_sdp_enabled",
                 "cudnn": "cudnn_sdp_enabled"}  # fmt: skip
 

@@ -106,11 +106,11 @@ class Reader:
 
     def stream(self, pages: Sequence[Page]) -> Iterator[Reading]:
         """Yield readings as batches end; with a batch size above one, pages of like size come together."""
-        images: dict[str, Image.Image] = {}
         size = self.settings.batch_size
         ordered = list(pages) if size == 1 else sorted(pages, key=lambda page: self.size_of(page))
         for start in range(0, len(ordered), size):
-            batch, images = ordered[start : start + size], {}
+            batch = ordered[start : start + size]
+            images: dict[str, Image.Image] = {}
             started = time.perf_counter()
             for page in batch:
                 try:

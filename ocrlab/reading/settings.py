@@ -17,7 +17,7 @@ CacheImplementation = Literal["dynamic", "static", "offloaded", "offloaded_stati
 
 DEFAULT_PROMPT = "Read the text in the image."
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
-_GENERATION = (
+GENERATION = (
     "max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams",
     "repetition_penalty", "no_repeat_ngram_size", "cache_implementation",
 )  # fmt: skip
@@ -91,7 +91,7 @@ class Settings:
 
     def generate_kwargs(self) -> dict[str, Any]:
         """Return the generation settings that were asked for; what is None stays the checkpoint's."""
-        return {name: value for name in _GENERATION if (value := getattr(self, name)) is not None}
+        return {name: value for name in GENERATION if (value := getattr(self, name)) is not None}
 
     def as_dict(self) -> dict[str, Any]:
         """Return every field by name."""
