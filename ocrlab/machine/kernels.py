@@ -91,3 +91,15 @@ def attention(name: str) -> Attention:
         return ATTENTIONS[name]
     module, _, function = name.rpartition(".")
     return getattr(importlib.import_module(module), function)
+
+
+def pinned(kernel: str | None) -> Any:
+    """Return a context in which SDPA may use one kernel alone, or any when none is named."""
+    from contextlib import nullcontext
+
+    if kernel is None:
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    names = {"math": "MATH", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
+    return sdpa_kernel([getattr(SDPBackend, names[kernel])])

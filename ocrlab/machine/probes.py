@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ocrlab.machine.kernels import ATTENTIONS, attention, eager
+from ocrlab.machine.kernels import ATTENTIONS, attention, eager, pinned
 from ocrlab.machine.worker import Outcome, Worker
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def launch(probe: Probe) -> dict[str, Any]:
     q, k, v, mask, causal, rows = _inputs(probe)
     expected = eager(q.double(), k.double(), v.double(), mask, causal)
     there: list[Any] = [t if t is None else t.to(probe.device) for t in (q, k, v, mask)]
-    with torch.inference_mode(), _pinned(probe.kernel), torch.profiler.profile() as profile:
+    with torch.inference_mode(), pinned(probe.kernel), torch.profiler.profile() as profile:
         output = attention(probe.attention)(there[0], there[1], there[2], there[3], causal)
         output = output.double().cpu()
     error, bound = _distance(output[rows], expected[rows]), 8 * torch.finfo(q.dtype).eps
@@ -135,17 +135,6 @@ def _inputs(probe: Probe) -> tuple[Any, Any, Any, Any, bool, Any]:
 
 def _distance(output: torch.Tensor, expected: torch.Tensor) -> float:
     return float((output - expected).norm() / expected.norm())
-
-
-def _pinned(kernel: str | None) -> Any:
-    from contextlib import nullcontext
-
-    if kernel is None:
-        return nullcontext()
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    names = {"math": "MATH", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
-    return sdpa_kernel([getattr(SDPBackend, names[kernel])])
 
 
 def _kernel_name(event: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ocrlab.machine.kernels import pinned
 from ocrlab.reading.settings import GENERATION, Settings
 
 if TYPE_CHECKING:
@@ -90,18 +91,6 @@ def _kernel_state(settings: Settings) -> dict[str, Any]:
         return {"actual_sdpa_kernels": []}
     import torch
 
-    with sdpa_context(settings):
+    with pinned(settings.sdpa_kernel):
         enabled = [name for name, flag in SDPA_KERNELS.items() if getattr(torch.backends.cuda, flag)()]
     return {"actual_sdpa_kernels": enabled}
-
-
-def sdpa_context(settings: Settings) -> Any:
-    """Return a context in which SDPA may use the pinned kernel alone, or any when none is pinned."""
-    from contextlib import nullcontext
-
-    if settings.sdpa_kernel is None:
-        return nullcontext()
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    names = {"math": "MATH", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
-    return sdpa_kernel([getattr(SDPBackend, names[settings.sdpa_kernel])])

@@ -10,9 +10,10 @@ from PIL import Image
 
 from ocrlab.machine.death import sticky
 from ocrlab.machine.describe import choose_device, choose_dtype
+from ocrlab.machine.kernels import pinned
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import locate
-from ocrlab.reading.confirm import confirm, generation_config, sdpa_context
+from ocrlab.reading.confirm import confirm, generation_config
 from ocrlab.reading.inputs import Inputs
 from ocrlab.reading.loading import Unsupported, load, refuse_missing_attention
 from ocrlab.reading.meter import Memory, StepMeter, measure_memory
@@ -154,7 +155,7 @@ class Reader:
             tensors = {name: tensor.to(self.device) for name, tensor in inputs.tensors.items()}
             prepare_s = time.perf_counter() - started
             meter = StepMeter(self.device)
-            with meter.around(self.model.model.visual), sdpa_context(self.settings):
+            with meter.around(self.model.model.visual), pinned(self.settings.sdpa_kernel):
                 output = self.model.generate(**tensors, logits_processor=[meter])
             new = output[:, tensors["input_ids"].shape[1] :].tolist()
         page_s = (time.perf_counter() - started) / len(pages)
