@@ -15,7 +15,7 @@ import psutil
 
 PACKAGES = (
     "torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow", "papermill", "nbconvert", "jupyterlab",
-    "flash-attn", "kernels", "bitsandbytes", "torchao",
+    "flash-attn", "kernels", "bitsandbytes", "torchao", "torchvision", "vllm",
 )  # fmt: skip
 
 

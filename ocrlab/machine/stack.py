@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -10,9 +9,7 @@ from typing import Any
 
 import psutil
 
-from ocrlab.machine.describe import cpu_name, describe_machine, versions
-
-_OPTIONAL = ("flash-attn", "kernels", "bitsandbytes", "torchao", "torchvision", "vllm")
+from ocrlab.machine.describe import PACKAGES, cpu_name, describe_machine, versions
 
 
 def cpu_abilities() -> list[str]:
@@ -65,16 +62,10 @@ def describe_stack() -> dict[str, Any]:
     """Return the whole stack by name: system, versions, torch's build and its architecture list, CPU, GPU, laptop."""
     import torch
 
-    installed = dict(versions())
-    for name in _OPTIONAL:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            installed[name] = "not installed"
     return {
         "system": f"{platform.system()} {platform.release()}",
         "wsl": "microsoft" in platform.uname().release.lower(),
-        "versions": installed,
+        "versions": dict.fromkeys(PACKAGES, "not installed") | versions(),
         "torch_cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
         "arch_list": torch.cuda.get_arch_list() if torch.version.cuda else [],

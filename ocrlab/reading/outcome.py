@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ocrlab.machine.death import kind_of
 from ocrlab.scoring.failures import Status
 
 
@@ -55,7 +56,7 @@ def status_of(error: BaseException) -> tuple[Status, str]:
     """Return the status and the reason in words that an exception stands for."""
     text = " ".join(str(error).split()) or type(error).__name__
     name = type(error).__name__
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in text:
+    if kind_of(f"{name}: {text}") == "oom":
         return "oom", f"out of memory: {text[:300]}; lower max_pixels or batch_size, or use sdpa"
     if "probability tensor contains" in text:
         return "invalid", f"the logits held NaN or inf when sampling: {text[:200]}"

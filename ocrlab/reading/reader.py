@@ -16,7 +16,7 @@ from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.confirm import confirm, generation_config
 from ocrlab.reading.inputs import Inputs
 from ocrlab.reading.loading import Unsupported, load, refuse_missing_attention
-from ocrlab.reading.meter import Memory, StepMeter, measure_memory
+from ocrlab.reading.meter import Memory, MemoryMeter, StepMeter
 from ocrlab.reading.outcome import Reading, failed
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.failures import Status, StopReason, judge
@@ -63,6 +63,7 @@ class Reader:
         self.weight_bytes = sum(p.numel() * p.element_size() for p in self.model.parameters())
         self.apply(settings)
         self.load_s = time.perf_counter() - started
+        self._warm_up()
 
     def apply(self, settings: Settings) -> None:
         """Put other settings in force on the loaded model: any but those that decide the load.
@@ -79,6 +80,26 @@ class Reader:
         self.builder.image_processor.size = {**size, **settings.pixel_kwargs()}
         self.actual = confirm(settings, self.model, self.builder, self.device, self.dtype)
         self.actual |= {"actual_revision": self.checkpoint.revision, "actual_weights": settings.weights}
+        self._memory = MemoryMeter(self.device)
+
+    def _warm_up(self) -> None:
+        """Read two tokens of a blank image, so that no page pays for what libraries set up once and keep."""
+        import torch
+        from transformers import GenerationConfig
+
+        own = self.model.generation_config
+        two = GenerationConfig(
+            min_length=0,
+            min_new_tokens=0,
+            max_new_tokens=2,
+            do_sample=False,
+            eos_token_id=own.eos_token_id,
+            pad_token_id=own.pad_token_id,
+        )
+        tensors = self.builder.build([Image.new("RGB", (64, 64), "white")], self.settings.prompt).tensors
+        with torch.inference_mode(), pinned(self.settings.sdpa_kernel):
+            self.model.generate(**{n: t.to(self.device) for n, t in tensors.items()}, generation_config=two)
+        self._memory = MemoryMeter(self.device)
 
     def __enter__(self) -> Self:
         return self
@@ -108,7 +129,7 @@ class Reader:
     def stream(self, pages: Sequence[Page]) -> Iterator[Reading]:
         """Yield readings as batches end; with a batch size above one, pages of like size come together."""
         size = self.settings.batch_size
-        ordered = list(pages) if size == 1 else sorted(pages, key=lambda page: self.size_of(page))
+        ordered = list(pages) if size == 1 or len(pages) <= size else sorted(pages, key=lambda page: self.size_of(page))
         for start in range(0, len(ordered), size):
             batch = ordered[start : start + size]
             images: dict[str, Image.Image] = {}
@@ -149,8 +170,9 @@ class Reader:
     def _generate(self, pages: list[Page], images: list[Image.Image], started: float) -> list[Reading]:
         import torch
 
-        torch.manual_seed(self.settings.seed)
-        with torch.inference_mode(), measure_memory(self.device) as memory:
+        if self.model.generation_config.do_sample:
+            torch.manual_seed(self.settings.seed)  # some 0.2 ms, which a greedy reading need not pay
+        with torch.inference_mode(), self._memory.measure() as memory:
             inputs = self.builder.build(images, self.settings.prompt)
             tensors = {name: tensor.to(self.device) for name, tensor in inputs.tensors.items()}
             prepare_s = time.perf_counter() - started

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 from ocrlab.machine.worker import Outcome, Worker
@@ -66,31 +66,29 @@ class ServedReader:
     def stream(self, pages: Sequence[Page]) -> Iterator[Reading]:
         """Yield readings as batches end, pages of like size together where the batch size is above one."""
         size = self.settings.batch_size
-        if size > 1:
-            order = self._worker.call(_sizes, list(pages))
-            pages = [page for _, page in sorted(zip(order.value, pages, strict=True), key=lambda pair: pair[0])]
+        if 1 < size < len(pages):
+            sizes = self._call(_sizes, list(pages))
+            if sizes.ok:  # else the batches come as they are: slower, with the same texts
+                pages = [page for _, page in sorted(zip(sizes.value, pages, strict=True), key=lambda pair: pair[0])]
         for start in range(0, len(pages), size):
-            batch = list(pages[start : start + size])
-            outcome = self._call(batch)
-            if outcome.ok:
-                yield from outcome.value
-            else:
-                for page in batch:  # alone, so that only the page at fault is lost
-                    yield from self._once_more(page, outcome if len(batch) == 1 else None)
+            yield from self._read(list(pages[start : start + size]))
 
-    def _once_more(self, page: Page, first: Outcome | None) -> list[Reading]:
-        outcome = self._call([page])
-        if not outcome.ok and first is None:
-            outcome = self._call([page])
+    def _read(self, batch: list[Page]) -> list[Reading]:
+        outcome = self._call(_read, batch)
+        if not outcome.ok and len(batch) > 1:  # each alone, so that only the page at fault is lost
+            return [reading for page in batch for reading in self._read([page])]
+        words = ""
+        if outcome.fatal:
+            outcome, words = self._call(_read, batch), "; twice at this page, each time in a fresh process"
         if outcome.ok:
             return list(outcome.value)
-        status = _DEATHS.get(outcome.kind, "crashed")
-        return [Reading(page.id, "", status, f"{outcome.reason}; twice at this page, each time in a fresh process")]
+        status = _DEATHS.get(outcome.kind, "crashed" if outcome.fatal else "error")
+        return [Reading(batch[0].id, "", status, outcome.reason + words)]
 
-    def _call(self, pages: list[Page]) -> Outcome:
+    def _call(self, function: Callable[[list[Page]], Any], pages: list[Page]) -> Outcome:
         if self._worker.pid is None:
             self.apply(self.settings)
-        return self._worker.call(_read, pages, timeout_s=self.page_timeout_s)
+        return self._worker.call(function, pages, timeout_s=self.page_timeout_s)
 
 
 def _open(settings: Settings) -> dict[str, Any]:

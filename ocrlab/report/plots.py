@@ -30,16 +30,18 @@ def _figure(width: float = 7.0, height: float = 3.8) -> tuple[Figure, Any]:
 
 
 def show_pages(pages: list[Page], columns: int = 2) -> Figure:
-    """Return the pages' images side by side, each under its id, never enlarged beyond the figure."""
+    """Return the pages' images side by side, all at one scale, each under its id."""
     rows = -(-len(pages) // columns)
     images = [page.open() for page in pages]
-    tallest = max(image.height / image.width for image in images)
+    widest = max(image.width for image in images)
+    tallest = max(image.height for image in images) / widest
     height = min(9.0, rows * max(0.9, 0.5 + tallest * 7.5 / columns))
     figure, grid = plt.subplots(rows, columns, figsize=(7.5, height), dpi=110, layout="constrained", squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     for axes, page, image in zip(grid.flat, pages, images, strict=False):
         axes.imshow(image)
+        axes.set_xlim(0, widest)
         axes.set_title(page.id, fontsize=8)
     plt.close(figure)
     return figure
@@ -51,8 +53,13 @@ def error_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
     figure, axes = _figure()
     spread = np.clip([table["cer"] - table["cer_low"], table["cer_high"] - table["cer"]], 0, None)
     axes.errorbar(table["image_tokens"], table["cer"], yerr=spread, marker="o", capsize=4, color=COLOURS[0])
-    for x, y, budget in zip(table["image_tokens"], table["cer_high"], table[by], strict=True):
-        axes.annotate(f"{budget:,} px", (x, y), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=8)
+    for x, same in table.groupby(table["image_tokens"].round(-1)):  # budgets above a page's own size change nothing
+        words = "\n".join(f"{budget:,} px" for budget in same[by])
+        axes.annotate(
+            words, (x, same["cer_high"].max()), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=8
+        )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set(xlabel="image tokens a page (median)", ylabel="CER, white space collapsed")
     axes.set_title(f"{_conditions(rows)}: error against pixel budget, 95 % interval over pages", fontsize=9)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -62,19 +69,29 @@ def error_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
 
 
 def cost_against_tokens(rows: pd.DataFrame, cost: str, by: str = "max_pixels") -> Figure:
-    """Return a cost's median and quartiles against the median image tokens of each pixel budget.
+    """Return a time's median and quartiles against the median image tokens of each pixel budget, in milliseconds.
 
-    `cost` is a column in seconds (`page_s`, `vision_s`, ...) or `peak_memory_bytes`, shown in MiB.
+    `cost` is a column in seconds (`page_s`, `vision_s`, ...).
     """
     table = summarise(rows, by).dropna(subset=[cost])
-    scale, unit = (2**20, "MiB") if cost.endswith("_bytes") else (1e-3, "ms")
     figure, axes = _figure()
-    middle, low, high = (table[f"{cost}{end}"] / scale for end in ("", "_low", "_high"))
+    middle, low, high = (table[f"{cost}{end}"] * 1000 for end in ("", "_low", "_high"))
     axes.errorbar(
         table["image_tokens"], middle, yerr=[middle - low, high - middle], marker="o", capsize=4, color=COLOURS[1]
     )
-    axes.set(xlabel="image tokens a page (median)", ylabel=f"{cost.removesuffix('_bytes').removesuffix('_s')}, {unit}")
+    axes.set(xlabel="image tokens a page (median)", ylabel=f"{cost.removesuffix('_s')}, ms")
     axes.set_title(f"{_conditions(rows)}: median and quartiles over pages", fontsize=9)
+    axes.set_ylim(0, None)
+    return figure
+
+
+def memory_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
+    """Return the most memory held above the model, in MiB, against the most image tokens of each pixel budget."""
+    most = rows.groupby(by)[["image_tokens", "peak_memory_bytes"]].max().dropna()
+    figure, axes = _figure()
+    axes.plot(most["image_tokens"], most["peak_memory_bytes"] / 2**20, marker="o", color=COLOURS[2])
+    axes.set(xlabel="image tokens of the largest page", ylabel="peak above the model at rest, MiB")
+    axes.set_title(f"{_conditions(rows)}: the most over pages", fontsize=9)
     axes.set_ylim(0, None)
     return figure
 

@@ -30,7 +30,7 @@ def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
         ]
     for column, title, scale, digits in (
         ("image_tokens", "image tokens", 1, 0), ("page_s", "ms a page", 1e-3, 1),
-        ("peak_memory_bytes", "peak MiB above start", 2**20, 1),
+        ("peak_memory_bytes", "peak MiB above the model", 2**20, 1),
     ):  # fmt: skip
         if column in table:
             shown[title] = (table[column] / scale).round(digits)

@@ -1,46 +1,56 @@
-"""What the workspace itself costs: `reader.read` against a bare transformers loop on the same model and pages."""
+"""What the workspace itself costs: a bare transformers loop, `reader.read`, and the same in a worker's process."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from ocrlab.pages import Page
 from ocrlab.reading.inputs import IMAGE_TOKEN
+from ocrlab.reading.reader import Reader, open_reader
+from ocrlab.reading.served import ServedReader
+from ocrlab.reading.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ocrlab.reading.reader import Reader
 
+def measure_overhead(settings: Settings, pages: Sequence[Page], repeats: int = 3, seed: int = 0) -> pd.DataFrame:
+    """Return one line a page and repetition: seconds in a bare loop, by a reader here, by one in a worker's process.
 
-def measure_overhead(reader: Reader, pages: Sequence[Page], repeats: int = 3, seed: int = 0) -> pd.DataFrame:
-    """Return one line a page and repetition: bare_s, reader_s and their ratio; pages once before as warm-up.
-
-    The two take turns on every page, in an order drawn by seed, so that drift of the machine hits both alike.
-    Raises RuntimeError where the two do not give the same text.
+    The columns are bare_s, reader_s and worker_s, and the ratios reader_ratio (to the bare loop) and worker_ratio (to
+    the reader here). The three take turns on every page, in an order drawn by seed, so that drift of the machine hits
+    all alike; every page is read once before as warm-up. Raises RuntimeError where they do not give the same text.
     """
     import pandas as pd
 
     rng = random.Random(seed)
-    for page in pages:
-        if reader.read(page).text != _bare(reader, page):
-            raise RuntimeError(f"{page.id}: the bare loop reads another text, so their times cannot be compared")
     lines = []
-    for repeat in range(repeats):
+    with open_reader(settings) as reader, ServedReader(settings) as served:
+        ways: dict[str, Callable[[Page], str]] = {
+            "bare_s": lambda page: _bare(reader, page),
+            "reader_s": lambda page: reader.read(page).text,
+            "worker_s": lambda page: next(served.stream([page])).text,
+        }
         for page in pages:
-            line: dict[str, float | int | str] = {"page": page.id, "repeat": repeat}
-            for who in rng.sample(["bare_s", "reader_s"], 2):
-                started = time.perf_counter()
-                _ = _bare(reader, page) if who == "bare_s" else reader.read(page)
-                line[who] = time.perf_counter() - started
-            lines.append(line)
+            if len({read(page) for read in ways.values()}) > 1:
+                raise RuntimeError(f"{page.id}: the ways read different texts, so their times cannot be compared")
+        for repeat in range(repeats):
+            for page in pages:
+                line: dict[str, float | int | str] = {"page": page.id, "repeat": repeat}
+                for name in rng.sample(list(ways), len(ways)):
+                    started = time.perf_counter()
+                    ways[name](page)
+                    line[name] = time.perf_counter() - started
+                lines.append(line)
     table = pd.DataFrame(lines)
-    return table.assign(ratio=table["reader_s"] / table["bare_s"])
+    return table.assign(
+        reader_ratio=table["reader_s"] / table["bare_s"], worker_ratio=table["worker_s"] / table["reader_s"]
+    )
 
 
 def _bare(reader: Reader, page: Page) -> str:

@@ -19,7 +19,6 @@ COSTS = (
     "decode_s",
     "image_tokens",
     "tokens",
-    "peak_memory_bytes",
 )
 
 
@@ -38,9 +37,10 @@ def interval_of(rows: pd.DataFrame) -> Interval | None:
 
 
 def summarise(rows: pd.DataFrame, by: str | Sequence[str]) -> pd.DataFrame:
-    """Return one line a group: pages, cer with cer_low and cer_high, ok (share), and each cost's median and quartiles.
+    """Return one line a group: pages, cer with cer_low and cer_high, ok (share), each cost's median and quartiles.
 
-    Costs are over rows that were read to their end; a group that could not run keeps its line, with the reason.
+    `peak_memory_bytes` is the highest over the pages: what must fit. Costs are over rows that were read to their end; a
+    group that could not run keeps its line, with the reason.
     """
     import pandas as pd
 
@@ -57,6 +57,8 @@ def summarise(rows: pd.DataFrame, by: str | Sequence[str]) -> pd.DataFrame:
             if cost in done and done[cost].notna().any():
                 spread = median_spread(done[cost].dropna().tolist())
                 line |= {cost: spread.median, f"{cost}_low": spread.low_quartile, f"{cost}_high": spread.high_quartile}
+        if "peak_memory_bytes" in done and done["peak_memory_bytes"].notna().any():
+            line["peak_memory_bytes"] = int(done["peak_memory_bytes"].max())
         bad = group[group["status"] != "ok"]
         line["reason"] = "" if bad.empty else f"{bad['status'].iloc[0]}: {bad['reason'].iloc[0]}"
         lines.append(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -35,17 +36,19 @@ def tesseract_version() -> str | None:
 def read_with_tesseract(pages: Sequence[Page]) -> pd.DataFrame:
     """Return one row a page: cer, wer, exact, text, page_s in seconds; page segmentation told whether it is one line.
 
-    `page_s` includes the start of the process (about 0.1 s), as a user of the command would meet it.
+    `page_s` includes the start of the process, as a user of the command would meet it. One thread a process
+    (OMP_THREAD_LIMIT): with its own choice of threads a line took 2.5 times as long on two cores (LOG.md).
     """
     import pandas as pd
 
+    environment = os.environ | {"OMP_THREAD_LIMIT": "1"}
     rows = []
     for page in tqdm(pages, desc="tesseract", unit="page"):
         mode = _SEGMENTATION.get(page.set, "3" if page.truth is None or "\n" in page.truth else "7")
         started = time.perf_counter()
         done = subprocess.run(
             ["tesseract", str(page.file), "stdout", "-l", "eng+rus", "--psm", mode],
-            capture_output=True, check=False,
+            capture_output=True, check=False, env=environment,
         )  # fmt: skip
         page_s = time.perf_counter() - started
         text = done.stdout.decode("utf-8", "replace").strip()

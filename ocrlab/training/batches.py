@@ -32,9 +32,8 @@ class Stage:
 
 CURRICULUM = (
     Stage(120_000, 0.25, 4, False),
-    Stage(260_000, 0.25, 4, True),
-    Stage(400_000, 0.4, 6, True),
-    Stage(math.inf, 0.5, 10, True),
+    Stage(240_000, 0.25, 4, True),
+    Stage(math.inf, 0.45, 10, True),
 )
 
 
@@ -55,7 +54,9 @@ class Sheet:
 
 def _sheet(rng: Random, stage: Stage) -> Sheet:
     while True:
-        size = math.exp(rng.triangular(math.log(10), math.log(49), math.log(17)))
+        smallest, largest = math.log(10), math.log(49)
+        usual = rng.random() < 0.5
+        size = math.exp(rng.triangular(smallest, largest, math.log(17)) if usual else rng.uniform(smallest, largest))
         lines = rng.randint(2, stage.most_lines) if rng.random() < stage.label_share else 1
         characters = rng.randint(1, sampler.MAX_CHARACTERS) if lines == 1 else rng.randint(6, 40)
         margin_x, margin_y = _margin(rng) + _margin(rng), _margin(rng) + _margin(rng)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from transformers import Qwen2VLForConditionalGeneration
 
 from ocrlab.training.architecture import CELL, build_model, build_tokenizer, save_checkpoint
 from ocrlab.training.batches import SLOTS, Batches, stage_at
@@ -50,7 +52,7 @@ class Trainer:
         ]
         # What is saved as the reader: the weights' running mean over some 500 steps, steadier than the last ones.
         self.average = AveragedModel(self.trainee, multi_avg_fn=get_ema_multi_avg_fn(0.998))
-        self.batch = self.images = 0
+        self.batch = self.images = self.started = 0
         self.seconds = 0.0
 
     def state(self) -> dict[str, Any]:
@@ -67,6 +69,16 @@ class Trainer:
         for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(stored)
         self.batch, self.images, self.seconds = state["batch"], state["images"], state["seconds"]
+
+    def start_from(self, folder: Path) -> None:
+        """Take a checkpoint's weights and, from its `curve.jsonl`, how far it had come; the optimizers begin anew."""
+        model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        averaged: Any = self.average.module
+        for mine in (self.trainee.model, averaged.model):
+            mine.load_state_dict(model.state_dict())
+        last = json.loads((folder / "curve.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        self.batch, self.images, self.seconds = last["batch"], last["images"], 60 * last["minutes"]
+        self.started = self.batch
 
     def step(self, item: dict[str, Any], rate: float) -> dict[str, float]:
         """Take one optimizer step on a batch; return its losses."""
@@ -152,9 +164,9 @@ def _quiet(worker: int) -> None:
         os.nice(1)
 
 
-def rate_at(images: int, batch: int, total: int, decay: int) -> float:
+def rate_at(images: int, batches: int, total: int, decay: int) -> float:
     """Return the learning rate's factor: 100 batches up, flat, then linear down to 0.02 over the last images."""
-    return min(1.0, (batch + 1) / 100) * max(0.02, min(1.0, (total - images) / max(decay, 1)))
+    return min(1.0, (batches + 1) / 100) * max(0.02, min(1.0, (total - images) / max(decay, 1)))
 
 
 def _forget_after(log: Path, batch: int) -> None:
@@ -169,6 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/train"))
     parser.add_argument("--export", type=Path, default=Path("build/train/checkpoint"))
+    parser.add_argument("--start", type=Path, help="a checkpoint to go on from, where --out has no run of its own")
     parser.add_argument("--images", type=int, default=1_500_000)
     parser.add_argument("--decay-images", type=int, default=500_000)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
@@ -180,6 +193,9 @@ def main(arguments: list[str] | None = None) -> None:
     if stable.exists():
         trainer.resume(stable)
         _forget_after(args.out / "log.jsonl", trainer.batch)
+    elif args.start:
+        trainer.start_from(args.start)
+        shutil.copy(args.start / "curve.jsonl", args.out / "log.jsonl")
     loader: DataLoader[dict[str, Any]] = DataLoader(
         Batches(args.seed),  # type: ignore[arg-type]
         sampler=_Order(trainer), batch_size=None, num_workers=1, prefetch_factor=12,
@@ -195,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
     ):
         for item in loader:
             torch.set_num_threads(neighbours.free_cores())
-            rate = rate_at(trainer.images, trainer.batch, args.images, args.decay_images)
+            rate = rate_at(trainer.images, trainer.batch - trainer.started, args.images, args.decay_images)
             for name, loss in trainer.step(item, rate).items():
                 sums.setdefault(name, []).append(loss)
             bar.update(len(item["texts"]))

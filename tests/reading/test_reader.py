@@ -138,7 +138,19 @@ def test_costs_add_up(pages: list[Page]) -> None:
     phases = reading.vision_s + reading.prefill_s + reading.decode_s
     assert reading.ttft_s == pytest.approx(reading.vision_s + reading.prefill_s)
     assert 0 < phases < reading.page_s
-    assert reading.tokens > 1 and reading.peak_memory_bytes >= 0
+    assert reading.tokens > 1 and reading.peak_memory_bytes > 0
+
+
+def test_memory_follows_the_pixels_in_a_warm_process(pages: list[Page]) -> None:
+    """An allocator that keeps its memory must not hide a reading's: small, large and small again."""
+    large = max(load_pages("documents"), key=lambda page: page.file.stat().st_size)
+    with open_reader(Settings(dtype="float32", max_new_tokens=2)) as reader:
+        peaks = []
+        for max_pixels in (8192, 262144, 8192):
+            reader.apply(replace(reader.settings, max_pixels=max_pixels))
+            peaks.append(reader.read(large).peak_memory_bytes)
+    assert 0 < peaks[0] < peaks[1] > peaks[2] > 0
+    assert peaks[1] > 2 * max(peaks[0], peaks[2])
 
 
 def test_bad_page_in_a_batch_costs_that_page_only(pages: list[Page], tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ class Trap(Page):
             time.sleep(300)
         if self.licence == "assert":
             raise RuntimeError("CUDA error: device-side assert triggered")
+        if self.licence == "bug":
+            raise KeyError("a decoder's own mistake")
         return super().open()
 
 
@@ -65,6 +67,23 @@ def test_a_death_in_the_middle_of_a_batch(pages: list[Page], tmp_path: Path) -> 
         readings = {reading.page: reading.status for reading in reader.stream(mined)}
     assert readings.pop("trap kill") == "crashed"
     assert set(readings.values()) <= {"ok", "truncated"} and len(readings) == 2
+
+
+def test_an_ordinary_exception_is_an_error_without_a_second_try(pages: list[Page], tmp_path: Path) -> None:
+    with ServedReader(BASE) as reader:
+        starts = reader._worker.starts
+        bug, good = reader.stream([trap(pages[0], "bug", tmp_path / "a"), pages[1]])
+        assert reader._worker.starts == starts, "the process was still healthy"
+    assert bug.status == "error" and "own mistake" in bug.reason and "twice" not in bug.reason
+    assert good.status in {"ok", "truncated"}
+
+
+def test_batches_come_as_they_are_where_the_process_dies_before_sizes_are_known(pages: list[Page]) -> None:
+    with ServedReader(replace(BASE, batch_size=2)) as reader:
+        reader._worker.close()
+        readings = list(reader.stream(pages))
+    assert {reading.page for reading in readings} == {page.id for page in pages}
+    assert {reading.status for reading in readings} <= {"ok", "truncated"}
 
 
 def test_a_page_that_hangs_is_a_timeout(pages: list[Page], tmp_path: Path) -> None:

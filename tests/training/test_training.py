@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from ocrlab.paths import MODELS
+from ocrlab.reading.reader import open_reader
+from ocrlab.reading.settings import Settings
 from ocrlab.training import forward
 from ocrlab.training.architecture import MAX_PIXELS, MIN_PIXELS, save_checkpoint
 from ocrlab.training.batches import CURRICULUM, SLOTS, Batches, stage_at
@@ -138,6 +142,17 @@ def test_trainer_goes_on_from_its_checkpoint(tmp_path: Path, item: dict[str, Any
     assert (second.batch, second.images) == (1, 2)
     for a, b in zip(first.trainee.parameters(), second.trainee.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_trainer_starts_from_a_readers_checkpoint() -> None:
+    trainer = Trainer(seed=4, learning_rate=1e-3)
+    trainer.start_from(MODELS / "tiny")
+    last = json.loads((MODELS / "tiny" / "curve.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    assert (trainer.batch, trainer.images) == (last["batch"], last["images"])
+    reader = open_reader(Settings(dtype="float32"))
+    for model in (trainer.trainee.model, trainer.average.module.model):
+        for name, weight in reader.model.state_dict().items():
+            assert torch.equal(model.state_dict()[name], weight), name
 
 
 def test_stages_and_rate() -> None:
