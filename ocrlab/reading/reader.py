@@ -89,7 +89,6 @@ class Reader:
 
         own = self.model.generation_config
         two = GenerationConfig(
-            min_length=0,
             min_new_tokens=0,
             max_new_tokens=2,
             do_sample=False,

@@ -91,19 +91,25 @@ class ServedReader:
         return self._worker.call(function, pages, timeout_s=self.page_timeout_s)
 
 
-def _open(settings: Settings) -> dict[str, Any]:
+def reader_here(settings: Settings) -> Reader:
+    """Return this process's reader with settings in force; a model is loaded only where they need another one."""
     global _reader
+    if _reader is not None and same_load(_reader.settings, settings):
+        _reader.apply(settings)
+    else:
+        if _reader is not None:
+            _reader.close()
+            _reader = None
+        _reader = Reader(settings)
+    return _reader
+
+
+def _open(settings: Settings) -> dict[str, Any]:
     try:
-        if _reader is not None and same_load(_reader.settings, settings):
-            _reader.apply(settings)
-        else:
-            if _reader is not None:
-                _reader.close()
-                _reader = None
-            _reader = Reader(settings)
+        reader = reader_here(settings)
     except (RuntimeError, ValueError, MemoryError) as error:
         return {"refused": status_of(error)}
-    return {"refused": None, "actual": _reader.actual, "load_s": _reader.load_s}
+    return {"refused": None, "actual": reader.actual, "load_s": reader.load_s}
 
 
 def _read(pages: list[Page]) -> list[Reading]:

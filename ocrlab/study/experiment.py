@@ -16,6 +16,7 @@ from ocrlab.reading.outcome import failed
 from ocrlab.reading.reader import same_load
 from ocrlab.reading.served import Refused, ServedReader
 from ocrlab.reading.settings import Settings
+from ocrlab.study.canary import held_in_quarantine
 from ocrlab.study.records import RecordFile
 from ocrlab.study.rows import reading_record, row_key, row_of, setting_label
 
@@ -29,17 +30,19 @@ class _Job:
     page: Page
     key: str
     repeat: int
+    refused: str | None
 
 
 def run_experiment(
     name: str, runs: Sequence[Settings], pages: Sequence[Page], *, repeats: int = 1, folder: Path | None = None,
-    page_timeout_s: float | None = 1800, memory_limit_bytes: int | None = None,
+    page_timeout_s: float | None = 1800, memory_limit_bytes: int | None = None, read_quarantined: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """Return the rows of every setting × page × repetition, reading only what the run's folder does not have yet.
 
     Models live in a process of their own: a crash, an assert, a time-out (`page_timeout_s` for a batch) or too much
     memory (`memory_limit_bytes` beyond the start) costs one page's row. Readings go to `readings/<name>.jsonl` before
-    they are scored into `rows/<name>.jsonl`. A setting that cannot run gives a row per page with status and reason.
+    they are scored into `rows/<name>.jsonl`. A setting that cannot run gives a row per page with status and reason; so
+    does one that the canary put into quarantine, unless `read_quarantined`.
 
     Raises:
         RecordError: the folder cannot be written; what was measured is kept.
@@ -51,7 +54,7 @@ def run_experiment(
     for record in readings.records:
         if record["key"] not in rows.keys:
             rows.append(row_of(record))  # the process died between a reading and its score
-    jobs = _jobs(runs, pages, repeats)
+    jobs = _jobs(runs, pages, repeats, read_quarantined)
     limits = {"page_timeout_s": page_timeout_s, "memory_limit_bytes": memory_limit_bytes}
     todo = [job for job in jobs if job.key not in readings.keys]
     with tqdm(total=len(todo), desc=name, unit="page", disable=not todo) as bar:
@@ -71,17 +74,19 @@ def readings_of(name: str, folder: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(RecordFile((folder or paths.run_folder()) / "readings" / f"{name}.jsonl").records)
 
 
-def _jobs(runs: Sequence[Settings], pages: Sequence[Page], repeats: int) -> list[_Job]:
+def _jobs(runs: Sequence[Settings], pages: Sequence[Page], repeats: int, read_quarantined: bool) -> list[_Job]:
     jobs = {}
     for settings in runs:
+        refused = None if read_quarantined else held_in_quarantine(settings)
         try:
             checkpoint = locate(settings).revision
         except RuntimeError:
             checkpoint = "absent"  # the row will say why
         for repeat in range(repeats):
             for page in pages:
-                key = row_key(settings, page, checkpoint, repeat)
-                jobs[key] = _Job(settings, page, key, repeat)
+                # A refused row must not stand for the reading once the quarantine is over.
+                key = row_key(settings, page, checkpoint + (" refused" if refused else ""), repeat)
+                jobs[key] = _Job(settings, page, key, repeat, refused)
     return list(jobs.values())
 
 
@@ -92,6 +97,8 @@ def _read(name: str, jobs: Sequence[_Job], bar: Any, limits: dict[str, Any]) -> 
             mine = [job for job in jobs if job.settings == settings]
             bar.set_postfix_str(setting_label(settings.as_dict())[-60:])
             try:
+                if mine[0].refused:
+                    raise Refused("unsupported", mine[0].refused)
                 if reader is None:
                     reader = ServedReader(settings, **limits)
                 else:

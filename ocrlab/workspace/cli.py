@@ -54,6 +54,7 @@ def _add_read(commands: Any) -> None:
         "--json", action="store_true", help="one object a page on standard output, all else on standard error"
     )
     read.add_argument("--limit", type=int, help="the first so many pages of each path")
+    read.add_argument("--quarantined", action="store_true", help="read even with a setting that the canary caught")
     read.add_argument("--preset", default="tiny", help="a preset of the package or a YAML file (default: tiny)")
     settings = read.add_argument_group("settings (they change the preset's)")
     for name, (kind, default) in field_types().items():
@@ -88,7 +89,7 @@ def _read(args: argparse.Namespace) -> int:
     except SettingError as error:
         print(error, file=sys.stderr)
         return 2
-    return read_paths(args.paths, settings, as_json=args.json, limit=args.limit)
+    return read_paths(args.paths, settings, as_json=args.json, limit=args.limit, quarantined=args.quarantined)
 
 
 def _reproduce(args: argparse.Namespace) -> int:

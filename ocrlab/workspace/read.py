@@ -17,9 +17,15 @@ from ocrlab.scoring import character_edits, corpus_rate
 from ocrlab.study.rows import reading_record, row_of
 
 
-def read_paths(sources: Iterable[str], settings: Settings, *, as_json: bool, limit: int | None) -> int:
-    """Read every page of the sources and print it; return the exit code (0 all read, 1 some failed, 2 unusable)."""
+def read_paths(
+    sources: Iterable[str], settings: Settings, *, as_json: bool, limit: int | None, quarantined: bool = False
+) -> int:
+    """Read every page of the sources and print it; return the exit code (0 all read, 1 some failed, 2 unusable).
+
+    A setting that the canary holds is not read unless `quarantined`.
+    """
     from ocrlab.reading.served import Refused, ServedReader
+    from ocrlab.study.canary import held_in_quarantine
 
     try:
         pages = [page for source in sources for page in load_pages(source, limit=limit)]
@@ -27,6 +33,8 @@ def read_paths(sources: Iterable[str], settings: Settings, *, as_json: bool, lim
             pages = list({str(page.file): replace(page, id=str(page.file)) for page in pages}.values())
         if not pages:
             raise PageError("no page found; give images, a folder of images, or a set")
+        if not quarantined and (reason := held_in_quarantine(settings)):
+            raise Refused("unsupported", f"{reason}; use another setting, or --quarantined to read all the same")
         reader = ServedReader(settings)
     except (PageError, Refused) as error:
         print(error, file=sys.stderr)

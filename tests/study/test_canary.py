@@ -1,0 +1,122 @@
+"""The canary catches late faults of an attention kernel, and experiments refuse what it caught until told otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ocrlab import paths
+from ocrlab.machine import quarantine
+from ocrlab.machine.surroundings import surroundings
+from ocrlab.pages import Page, load_pages
+from ocrlab.reading.settings import Settings
+from ocrlab.study import divergence
+from ocrlab.study.canary import Finding, Prepare, all_ways, held_in_quarantine, run_canary
+from ocrlab.study.divergence import Generation
+from ocrlab.study.experiment import run_experiment
+from ocrlab.workspace.read import read_paths
+from tests.machine import plants
+
+SDPA = Settings(dtype="float32", max_new_tokens=60)
+
+
+@pytest.fixture(autouse=True)
+def _own_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return max(load_pages("labels"), key=lambda page: len(page.truth or ""))
+
+
+def ask(page: Page, prepare: Prepare | None = None, settings: Settings = SDPA) -> Finding:
+    (finding,) = run_canary([settings], page, prepare=prepare, timeout_s=120)
+    return finding
+
+
+def test_healthy_kernels_give_the_same_text_and_are_not_held(page: Page) -> None:
+    eager = Settings(dtype="float32", attn_implementation="eager", max_new_tokens=60)
+    findings = list(run_canary([SDPA, eager], page))
+    assert [f.verdict for f in findings] == ["same text", "same text"]
+    assert all(0 <= f.error < f.bound for f in findings)
+    assert quarantine.quarantined() == []
+
+
+def test_a_late_fault_is_caught_held_and_refused_until_told_otherwise(page: Page, tmp_path: Path) -> None:
+    finding = ask(page, plants.plant_turned_heads)
+    assert finding.verdict == "faulty" and "deviations off" in finding.reason
+    assert finding.error > 10 * finding.bound
+    (line,) = [line for line in surroundings() if line.check == "quarantine"]
+    assert line.level == "warning" and "float32 sdpa" in line.found
+
+    rows = run_experiment("x", [SDPA], [page], folder=tmp_path)
+    assert rows["status"].tolist() == ["unsupported"] and "quarantined by the canary" in rows["reason"][0]
+    rows = run_experiment("x", [SDPA], [page], folder=tmp_path, read_quarantined=True)
+    assert rows["status"].isin(["ok", "truncated"]).all()
+    assert ask(page).verdict == "same text", "the fault was planted in another process"
+    rows = run_experiment("y", [SDPA], [page], folder=tmp_path)
+    assert rows["status"].isin(["ok", "truncated"]).all(), "a clean verdict lifts the quarantine"
+
+
+def test_the_command_refuses_what_is_held(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
+    quarantine.judge_ways({("float32", "sdpa", None): "planted"})
+    assert read_paths([str(page.file)], SDPA, as_json=False, limit=None) == 2
+    assert "quarantined by the canary" in (told := capsys.readouterr().err) and "--quarantined" in told
+
+
+def test_nan_and_death_are_findings(page: Page) -> None:
+    nan = ask(page, plants.plant_nan)
+    assert nan.verdict == "faulty" and "NaN" in nan.reason
+    death = ask(page, plants.plant_death)
+    assert death.verdict == "crashed" and "SIGABRT" in death.reason
+    assert held_in_quarantine(SDPA) is not None
+
+
+def test_what_is_not_installed_is_unsupported_and_not_held(page: Page) -> None:
+    finding = ask(page, None, Settings(dtype="bfloat16", attn_implementation="flash_attention_3", max_new_tokens=8))
+    assert finding.verdict == "unsupported" and "not installed" in finding.reason
+    assert quarantine.quarantined() == []
+
+
+def test_another_version_lifts_the_quarantine(monkeypatch: pytest.MonkeyPatch) -> None:
+    quarantine.judge_ways({("float32", "sdpa", None): "planted"})
+    assert held_in_quarantine(SDPA) is not None
+    monkeypatch.setattr(quarantine, "stack", lambda: "torch 99")
+    assert held_in_quarantine(SDPA) is None
+
+
+def test_a_damaged_list_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "list.json"
+    file.write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"list\.json"):
+        quarantine.quarantined(file)
+
+
+def test_all_ways_cover_every_kernel_once() -> None:
+    ways = [(s.dtype, s.attn_implementation, s.sdpa_kernel) for s in all_ways(SDPA, ["float32", "float16"])]
+    assert len(ways) == len(set(ways)) == (6 + 1) + (6 + 4)
+
+
+def made(tokens: str, gap: float = 1.0, finite: bool = True) -> Generation:
+    """A generation whose highest logits are `gap` and 0 at every step."""
+    ids = tuple(map(ord, tokens))
+    return Generation(ids, tokens, tuple((i, 0) for i in ids), tuple((gap, 0.0) for _ in ids), finite)
+
+
+def test_generations_are_compared_as_far_as_they_share_a_prefix() -> None:
+    assert divergence.compare(made("abc"), made("abc"), 0.5)[0] == "same text"
+    verdict, _, numbers = divergence.compare(made("abd", 0.1), made("abc", 0.1), 0.5)
+    assert verdict == "within rounding" and numbers["parted_at"] == 2 and numbers["error"] == pytest.approx(0.1)
+    verdict, reason, numbers = divergence.compare(made("abd", 2.0), made("abc", 2.0), 0.5)
+    assert verdict == "faulty" and "parts at token 2" in reason and numbers["error"] == 2.0
+    assert divergence.compare(made("abc", finite=False), made("abc"), 0.5)[0] == "faulty"
+    assert divergence.compare(made("a the the", 0.1), made("a", 0.1), 0.5)[1].startswith("1 words are doubled")
+    assert divergence.compare(made("a" + 20 * "!", 0.1), made("a", 0.1), 0.5)[1].startswith("one token is repeated")
+    assert divergence.compare(made("a" + 20 * "!", 0.1), made("a", 0.1), 0.5, True)[0] == "within rounding"
+
+
+def test_stammering_is_counted() -> None:
+    assert divergence.doubled_words("the the cat sat sat sat, на на весь весь") == 4
+    assert divergence.longest_run((1, 2, 2, 2, 3)) == 3 and divergence.longest_run(()) == 0
