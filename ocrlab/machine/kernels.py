@@ -7,6 +7,7 @@ raises, and ImportError where it is not installed.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,9 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal:
 
     blocks = flex.create_block_mask(allowed, q.shape[0], None, q.shape[-2], k.shape[-2], device=q.device)
     call: Any = torch.compile(flex.flex_attention) if q.is_cuda else flex.flex_attention
-    return call(q, k, v, block_mask=blocks, enable_gqa=q.shape[1] != k.shape[1])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")  # meant, off CUDA
+        return call(q, k, v, block_mask=blocks, enable_gqa=q.shape[1] != k.shape[1])
 
 
 def _flash(module: str) -> Attention:

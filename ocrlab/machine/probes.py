@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,6 +74,7 @@ def all_probes(device: str, dtypes: Sequence[str] = DTYPES, cases: Sequence[Case
 
 def run_probes(probes: Sequence[Probe], timeout_s: float = 120) -> Iterator[Result]:
     """Yield each probe's result; a probe that kills its process costs that result only."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler tells of every start; the process inherits this
     with Worker() as worker:
         for probe in probes:
             yield _result(probe, worker.call(launch, probe, timeout_s=timeout_s))

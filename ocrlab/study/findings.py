@@ -1,0 +1,31 @@
+"""What a notebook found out about the machine, kept beside the rows of its run: one JSONL file a question."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ocrlab import paths
+from ocrlab.machine.describe import machine_name, versions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def keep_findings(name: str, found: Iterable[Mapping[str, Any]], folder: Path | None = None) -> pd.DataFrame:
+    """Write the lines to the run's `findings/<name>.jsonl`, each with machine and versions, and return them as a table.
+
+    Findings are about the machine as it is now: an earlier file of that name is replaced.
+    """
+    import pandas as pd
+
+    here = {key: value for key, value in versions().items() if key in {"python", "torch", "transformers"}}
+    lines = [dict(line) | {"machine": machine_name()} | here for line in found]
+    file = (folder or paths.run_folder()) / "findings" / f"{name}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    part.replace(file)
+    return pd.DataFrame(lines)
