@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Ceiling = Literal["copy", "gemv", "matmul"]
+_SLOW_S = 0.5
 _UNITS = {"copy": "GB/s", "gemv": "GB/s", "matmul": "TFLOP/s"}
 
 
@@ -105,21 +106,16 @@ def _timed(work: Callable[[], Any], device: str, repeats: int) -> list[float]:
         if device.startswith("cuda"):
             torch.cuda.synchronize()
 
-    for _ in range(2):
-        work()
-    settle()
-    started = time.perf_counter()
-    work()
-    settle()
-    inner = max(1, int(0.02 / max(time.perf_counter() - started, 1e-6)))  # at least 20 ms a repetition
-    seconds = []
-    for _ in range(repeats):
+    def lap(times: int) -> float:
         started = time.perf_counter()
-        for _ in range(inner):
+        for _ in range(times):
             work()
         settle()
-        seconds.append((time.perf_counter() - started) / inner)
-    return seconds
+        return (time.perf_counter() - started) / times
+
+    slow = lap(1) > _SLOW_S  # float16 products on a CPU that has none take seconds, with little spread
+    inner = 1 if slow else max(1, int(0.02 / max(lap(2), 1e-6)))  # at least 20 ms a repetition
+    return [lap(inner) for _ in range(min(repeats, 3) if slow else repeats)]
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ocrlab import paths
 from ocrlab.reading.settings import Settings
 
@@ -46,11 +48,14 @@ def locate(settings: Settings) -> Checkpoint:
         CheckpointError: unknown id, no such folder, no network and not cached, pickle weights only, remote code,
             or a family that the reader does not know.
     """
+    _refuse_elsewhere("model_id", settings.model_id, settings.model_id)
     if settings.weights == "dummy":
         return _dummy(settings)
     folder, revision = _folder(settings)
     config = _config(folder)
-    _refuse_remote_code(config, settings.model_id)
+    _refuse_elsewhere("model_type", config.get("model_type"), settings.model_id)
+    if not settings.trust_remote_code:
+        _refuse_remote_code(config, settings.model_id)
     _refuse_other_families(config, settings.model_id)
     _refuse_pickles([p.name for p in folder.iterdir()], settings.model_id)
     return Checkpoint(settings.model_id, folder, config, revision or f"sha256:{weights_sha256(folder)[:16]}", False)
@@ -66,16 +71,21 @@ def _folder(settings: Settings) -> tuple[Path, str | None]:
         return folder, None
     local = Path(settings.model_id).expanduser()
     if local.is_dir():
+        if settings.trust_remote_code:
+            raise CheckpointError(
+                f"{local}: trust_remote_code=True holds for a Hub repository at a pinned commit, not for a folder, "
+                f"whose code anybody may have changed; give the repository's id"
+            )
         return local, None
     if local.is_absolute() or settings.model_id.startswith((".", "~")) or not _HUB_ID.fullmatch(settings.model_id):
         raise CheckpointError(
             f"model_id={settings.model_id!r}: no such folder, and not a Hub id of the form owner/name; "
             f"use 'tiny', a folder with config.json and *.safetensors, or e.g. 'Qwen/Qwen2-VL-2B-Instruct'"
         )
-    return _from_hub(settings.model_id, settings.revision)
+    return _from_hub(settings.model_id, settings.revision, [*_FILES, "*.py"] if settings.trust_remote_code else _FILES)
 
 
-def _from_hub(model_id: str, revision: str | None) -> tuple[Path, str]:
+def _from_hub(model_id: str, revision: str | None, files: list[str]) -> tuple[Path, str]:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         HFValidationError,
@@ -87,7 +97,7 @@ def _from_hub(model_id: str, revision: str | None) -> tuple[Path, str]:
 
     def cached() -> Path | None:
         try:
-            return Path(snapshot_download(model_id, revision=revision, allow_patterns=_FILES, local_files_only=True))
+            return Path(snapshot_download(model_id, revision=revision, allow_patterns=files, local_files_only=True))
         except LocalEntryNotFoundError:
             return None
 
@@ -100,7 +110,7 @@ def _from_hub(model_id: str, revision: str | None) -> tuple[Path, str]:
         info = HfApi().model_info(model_id, revision=revision)
         _refuse_pickles([s.rfilename for s in info.siblings or []], model_id)
         print(f"{model_id}: taking {info.sha} from the Hub, or from its cache here", flush=True)
-        return Path(snapshot_download(model_id, revision=info.sha, allow_patterns=_FILES)), str(info.sha)
+        return Path(snapshot_download(model_id, revision=info.sha, allow_patterns=files)), str(info.sha)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise CheckpointError(
             f"model_id={model_id!r}, revision={revision!r}: the Hub has no such model or revision "
@@ -150,11 +160,25 @@ def _config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: not JSON ({error}); download the model again") from error
 
 
+@lru_cache(maxsize=1)
+def _elsewhere() -> list[dict[str, str]]:
+    return list(yaml.safe_load((Path(__file__).parent / "elsewhere.yaml").read_text(encoding="utf-8")))
+
+
+def _refuse_elsewhere(key: str, value: str | None, model_id: str) -> None:
+    for known in _elsewhere():
+        if known[key] == value:
+            raise CheckpointError(
+                f"{model_id}: cannot be read in this process: {known['reason']} ({known['reference']}); {known['way']}"
+            )
+
+
 def _refuse_remote_code(config: dict[str, Any], model_id: str) -> None:
     if "auto_map" in config:
         raise CheckpointError(
             f"{model_id}: its config asks to run Python code from its repository (auto_map), which is not allowed; "
-            f"use a model that transformers carries itself ({', '.join(FAMILIES)})"
+            f"use a model that transformers carries itself ({', '.join(FAMILIES)}), or trust one commit of it: "
+            f"trust_remote_code=True with its full hash as revision"
         )
 
 

@@ -43,6 +43,7 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
 
     Raises:
         CheckpointError: the files cannot be loaded; the message names the folder.
+        Unsupported: the repository's own code, where it is allowed, needs what is not installed.
     """
     from ocrlab.reading import dummy
 
@@ -60,17 +61,33 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
         small = sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors")) < _SMALL_BYTES
         (logging.disable_progress_bar if small else logging.enable_progress_bar)()
         try:
-            model = AutoModelForImageTextToText.from_pretrained(
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 checkpoint.folder, dtype=getattr(torch, dtype), device_map=None if device == "cpu" else {"": device},
-                use_safetensors=True, trust_remote_code=False, local_files_only=True, **settings.load_kwargs(),
-            ).eval()  # fmt: skip
+                use_safetensors=True, trust_remote_code=settings.trust_remote_code, local_files_only=True,
+                output_loading_info=True, **settings.load_kwargs(),
+            )  # fmt: skip
             image_processor = AutoImageProcessor.from_pretrained(
                 checkpoint.folder, backend="pil", trust_remote_code=False, local_files_only=True
             )
+        except ImportError as error:  # only code of the repository's own, which was allowed for this commit
+            words = " ".join(str(error).split())
+            raise Unsupported(f"{checkpoint.model_id}: its own code cannot be loaded here ({words})") from error
         except (OSError, KeyError, SafetensorError) as error:
             raise CheckpointError(f"{checkpoint.folder}: cannot be loaded ({error}); download it again") from error
+        model, info = loaded
+        _refuse_incomplete(checkpoint, info)
         tokenizer = _tokenizer(checkpoint)
-    return model, InputBuilder(tokenizer, image_processor, model.config.image_token_id)
+    return model.eval(), InputBuilder(tokenizer, image_processor, model.config.image_token_id)
+
+
+def _refuse_incomplete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
+    """Refuse what transformers only warns of: a weight that the files lack is left at random values."""
+    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if absent:
+        raise CheckpointError(
+            f"{checkpoint.folder}: {len(absent)} weights of the model are not in its files or have another shape, "
+            f"{absent[0]} first; download it again, or use the class that it was made for"
+        )
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Any:

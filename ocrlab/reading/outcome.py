@@ -47,8 +47,8 @@ class Reading:
 
 def failed(page: str, error: BaseException) -> Reading:
     """Return the reading of a page that raised; an error that carries its own `status` keeps it."""
-    status, reason = status_of(error)
-    status = getattr(error, "status", status)
+    own: Status | None = getattr(error, "status", None)
+    status, reason = (own, str(error)) if own else status_of(error)
     return Reading(page, "", status, reason)
 
 

@@ -19,10 +19,11 @@ from ocrlab.reading.loading import Unsupported, load, refuse_missing_attention
 from ocrlab.reading.meter import Memory, MemoryMeter, StepMeter
 from ocrlab.reading.outcome import Reading, failed
 from ocrlab.reading.settings import Settings
+from ocrlab.reading.trace import NotFinite, Trace, tracing
 from ocrlab.scoring.failures import Status, StopReason, judge
 
 _FORCED: tuple[Status, str] = ("ok", "length forced by min_new_tokens: a speed row, not a reading")
-LOAD_SETTINGS = ("model_id", "revision", "weights", "device", "dtype", "attn_implementation")
+LOAD_SETTINGS = ("model_id", "revision", "trust_remote_code", "weights", "device", "dtype", "attn_implementation")
 
 
 def same_load(one: Settings, other: Settings) -> bool:
@@ -141,6 +142,21 @@ class Reader:
             good = [page for page in batch if page.id in images]
             if good:
                 yield from self._read_batch(good, [images[page.id] for page in good], started)
+
+    def trace_nonfinite(self, page: Page) -> Trace | None:
+        """Read a page greedily and return where the first NaN or infinity arose, or None where all stayed finite.
+
+        Slow: it waits for the device at every module. Raises what `page.open` raises for a bad page.
+        """
+        import torch
+
+        tensors = self.builder.build([page.open()], self.settings.prompt).tensors
+        with torch.inference_mode(), pinned(self.settings.sdpa_kernel), tracing(self.model):
+            try:
+                self.model.generate(**{n: t.to(self.device) for n, t in tensors.items()}, do_sample=False)
+            except NotFinite as found:
+                return found.trace
+        return None
 
     def size_of(self, page: Page) -> int:
         """Return a page's image tokens under the settings in force, from its header alone; 0 where that fails."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -46,6 +47,7 @@ class Settings:
 
     model_id: str = "tiny"
     revision: str | None = None
+    trust_remote_code: bool = False
     weights: Weights = "pretrained"
     device: str = "auto"
     dtype: Dtype = "auto"
@@ -178,6 +180,11 @@ def _check_ranges(s: Settings) -> None:
 
 
 def _check_pairs(s: Settings) -> None:
+    if s.trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", s.revision or ""):
+        raise SettingError(
+            f"trust_remote_code=True with revision={s.revision!r}: code from a repository is run for one commit only; "
+            f"read that commit's *.py files, then set revision to its full 40-digit hash"
+        )
     if s.min_pixels is not None and s.max_pixels is not None and s.min_pixels > s.max_pixels:
         raise SettingError(f"min_pixels={s.min_pixels} is above max_pixels={s.max_pixels}: swap or raise max_pixels")
     if s.min_new_tokens is not None and s.min_new_tokens > s.max_new_tokens:

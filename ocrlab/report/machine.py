@@ -35,6 +35,20 @@ def known_builds() -> dict[str, list[str]]:
     return dict(yaml.safe_load(text))
 
 
+def stack_table(stack: dict[str, Any]) -> pd.DataFrame:
+    """Return the stack of `machine.stack.describe_stack` flat, one line a fact; what is not there says so."""
+    import pandas as pd
+
+    flat: dict[str, Any] = {}
+    for name, value in stack.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    told = {
+        name: "none" if value is None or value in ([], "") else ", ".join(value) if isinstance(value, list) else value
+        for name, value in flat.items()
+    }
+    return pd.Series(told, name="here").astype(str).to_frame()
+
+
 def coverage_table(here: list[str] | None = None) -> pd.DataFrame:
     """Return whether each build runs on each card: yes, through PTX or no; `here` adds the installed build's list."""
     import pandas as pd
@@ -77,19 +91,19 @@ def probe_matrix(probes: pd.DataFrame) -> Figure:
 
 
 def canary_table(found: pd.DataFrame) -> pd.DataFrame:
-    """Return one line a setting: verdict, tokens, where the text parts, error and bound, stammering, reason."""
+    """Return one line a setting: verdict with its reason, tokens, where the text parts, error and bound, stammering."""
     import pandas as pd
 
     shown = pd.DataFrame({"dtype": found["dtype"]})
     shown["attention"] = [_way(a, k) for a, k in zip(found["attn_implementation"], found["sdpa_kernel"], strict=True)]
-    shown["verdict"], shown["tokens"] = found["verdict"], found["tokens"]
+    shown["verdict"] = [_short(v, r) if r else v for v, r in zip(found["verdict"], found["reason"], strict=True)]
+    shown["tokens"] = found["tokens"]
     shown["parts at token"] = [f"{at:.0f}" if pd.notna(at) else "" for at in found["parted_at"]]
-    shown["largest logit error (bound)"] = [
+    shown["logit error (bound)"] = [
         f"{error:.2g} ({bound:.2g})" if pd.notna(error) else ""
         for error, bound in zip(found["error"], found["bound"], strict=True)
     ]
     shown["doubled words"], shown["longest run"] = found["doubled"], found["run"]
-    shown["reason"] = [_short("", reason) if reason else "" for reason in found["reason"]]
     return shown.set_index(["dtype", "attention"])
 
 
@@ -100,5 +114,28 @@ def _way(attention: str, kernel: str | None) -> str:
 def _short(verdict: str, reason: str) -> str:
     """The first clause of a reason, without the exception's name."""
     words = reason.split(": ", 1)[-1] if reason.split(":")[0].endswith(("Error", "Unsupported")) else reason
-    words = words.split(";")[0].split(". ")[0]
-    return f"{verdict}: {words[:105]}" if verdict else words[:105]
+    words = words.split(";")[0].split(". ")[0].removesuffix(".")
+    return f"{verdict}: {words[:105]}{'…' if len(words) > 105 else ''}"
+
+
+def overflow_plot(overflow: pd.DataFrame) -> Figure:
+    """Return the share of output that is not finite against the largest score QK^T: one panel a way, a line a dtype."""
+    ways = list(dict.fromkeys(overflow["way"]))
+    figure, panels = plt.subplots(
+        1, len(ways), figsize=(3.1 * len(ways) + 0.6, 2.9), dpi=110, sharey=True, layout="constrained", squeeze=False
+    )
+    # Markers nest, so that dtypes which give the same share are all seen.
+    styles = {"float32": ("#0072B2", "-", 9), "bfloat16": ("#E69F00", "--", 6), "float16": ("#D55E00", "-", 3)}
+    for axes, way in zip(panels[0], ways, strict=True):
+        for dtype, mine in overflow[overflow["way"] == way].groupby("dtype", sort=False):
+            colour, line, size = styles[str(dtype)]
+            axes.plot(mine["largest_score"], 100 * mine["not_finite"], line, marker="o", ms=size, color=colour,
+                      label=dtype, lw=1.4)  # fmt: skip
+        axes.axvline(65504, color="#777777", lw=1, ls=":")
+        axes.text(65504, 50, " 65504 ", fontsize=7, color="#555555", ha="right", rotation=90, va="center")
+        axes.set(xscale="log", title=way, xlabel="largest |QK$^T$|", ylim=(-4, 104))
+        axes.grid(alpha=0.25)
+    panels[0][0].set_ylabel("output not finite (%)")
+    panels[0][0].legend(fontsize=8, loc="upper left")
+    plt.close(figure)
+    return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,16 @@ def keep_findings(name: str, found: Iterable[Mapping[str, Any]], folder: Path | 
     """
     import pandas as pd
 
+    def plain(value: Any) -> Any:
+        return None if isinstance(value, float) and math.isnan(value) else value
+
     here = {key: value for key, value in versions().items() if key in {"python", "torch", "transformers"}}
-    lines = [dict(line) | {"machine": machine_name()} | here for line in found]
+    lines = [{k: plain(v) for k, v in line.items()} | {"machine": machine_name()} | here for line in found]
     file = (folder or paths.run_folder()) / "findings" / f"{name}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
-    part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    part.write_text(
+        "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines), encoding="utf-8"
+    )
     part.replace(file)
     return pd.DataFrame(lines)

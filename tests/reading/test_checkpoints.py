@@ -135,3 +135,15 @@ def test_offline_and_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "not in the local cache" in refusal(model_id="Qwen/Qwen2-VL-2B-Instruct")
+
+
+def test_a_missing_weight_is_refused_and_not_made_up(checkpoint: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from ocrlab.reading.reader import open_reader
+
+    weights = load_file(checkpoint / "model.safetensors")
+    del weights[next(name for name in weights if name.endswith("mlp.down_proj.weight"))]
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"1 weights .*mlp\.down_proj\.weight first"):
+        open_reader(Settings(model_id=str(checkpoint)))

@@ -1,0 +1,99 @@
+"""Where does the first NaN or infinity arise? Hooks on every module name the first whose output is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The first output that was not finite: which module, of which class, at which forward pass (0: the prompt's).
+
+    `made_inside` says that it arose in the module's own code, between its parts: an attention function, for one.
+    `largest_input` is the largest finite magnitude that went in, `nan` and `inf` count the output's values.
+    """
+
+    module: str
+    kind: str
+    made_inside: bool
+    forward: int
+    nan: int
+    inf: int
+    largest_input: float | None
+    dtype: str
+
+    def __str__(self) -> str:
+        where = "inside" if self.made_inside else "at the output of"
+        came = "" if self.largest_input is None else f"; the largest value that went in was {self.largest_input:.4g}"
+        step = "the prompt" if self.forward == 0 else f"new token {self.forward}"
+        return f"{where} {self.module} ({self.kind}, {self.dtype}), at {step}: {self.nan} NaN, {self.inf} inf{came}"
+
+
+class NotFinite(ArithmeticError):
+    """Raised inside the traced block at the first output that is not finite; carries the trace."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__(str(trace))
+        self.trace = trace
+
+
+@contextmanager
+def tracing(model: nn.Module) -> Iterator[None]:
+    """Within the block, the model's forward raises NotFinite at the first module whose output is not finite.
+
+    The block waits for the device at every module: it is for finding a fault, not for reading.
+    """
+    passes = -1
+    names = {module: name for name, module in model.named_modules()}
+    classes = {name: type(module).__name__ for module, name in names.items()}
+
+    def begin(module: nn.Module, args: tuple[Any, ...]) -> None:
+        nonlocal passes
+        passes += module is model
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+        bad = next((t for t in _tensors(args) if not bool(t.isfinite().all())), None)
+        if bad is not None:  # every module's output was sound so far: it arose between them
+            parent = names[module].rpartition(".")[0]
+            raise NotFinite(_trace(parent or names[module], classes[parent or names[module]], bad, (), True, passes))
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        bad = next((t for t in _tensors(output) if not bool(t.isfinite().all())), None)
+        if bad is not None:
+            leaf = next(module.children(), None) is None
+            raise NotFinite(_trace(names[module], classes[names[module]], bad, _tensors(args), not leaf, passes))
+
+    handles = [model.register_forward_pre_hook(begin)]
+    for module in model.modules():
+        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _trace(
+    name: str, kind: str, bad: Tensor, inputs: tuple[Tensor, ...], made_inside: bool, passes: int
+) -> Trace:  # fmt: skip
+    finite = [t[t.isfinite()].abs().max() for t in inputs if bool(t.isfinite().any())]
+    return Trace(
+        name, kind, made_inside, max(passes, 0), int(bad.isnan().sum()), int(bad.isinf().sum()),
+        float(max(finite)) if finite else None, str(bad.dtype).removeprefix("torch."),
+    )  # fmt: skip
+
+
+def _tensors(value: Any) -> tuple[Tensor, ...]:
+    """Return the floating-point tensors of a module's arguments or output, however they are wrapped."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return (value,) if value.is_floating_point() else ()
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return tuple(t for part in values for t in _tensors(part))
