@@ -30,8 +30,14 @@ $(READY): pyproject.toml constraints.txt
 doctor: $(READY) ## what is wrong with this installation, and what to do about it
 	@$(BIN)/python -m ocrlab doctor
 
+upgrade: $(READY) ## try newer versions in a second environment, then offer to swap; NAMES= YES=1 TAKE=
+	@$(BIN)/python -m ocrlab upgrade $(NAMES) $(if $(YES),--yes) $(if $(TAKE),--take "$(TAKE)")
+
+rollback: $(READY) ## go back to the environment before the last upgrade
+	@$(BIN)/python -m ocrlab rollback
+
 lab: $(READY) ## explore in JupyterLab (this computer only)
-	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. README.md
+	$(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. README.md
 
 reproduce: $(READY) ## run every notebook and build the site; PROFILE= MODEL= ONLY= RUN= PARAMS=
 	@$(BIN)/python -m ocrlab reproduce $(if $(PROFILE),--profile "$(PROFILE)") $(if $(MODEL),--model "$(MODEL)") \
@@ -44,9 +50,9 @@ test: $(READY) ## all tests, then every notebook checked cell by cell with nbval
 	@$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=120 --timeout=600 notebooks
 
 check: $(READY) ## ruff and mypy
-	@$(BIN)/ruff check ocrlab tests notebooks
-	@$(BIN)/ruff format --check ocrlab tests
-	@$(BIN)/mypy
+	@$(BIN)/python -m ruff check ocrlab tests notebooks
+	@$(BIN)/python -m ruff format --check ocrlab tests
+	@$(BIN)/python -m mypy
 
 report: $(READY) ## build the site of RUN= again without running anything
 	@$(BIN)/python -m ocrlab report "$(RUN)"

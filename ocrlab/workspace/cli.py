@@ -1,4 +1,4 @@
-"""The command line: `read` pages, `reproduce` the notebooks, `report` a run again."""
+"""The command line: read pages, reproduce the notebooks, rebuild a site, doctor, upgrade."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what is wrong with this installation, and what to do")
     doctor.add_argument("--json", action="store_true", help="the lines as a JSON list")
     doctor.set_defaults(command=_doctor)
+    newer = commands.add_parser("upgrade", help="try newer versions in a second environment, then offer to swap")
+    newer.add_argument("names", nargs="*", help="packages; all when none is given")
+    newer.add_argument("--yes", action="store_true", help="swap without asking where all went well")
+    newer.add_argument("--take", default="", metavar="STAMP", help="swap a candidate that an earlier upgrade left")
+    newer.set_defaults(command=_upgrade)
+    back = commands.add_parser("rollback", help="go back to the environment before the last upgrade")
+    back.set_defaults(command=_rollback)
     refresh = commands.add_parser("refresh", help="write the source notebooks' checked outputs again")
     refresh.add_argument("notebooks", nargs="*", help="names without .ipynb; all when none is given")
     refresh.set_defaults(command=_refresh)
@@ -102,6 +109,18 @@ def _refresh(args: argparse.Namespace) -> int:
     from ocrlab.workspace.refresh import refresh
 
     return refresh(args.notebooks)
+
+
+def _upgrade(args: argparse.Namespace) -> int:
+    from ocrlab.workspace.upgrade import upgrade
+
+    return upgrade(args.names, args.yes, args.take)
+
+
+def _rollback(args: argparse.Namespace) -> int:
+    from ocrlab.workspace.upgrade import rollback
+
+    return rollback()
 
 
 def _report(args: argparse.Namespace) -> int:

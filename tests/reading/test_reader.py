@@ -23,7 +23,16 @@ ASKED = {
     "num_beams": 2, "repetition_penalty": 1.2, "no_repeat_ngram_size": 4, "cache_implementation": "static",
     "weights": "pretrained",
 }  # fmt: skip
-CHECKED_ELSEWHERE = {"model_id", "revision", "sdpa_kernel", "prompt", "compile", "batch_size", "seed"}
+CHECKED_ELSEWHERE = {
+    "model_id",
+    "revision",
+    "trust_remote_code",
+    "sdpa_kernel",
+    "prompt",
+    "compile",
+    "batch_size",
+    "seed",
+}
 
 
 @pytest.fixture(scope="module")
