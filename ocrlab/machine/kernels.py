@@ -106,3 +106,14 @@ def pinned(kernel: str | None) -> Any:
 
     names = {"math": "MATH", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
     return sdpa_kernel([getattr(SDPBackend, names[kernel])])
+
+
+def kernel_name(event: str) -> str:
+    """Return which SDPA kernel an operator's name, as the profiler gives it, stands for; empty for another operator."""
+    for sign, name in (
+        ("_scaled_dot_product_flash_attention", "flash"), ("_scaled_dot_product_efficient_attention", "efficient"),
+        ("_scaled_dot_product_cudnn_attention", "cudnn"), ("_scaled_dot_product_attention_math", "math"),
+    ):  # fmt: skip
+        if sign in event:
+            return name
+    return ""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ocrlab.machine.kernels import ATTENTIONS, attention, eager, pinned
+from ocrlab.machine.kernels import ATTENTIONS, attention, eager, kernel_name, pinned
 from ocrlab.machine.worker import Outcome, Worker
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def launch(probe: Probe) -> dict[str, Any]:
         output = attention(probe.attention)(there[0], there[1], there[2], there[3], causal)
         output = output.double().cpu()
     error, bound = _distance(output[rows], expected[rows]), 8 * torch.finfo(q.dtype).eps
-    took = ", ".join(sorted({_kernel_name(e.key) for e in profile.key_averages()} - {""}))
+    took = ", ".join(sorted({kernel_name(e.key) for e in profile.key_averages()} - {""}))
     found = {"error": error, "bound": bound, "took": took}
     if not torch.isfinite(output[rows]).all():
         return found | {"verdict": "wrong", "error": None, "reason": "its output has values that are not finite"}
@@ -137,14 +137,3 @@ def _inputs(probe: Probe) -> tuple[Any, Any, Any, Any, bool, Any]:
 
 def _distance(output: torch.Tensor, expected: torch.Tensor) -> float:
     return float((output - expected).norm() / expected.norm())
-
-
-def _kernel_name(event: str) -> str:
-    """Return which SDPA kernel an operator's name stands for, or nothing for another operator."""
-    for sign, name in (
-        ("_scaled_dot_product_flash_attention", "flash"), ("_scaled_dot_product_efficient_attention", "efficient"),
-        ("_scaled_dot_product_cudnn_attention", "cudnn"), ("_scaled_dot_product_attention_math", "math"),
-    ):  # fmt: skip
-        if sign in event:
-            return name
-    return ""

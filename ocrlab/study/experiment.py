@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,26 +10,16 @@ from tqdm.auto import tqdm
 
 from ocrlab import paths
 from ocrlab.pages import Page
-from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.outcome import failed
 from ocrlab.reading.reader import same_load
 from ocrlab.reading.served import Refused, ServedReader
 from ocrlab.reading.settings import Settings
-from ocrlab.study.canary import held_in_quarantine
 from ocrlab.study.records import RecordFile
-from ocrlab.study.rows import reading_record, row_key, row_of, setting_label
+from ocrlab.study.rows import reading_record, setting_label
+from ocrlab.study.store import Job, Store, plan_jobs
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    settings: Settings
-    page: Page
-    key: str
-    repeat: int
-    refused: str | None
 
 
 def run_experiment(
@@ -47,24 +36,15 @@ def run_experiment(
     Raises:
         RecordError: the folder cannot be written; what was measured is kept.
     """
-    import pandas as pd
-
-    folder = folder or paths.run_folder()
-    readings, rows = RecordFile(folder / "readings" / f"{name}.jsonl"), RecordFile(folder / "rows" / f"{name}.jsonl")
-    for record in readings.records:
-        if record["key"] not in rows.keys:
-            rows.append(row_of(record))  # the process died between a reading and its score
-    jobs = _jobs(runs, pages, repeats, read_quarantined)
+    store = Store(name, folder)
+    jobs = plan_jobs(runs, pages, repeats, read_quarantined)
     limits = {"page_timeout_s": page_timeout_s, "memory_limit_bytes": memory_limit_bytes}
-    todo = [job for job in jobs if job.key not in readings.keys]
+    todo = store.missing(jobs)
     with tqdm(total=len(todo), desc=name, unit="page", disable=not todo) as bar:
         for record in _read(name, todo, bar, limits):
-            readings.append(record)
-            rows.append(row_of(record))
+            store.append(record)
             bar.update()
-    wanted = {job.key: i for i, job in enumerate(jobs)}
-    chosen = sorted((row for row in rows.records if row["key"] in wanted), key=lambda row: wanted[row["key"]])
-    return pd.DataFrame(chosen)
+    return store.table(jobs)
 
 
 def readings_of(name: str, folder: Path | None = None) -> pd.DataFrame:
@@ -74,23 +54,7 @@ def readings_of(name: str, folder: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(RecordFile((folder or paths.run_folder()) / "readings" / f"{name}.jsonl").records)
 
 
-def _jobs(runs: Sequence[Settings], pages: Sequence[Page], repeats: int, read_quarantined: bool) -> list[_Job]:
-    jobs = {}
-    for settings in runs:
-        refused = None if read_quarantined else held_in_quarantine(settings)
-        try:
-            checkpoint = locate(settings).revision
-        except RuntimeError:
-            checkpoint = "absent"  # the row will say why
-        for repeat in range(repeats):
-            for page in pages:
-                # A refused row must not stand for the reading once the quarantine is over.
-                key = row_key(settings, page, checkpoint + (" refused" if refused else ""), repeat)
-                jobs[key] = _Job(settings, page, key, repeat, refused)
-    return list(jobs.values())
-
-
-def _read(name: str, jobs: Sequence[_Job], bar: Any, limits: dict[str, Any]) -> Iterable[dict[str, Any]]:
+def _read(name: str, jobs: Sequence[Job], bar: Any, limits: dict[str, Any]) -> Iterable[dict[str, Any]]:
     reader: ServedReader | None = None
     try:
         for settings in dict.fromkeys(job.settings for job in _grouped(jobs)):
@@ -115,7 +79,7 @@ def _read(name: str, jobs: Sequence[_Job], bar: Any, limits: dict[str, Any]) -> 
             reader.close()
 
 
-def _readings(name: str, reader: ServedReader, settings: Settings, jobs: list[_Job]) -> Iterable[dict[str, Any]]:
+def _readings(name: str, reader: ServedReader, settings: Settings, jobs: list[Job]) -> Iterable[dict[str, Any]]:
     for repeat in sorted({job.repeat for job in jobs}):
         now = {job.page.id: job for job in jobs if job.repeat == repeat}
         for reading in reader.stream([job.page for job in now.values()]):
@@ -123,10 +87,10 @@ def _readings(name: str, reader: ServedReader, settings: Settings, jobs: list[_J
             yield reading_record(name, job.key, settings, job.page, reading, reader.actual, reader.load_s, repeat)
 
 
-def _grouped(jobs: Sequence[_Job]) -> list[_Job]:
+def _grouped(jobs: Sequence[Job]) -> list[Job]:
     """Jobs whose settings share a loaded model together, in the order of their first appearance."""
     firsts: list[Settings] = []
-    groups: dict[int, list[_Job]] = {}
+    groups: dict[int, list[Job]] = {}
     for job in jobs:
         index = next((i for i, first in enumerate(firsts) if same_load(first, job.settings)), len(firsts))
         if index == len(firsts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +22,28 @@ COSTS = (
     "tokens",
 )
 
+METRICS = {"cer": "CER", "wer": "WER", "digits": "digit-string loss", "lines": "line loss"}
+"""Metrics by the beginning of their columns `…_edits` and `…_length`, and what verdicts call them."""
 
-def edits_of(rows: pd.DataFrame) -> list[Edits]:
-    """Return the scored rows' character edits, in the rows' order."""
-    if "cer_edits" not in rows:
+
+def edits_of(rows: pd.DataFrame, metric: str = "cer") -> list[Edits]:
+    """Return one Edits a page, in the order of the pages' first scored rows, from `<metric>_edits` and `_length`.
+
+    Readings of one page (repetitions, seeds) are added up: they share what makes the page hard, so they are not so many
+    documents, and an interval that took them for such would be too narrow.
+    """
+    if f"{metric}_edits" not in rows:
         return []
-    scored = rows.dropna(subset=["cer_edits"])
-    return [Edits(int(e), int(n)) for e, n in zip(scored["cer_edits"], scored["cer_length"], strict=True)]
+    pages = _by_page(rows, metric)
+    return [Edits(int(e), int(n)) for e, n in zip(pages["edits"], pages["length"], strict=True)]
 
 
-def interval_of(rows: pd.DataFrame) -> Interval | None:
-    """Return the corpus CER of the scored rows with its 95 % interval, or None for fewer than two scored pages."""
-    edits = edits_of(rows)
+def interval_of(rows: pd.DataFrame, metric: str = "cer") -> Interval | None:
+    """Return the rate over the scored rows with its 95 % interval over pages, or None for fewer than two pages.
+
+    None too where the truth of all pages is empty.
+    """
+    edits = edits_of(rows, metric)
     return bootstrap_interval(edits) if len(edits) > 1 and any(e.length for e in edits) else None
 
 
@@ -65,14 +76,34 @@ def summarise(rows: pd.DataFrame, by: str | Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def compare(rows: pd.DataFrame, column: str, value: Any, against: Any, margin: float = 0.005) -> Verdict:
+def compare(
+    rows: pd.DataFrame, column: str, value: Any, against: Any, margin: float = 0.005, metric: str = "cer",
+    confidence: float = 0.95,
+) -> Verdict:  # fmt: skip
     """Return the verdict on the rows where `column` is `value` against those where it is `against`, page by page.
+
+    A page that was read several times on a side counts once there, with the mean of its readings.
 
     Raises:
         ValueError: the two have no scored page in common.
     """
-    keys = ["page", "repeat"] if "repeat" in rows else ["page"]
-    scored = rows.dropna(subset=["cer_edits"])
-    one, other = (scored[scored[column] == v].set_index(keys) for v in (value, against))
-    common = one.index.intersection(other.index)
-    return verdict(edits_of(one.loc[common].reset_index()), edits_of(other.loc[common].reset_index()), margin)
+    one, other = (_by_page(rows[rows[column] == v], metric) for v in (value, against))
+    common = one.index.intersection(other.index, sort=False)
+    one, other = one.loc[common], other.loc[common]
+    # Brought to as many readings a page as all can have, edits stay whole numbers and pages keep their weights.
+    times = math.lcm(*one["readings"].tolist(), *other["readings"].tolist())
+    sides = [
+        [Edits(int(e * times // k), int(n * times // k)) for e, n, k in side.itertuples(index=False)]
+        for side in (one[["edits", "length", "readings"]], other[["edits", "length", "readings"]])
+    ]
+    return verdict(sides[0], sides[1], margin, confidence, metric=METRICS.get(metric, metric))
+
+
+def _by_page(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return edits and length added up over each page's scored readings, and how many readings they are."""
+    if f"{metric}_edits" not in rows:
+        raise ValueError(f"no row has a {METRICS.get(metric, metric)}: pages need a truth, models weights")
+    scored = rows.dropna(subset=[f"{metric}_edits"])
+    pages = scored.groupby("page", sort=False)
+    table = pages[[f"{metric}_edits", f"{metric}_length"]].sum().set_axis(["edits", "length"], axis=1)
+    return table.assign(readings=pages.size())

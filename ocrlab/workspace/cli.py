@@ -37,6 +37,17 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what is wrong with this installation, and what to do")
     doctor.add_argument("--json", action="store_true", help="the lines as a JSON list")
     doctor.set_defaults(command=_doctor)
+    fit = commands.add_parser("fit", help="will a model fit a card? memory and time floors, before any download")
+    fit.add_argument(
+        "--model", default="Qwen/Qwen2-VL-2B-Instruct", help="a Hub id that the package knows, or a folder"
+    )
+    fit.add_argument("--card", action="append", help="a card's name, several times for several (default: all known)")
+    fit.add_argument("--preset", help="a preset whose settings are taken instead of the model's alone")
+    fit.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
+    fit.add_argument("--batch_size", "--batch-size", type=int, default=1)
+    fit.add_argument("--max_new_tokens", "--max-new-tokens", type=int, default=1024)
+    fit.add_argument("--json", action="store_true", help="one object a card, attention and pixel budget")
+    fit.set_defaults(command=_fit)
     newer = commands.add_parser("upgrade", help="try newer versions in a second environment, then offer to swap")
     newer.add_argument("names", nargs="*", help="packages; all when none is given")
     newer.add_argument("--yes", action="store_true", help="swap without asking where all went well")
@@ -109,6 +120,12 @@ def _refresh(args: argparse.Namespace) -> int:
     from ocrlab.workspace.refresh import refresh
 
     return refresh(args.notebooks)
+
+
+def _fit(args: argparse.Namespace) -> int:
+    from ocrlab.workspace.fit import fit
+
+    return fit(args.model, args.card, args.preset, args.dtype, args.batch_size, args.max_new_tokens, args.json)
 
 
 def _upgrade(args: argparse.Namespace) -> int:

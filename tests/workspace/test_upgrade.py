@@ -89,7 +89,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("PIP_CONSTRAINT", raising=False)
+    for name in ("PIP_CONSTRAINT", "PYTHONPATH"):  # an upgrade's own trial sets the latter
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(module, "STEPS", module.STEPS | {"tests": ["ocrlab", "tests"]})
     places = Places(root)
     subprocess.run([sys.executable, "-m", "venv", places.current], check=True)

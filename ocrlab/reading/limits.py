@@ -1,0 +1,152 @@
+"""Will it fit, and how fast can it be at best? Memory and time floors from sizes, before anything is loaded.
+
+The terms follow transformers' Qwen2-VL code at its peak moments, one by one; each says what is alive then. Where
+batches are read, the vision tower takes its images one after another in eager and sdpa, and all rows are held at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ocrlab.machine.cards import CONTEXT_BYTES, Machine
+from ocrlab.reading.settings import Settings
+from ocrlab.reading.shapes import Shapes, Tower, shapes_of
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PROMPT_TOKENS = 32
+"""Text tokens around an image: the chat template and a short prompt."""
+CPU_BUFFERS_BYTES = {4: 3 * 2**20, 2: 7 * 2**20}
+"""What BLAS and the allocator add in a process on a CPU, by the dtype's size; measured here (LOG.md)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by what holds them. Phases do not overlap, so `peak_bytes` is the most at one moment and not their sum."""
+
+    weights_bytes: int
+    inputs_bytes: int
+    vision_bytes: int
+    prefill_bytes: int
+    kv_cache_bytes: int
+    logits_bytes: int
+
+    @property
+    def activations_bytes(self) -> int:
+        """The most that a reading holds above the loaded weights."""
+        decode = self.prefill_bytes + self.kv_cache_bytes + self.logits_bytes
+        return self.inputs_bytes + max(self.vision_bytes, decode)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Weights and the most that a reading holds above them."""
+        return self.weights_bytes + self.activations_bytes
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Seconds that a machine needs at least, by its bandwidth and matmul rate."""
+
+    vision_s: float
+    prefill_s: float
+    tpot_s: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Memory, and with a machine its floors and whether it fits; `margin_bytes` is what would be left on the card."""
+
+    memory: Memory
+    floors: Floors | None = None
+    margin_bytes: int | None = None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it fits, a CUDA context included; None without a machine."""
+        return None if self.margin_bytes is None else self.margin_bytes >= 0
+
+
+def predict(settings: Settings, image_tokens: int, machine: Machine | None = None, dtype: str = "") -> Prediction:
+    """Return memory (and floors, for a machine) of reading pages of `image_tokens` tokens each with the settings.
+
+    `dtype` stands in for `dtype="auto"` (default: bfloat16). Raises CheckpointError where the sizes are not known.
+    """
+    shapes = shapes_of(settings)
+    size = BYTES[dtype or ("bfloat16" if settings.dtype == "auto" else settings.dtype)]
+    on_cpu = settings.device == "cpu" or (machine is not None and machine.device == "cpu")
+    memory = _memory(settings, shapes, image_tokens, size, on_cpu)
+    if machine is None:
+        return Prediction(memory)
+    floors = _floors(settings, shapes, image_tokens, size, machine)
+    context = 0 if machine.device == "cpu" else CONTEXT_BYTES
+    return Prediction(memory, floors, machine.memory_bytes - context - memory.peak_bytes)
+
+
+def _memory(settings: Settings, shapes: Shapes, image_tokens: int, size: int, on_cpu: bool) -> Memory:
+    pages = settings.batch_size
+    patches = image_tokens * shapes.merge**2
+    tokens = image_tokens + PROMPT_TOKENS
+    longest = tokens + settings.max_new_tokens
+    text = shapes.text
+    cached = pages * (settings.num_beams or 1) * longest
+    score = score_bytes(settings, size, on_cpu)
+    return Memory(
+        weights_bytes=shapes.parameters * size,
+        inputs_bytes=pages * patches * shapes.patch_values * 4 + (CPU_BUFFERS_BYTES[size] if on_cpu else 0),
+        vision_bytes=_vision_bytes(shapes.vision, patches, pages, size, score, shapes.patch_values),
+        prefill_bytes=_prefill_bytes(text, tokens, pages, size, score),
+        kv_cache_bytes=2 * text.layers * text.key_heads * text.head_width * cached * size,
+        logits_bytes=pages * (settings.num_beams or 1) * shapes.vocabulary * (size + 4),
+    )
+
+
+def score_bytes(settings: Settings, size: int, on_cpu: bool) -> int:
+    """Return the bytes that an attention holds for each pair of tokens and head at its peak; 0 where it streams.
+
+    eager: products in the dtype, their softmax in float32, its copy in the dtype; on a CPU torch turns low-precision
+    products into float32 first. SDPA's math kernel computes in float32 and marks rows that see nothing.
+    """
+    if settings.attn_implementation == "eager":
+        return 10 if on_cpu and size < 4 else 8
+    return 9 if settings.sdpa_kernel == "math" else 0
+
+
+def _vision_bytes(tower: Tower, patches: int, pages: int, size: int, score: int, values: int) -> int:
+    """The most of three moments in a block: turning queries and keys, attention, the MLP.
+
+    Alive throughout: the patches in the model's dtype, sines and cosines in float32, the residual before and after and
+    what went into the norm. Scores are of one page at a time.
+    """
+    rows, width = pages * patches, tower.width
+    always = (values * size if size < 4 else 0) + 2 * tower.head_width * 4 + 2 * width * size
+    # qkv; queries and keys in float32, the first result, and the second's two products and sum.
+    turning = 3 * width * size + width * (2 * 4 * (size < 4) + 4 * 4)
+    # The first product, its scaled copy and the sigmoid of quick GELU.
+    mlp = width * size + 3 * tower.mlp_width * size
+    attention = rows * 5 * width * size + tower.heads * patches**2 * score
+    return rows * always + max(rows * turning, rows * mlp, attention)
+
+
+def _prefill_bytes(tower: Tower, tokens: int, pages: int, size: int, score: int) -> int:
+    """The most of two moments in a layer: the MLP's gate, value and product, or attention."""
+    rows = pages * tokens
+    always = 3 * tower.width * size
+    qkv = (tower.heads + 2 * tower.key_heads) * tower.head_width * size
+    attention = rows * 2 * qkv + pages * tower.heads * tokens**2 * score
+    return rows * always + max(rows * 3 * tower.mlp_width * size, attention)
+
+
+def _floors(settings: Settings, shapes: Shapes, image_tokens: int, size: int, machine: Machine) -> Floors:
+    """Count two operations a weight and token, four a pair of tokens and width in attention, half of that if causal."""
+    pages = settings.batch_size
+    patches, tokens = image_tokens * shapes.merge**2, image_tokens + PROMPT_TOKENS
+    vision, text = shapes.vision, shapes.text
+    vision_flops = 2 * vision.parameters * patches + 4 * vision.layers * patches**2 * vision.width
+    text_flops = 2 * text.parameters * tokens + 2 * text.layers * tokens**2 * text.heads * text.head_width
+    head = shapes.head_parameters or shapes.embedding_parameters
+    kv = 2 * text.layers * text.key_heads * text.head_width * (tokens + settings.max_new_tokens / 2) * size
+    read = (text.parameters + head) * size + pages * kv
+    return Floors(
+        vision_s=pages * vision_flops / machine.matmul_flops_s,
+        prefill_s=pages * text_flops / machine.matmul_flops_s,
+        tpot_s=read / machine.bandwidth_bytes_s,
+    )

@@ -1,0 +1,98 @@
+"""Predicted against measured: memory by image tokens, and time against the floor of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ocrlab.machine.cards import Machine
+from ocrlab.machine.describe import choose_device, choose_dtype
+from ocrlab.reading.limits import predict
+from ocrlab.reading.settings import Settings, make_settings
+from ocrlab.study.growth import measure_growth
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@contextmanager
+def exact_allocation() -> Iterator[None]:
+    """Let processes that start in the block give every larger piece of memory back at once (glibc; others ignore it).
+
+    The allocator otherwise keeps up to twice of what a small model really holds. It costs time, so speed is measured
+    without it.
+    """
+    wanted = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def compare_memory(runs: Sequence[Settings], image_tokens: Sequence[int], timeout_s: float = 900) -> pd.DataFrame:
+    """Return one line a setting × size: peak bytes predicted and measured, weights included, and their ratio.
+
+    What cannot run has status and reason, and a prediction all the same.
+    """
+    with exact_allocation():
+        measured = measure_growth([on_this(s) for s in runs], image_tokens, timeout_s=timeout_s)
+    predicted = []
+    for line in measured.to_dict("records"):
+        settings = replace(_settings_of({str(k): v for k, v in line.items()}), max_new_tokens=2, min_new_tokens=None)
+        found = line["image_tokens"]
+        memory = predict(settings, int(found if found == found and found else line["asked_tokens"])).memory
+        predicted.append({"weights_bytes": memory.weights_bytes, "predicted_bytes": memory.peak_bytes})
+    for name in ("weights_bytes", "predicted_bytes"):
+        measured[name] = [line[name] for line in predicted]
+    measured["measured_bytes"] = measured["weights_bytes"] + measured["peak_memory_bytes"]
+    return measured.assign(ratio=measured["predicted_bytes"] / measured["measured_bytes"])
+
+
+def against_floor(rows: pd.DataFrame, machine: Machine) -> pd.DataFrame:
+    """Return one line a setting of speed rows: median seconds of vision, prefill and a token, and the floors' shares.
+
+    A share of 1 would be as fast as the machine's measured bandwidth (token) or matmul rate (vision, prefill) allows.
+    """
+    import pandas as pd
+
+    lines = []
+    done = rows[rows["status"] == "ok"]
+    names = ["model_id", "weights", "dtype", "attn_implementation", "sdpa_kernel", "cache_implementation", "compile",
+             "batch_size"]  # fmt: skip
+    for values, group in done.groupby(names, dropna=False, sort=False):
+        tokens = int(group["image_tokens"].median())
+        first = {str(k): v for k, v in group.iloc[0].to_dict().items()}
+        floors = predict(on_this(_settings_of(first)), tokens, machine).floors
+        assert floors is not None
+        line: dict[str, Any] = dict(zip(names, values, strict=True)) | {"image_tokens": tokens, "rows": len(group)}
+        for name in ("vision_s", "prefill_s", "tpot_s"):
+            line |= {name: group[name].median(), f"{name}_low": group[name].quantile(0.25),
+                     f"{name}_high": group[name].quantile(0.75)}  # fmt: skip
+            line[f"{name.removesuffix('_s')}_share"] = getattr(floors, name) / line[name]
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def on_this(settings: Settings) -> Settings:
+    """Return the settings with `auto` resolved as a reader here would resolve it."""
+    device = choose_device(settings.device).value
+    return replace(settings, device=device, dtype=choose_dtype(settings.dtype, device).value)  # type: ignore[arg-type]
+
+
+def _settings_of(line: dict[str, Any]) -> Settings:
+    names = Settings().as_dict()
+    kept = {k: None if isinstance(v, float) and v != v else v for k, v in line.items() if k in names}
+    whole = {k: int(v) if isinstance(v, float) and isinstance(names[k], int) else v for k, v in kept.items()}
+    for name in ("min_pixels", "max_pixels", "min_new_tokens", "top_k"):
+        if whole.get(name) is not None:
+            whole[name] = int(str(whole[name]).removesuffix(".0"))
+    return make_settings(whole)

@@ -1,0 +1,113 @@
+"""Time settings against each other: forced length, settings in random turns, warm-up apart; quality is another run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from ocrlab.pages import Page
+from ocrlab.reading.outcome import failed
+from ocrlab.reading.reader import same_load
+from ocrlab.reading.served import Refused, ServedReader
+from ocrlab.reading.settings import Settings
+from ocrlab.study.rows import reading_record, setting_label
+from ocrlab.study.store import Job, Store, plan_jobs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run_speed(
+    name: str, runs: Sequence[Settings], pages: Sequence[Page], *, new_tokens: int = 64, repeats: int = 3,
+    seed: int = 0, folder: Path | None = None, page_timeout_s: float | None = 1800,
+) -> pd.DataFrame:  # fmt: skip
+    """Return the rows of every setting × page × repetition, each of exactly `new_tokens` tokens.
+
+    In every repetition all settings read all pages (a batch at a time) in one order drawn by seed, so that drift of the
+    machine hits all alike. Each setting reads its first batch once before, unrecorded. Models of different loads
+    stay loaded side by side, each in its own process. Quality columns stay empty: a forced length is no reading.
+
+    Raises:
+        RecordError: the folder cannot be written; what was measured is kept.
+    """
+    forced = [replace(s, min_new_tokens=new_tokens, max_new_tokens=new_tokens) for s in runs]
+    store = Store(name, folder)
+    jobs = plan_jobs(forced, pages, repeats, read_quarantined=False)
+    todo = store.missing(jobs)
+    with ExitStack() as stack, tqdm(total=len(todo), desc=name, unit="page", disable=not todo) as bar:
+        fleet = _Fleet(stack, page_timeout_s)
+        for record in _records(name, todo, fleet, random.Random(seed), bar):
+            store.append(record)
+            bar.update()
+    return store.table(jobs)
+
+
+class _Fleet:
+    """One process for each load, started when it is first needed; a setting that cannot run keeps its reason."""
+
+    def __init__(self, stack: ExitStack, page_timeout_s: float | None) -> None:
+        self.stack, self.page_timeout_s = stack, page_timeout_s
+        self.readers: list[ServedReader] = []
+        self.refused: dict[Settings, Refused] = {}
+        self.warm: set[Settings] = set()
+
+    def reader(self, settings: Settings, batch: list[Page]) -> ServedReader:
+        """Return the process with these settings in force and warmed up; raise Refused where they cannot be."""
+        if settings in self.refused:
+            raise self.refused[settings]
+        try:
+            found = next((r for r in self.readers if same_load(r.settings, settings)), None)
+            if found is None:
+                found = self.stack.enter_context(ServedReader(settings, page_timeout_s=self.page_timeout_s))
+                self.readers.append(found)
+            if settings not in self.warm:
+                found.apply(settings)
+                list(found.stream(batch))
+                self.warm.add(settings)
+            if found.settings != settings:
+                found.apply(settings)
+        except Refused as error:
+            self.refused[settings] = error
+            raise
+        return found
+
+
+def _records(
+    name: str, todo: Sequence[Job], fleet: _Fleet, rng: random.Random, bar: Any
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    for repeat in sorted({job.repeat for job in todo}):
+        batches = _batches([job for job in todo if job.repeat == repeat])
+        rng.shuffle(batches)
+        for batch in batches:
+            settings = batch[0].settings
+            bar.set_postfix_str(setting_label(settings.as_dict())[-60:])
+            by_page = {job.page.id: job for job in batch}
+            try:
+                if batch[0].refused:
+                    raise Refused("unsupported", batch[0].refused)
+                reader = fleet.reader(settings, [job.page for job in batch])
+                for reading in reader.stream([job.page for job in batch]):
+                    job = by_page.pop(reading.page)
+                    yield reading_record(
+                        name, job.key, settings, job.page, reading, reader.actual, reader.load_s, repeat
+                    )
+            except Refused as error:
+                for job in by_page.values():
+                    yield reading_record(
+                        name, job.key, settings, job.page, failed(job.page.id, error), {}, None, repeat
+                    )
+
+
+def _batches(jobs: Sequence[Job]) -> list[list[Job]]:
+    batches = []
+    for settings in dict.fromkeys(job.settings for job in jobs):
+        mine = [job for job in jobs if job.settings == settings]
+        size = settings.batch_size
+        batches += [mine[start : start + size] for start in range(0, len(mine), size)]
+    return batches

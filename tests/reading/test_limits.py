@@ -1,0 +1,71 @@
+"""Predictions against known figures of Qwen2-VL-2B, and against what the embedded reader really takes here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ocrlab.machine.cards import UnknownCard, card, cards, measured_machine
+from ocrlab.reading.checkpoints import CheckpointError
+from ocrlab.reading.limits import predict
+from ocrlab.reading.settings import Settings
+from ocrlab.reading.shapes import shapes_of
+
+TWO_B = Settings(model_id="Qwen/Qwen2-VL-2B-Instruct", weights="dummy", dtype="bfloat16")
+GIB = 2**30
+
+
+def test_shapes_have_the_published_counts() -> None:
+    shapes = shapes_of(TWO_B)
+    assert shapes.parameters == 2_208_985_600
+    assert (shapes.vision.parameters, shapes.text.parameters) == (665_271_296, 1_310_340_608)
+    assert shapes.embedding_parameters == 233_373_696 and shapes.head_parameters == 0 and shapes.cell_pixels == 784
+
+
+def test_weights_and_cache_by_hand() -> None:
+    memory = predict(replace(TWO_B, max_new_tokens=1000), 1280).memory
+    assert memory.weights_bytes == pytest.approx(4.115 * GIB, rel=1e-3)
+    assert memory.kv_cache_bytes == 28 * 1024 * (1280 + 32 + 1000), "28 KiB a token"
+    assert predict(replace(TWO_B, dtype="float32"), 64).memory.weights_bytes == 2 * memory.weights_bytes
+
+
+@pytest.mark.parametrize(("tokens", "gib"), [(1280, 3.1), (2560, 12.5), (4096, 32.0), (16384, 512.0)])
+def test_eager_vision_grows_with_the_square(tokens: int, gib: float) -> None:
+    eager = predict(replace(TWO_B, attn_implementation="eager"), tokens).memory
+    sdpa = predict(TWO_B, tokens).memory
+    assert eager.vision_bytes == pytest.approx(gib * GIB, rel=0.06)
+    assert sdpa.vision_bytes < eager.vision_bytes / 10
+
+
+def test_a_token_reads_the_text_layers_and_the_tied_head_once() -> None:
+    floors = predict(replace(TWO_B, max_new_tokens=1), 1, card("RTX 5070 Ti")).floors
+    assert floors is not None and floors.tpot_s == pytest.approx(3.45e-3, rel=0.01)
+    faster = predict(replace(TWO_B, max_new_tokens=1), 1, card("RTX 5090")).floors
+    assert faster is not None and 1 / faster.tpot_s == pytest.approx(580, rel=0.01)
+
+
+def test_what_fits_which_card() -> None:
+    eager = replace(TWO_B, attn_implementation="eager")
+    assert predict(TWO_B, 16384, card("RTX 5060")).fits
+    assert not predict(eager, 2560, card("RTX 5070 Ti")).fits and predict(eager, 1280, card("RTX 5070 Ti")).fits
+    assert predict(eager, 1280).fits is None
+    margin = predict(eager, 16384, card("RTX 5090")).margin_bytes
+    assert margin is not None and margin < -400 * GIB
+
+
+def test_cards_are_found_by_name_and_the_nearest_is_named() -> None:
+    assert card("NVIDIA GeForce RTX 5090").memory_bytes == 32 * GIB and len(cards()) >= 8
+    with pytest.raises(UnknownCard, match="did you mean RTX 5070"):
+        card("RTX 5075")
+
+
+def test_other_families_are_not_guessed(tmp_path: object) -> None:
+    with pytest.raises(CheckpointError):
+        shapes_of(Settings(model_id="Qwen/Unknown-VL"))
+
+
+def test_this_machine_is_measured() -> None:
+    machine = measured_machine("float32")
+    assert machine.device == "cpu" and machine.source == "measured here"
+    assert 1e8 < machine.bandwidth_bytes_s < 1e13 and 1e8 < machine.matmul_flops_s < 1e15
