@@ -1,0 +1,210 @@
+"""What to use here, from rows alone: each measured setting against one that all experiments share, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, Literal
+
+from ocrlab.machine.quarantine import reason_against
+from ocrlab.reading.settings import Settings, make_settings
+from ocrlab.scoring import bootstrap_median
+from ocrlab.study.rows import load_rows
+from ocrlab.study.summary import compare
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Stand = Literal["recommended", "on the front", "dominated", "worse", "not settled", "not valid", "could not run"]
+MIN_PAGES = 8
+_NAMES = [name for name in Settings().as_dict() if name != "seed"]
+_READ = ("ok", "empty", "truncated", "loop")
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A machine's and model's recommended settings, why in words, and what would change it."""
+
+    machine: str
+    settings: Settings
+    why: str
+    unless: str
+
+
+def judge_runs(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
+    """Return one line a machine × model × setting of scored rows: where it stands, with the numbers and the reason.
+
+    All are held against the anchor, the setting with the most pages: `difference` is CER minus the anchor's over the
+    pages they share, with `low` and `high`; `speed` is how many times as many pages a second, the median over pages
+    with its interval; `cer` and `pages_per_second` are the anchor's moved by these, so that settings which were read on
+    other pages can stand in one figure. Fewer than 8 shared pages settle nothing.
+    """
+    import pandas as pd
+
+    lines = []
+    for (machine, model), mine in _quality(rows).groupby(["machine", "model_id"], sort=False):
+        groups = {key: group for key, group in mine.groupby(_NAMES, dropna=False, sort=False)}
+        anchor = max(groups.values(), key=lambda g: (g["page"].nunique(), -len(_settings(g.iloc[0]).changed())))
+        made = [_line(group, anchor, margin) | {"machine": machine, "model_id": model} for group in groups.values()]
+        lines += _stands(made)
+    return pd.DataFrame(lines)
+
+
+def recommend(judged: pd.DataFrame) -> list[Recommendation]:
+    """Return one recommendation a machine and model that has a setting to recommend."""
+    found = []
+    for (machine, _), mine in judged.groupby(["machine", "model_id"], sort=False):
+        chosen = mine[mine["stand"] == "recommended"]
+        if len(chosen):
+            line = chosen.iloc[0]
+            found.append(Recommendation(str(machine), line["settings"], _why(line, mine), _unless(mine)))
+    return found
+
+
+def write_recommended(recommended: Iterable[Recommendation], folder: Path) -> list[Path]:
+    """Write presets with their reasons: `recommended.yaml` for the first, `recommended-2.yaml` and so on for others."""
+    files = []
+    for number, one in enumerate(recommended, 1):
+        file = folder / ("recommended.yaml" if number == 1 else f"recommended-{number}.yaml")
+        comment = fill(f"{one.machine}: {one.why} {one.unless}", 84, initial_indent="# ", subsequent_indent="# ")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{comment}\n{one.settings.to_yaml()}", encoding="utf-8")
+        files.append(file)
+    return files
+
+
+def rows_of_runs(folders: Iterable[Path]) -> pd.DataFrame:
+    """Return the rows of several runs' folders in one table, each with its run's name."""
+    import pandas as pd
+
+    tables = [load_rows(folder).assign(run=folder.name) for folder in folders]
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+
+
+def _quality(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows that ask about reading: no forced length, a truth to score by, and every setting's column."""
+    for name in _NAMES:
+        if name not in rows:
+            rows = rows.assign(**{name: getattr(Settings(), name)})
+    forced = rows["min_new_tokens"].notna()
+    return rows[~forced & (rows["weights"] == "pretrained")]
+
+
+def _line(group: pd.DataFrame, anchor: pd.DataFrame, margin: float) -> dict[str, Any]:
+    settings = _settings(group.iloc[0])
+    read = group[group["status"].isin(_READ)]
+    numbers = ("difference", "low", "high", "speed", "speed_low", "speed_high", "cer", "pages_per_second")
+    line: dict[str, Any] = dict.fromkeys(numbers) | {
+        "settings": settings,
+        "anchor": group is anchor,
+        "pages": read["page"].nunique(),
+        "reason": "",
+        "memory_bytes": read["peak_memory_bytes"].max() if len(read) else None,
+    }
+    if read.empty:
+        return line | {"stand": "could not run", "reason": group["reason"].iloc[0]}
+    if found := _against(group, settings):
+        return line | {"stand": "not valid", "reason": found}
+    edits, length = anchor["cer_edits"].sum(), anchor["cer_length"].sum()
+    base = {"cer": edits / length, "pages_per_second": 1 / anchor["page_s"].median()}
+    if group is anchor:
+        same = {"difference": 0.0, "low": 0.0, "high": 0.0, "speed": 1.0, "speed_low": 1.0, "speed_high": 1.0}
+        return line | same | base | {"stand": "on the front", "reason": "what the others are held against"}
+    both = _seconds(read, anchor)
+    if len(both) < MIN_PAGES:
+        return line | {
+            "stand": "not settled",
+            "reason": f"{len(both)} pages in common with the anchor, {MIN_PAGES} needed",
+        }
+    marked = _marked(group, anchor)
+    verdict = compare(marked, "who", "this", "anchor", margin)
+    speed = bootstrap_median((both["page_s_anchor"] / both["page_s"]).tolist())
+    line |= {"difference": verdict.difference.point, "low": verdict.difference.low, "high": verdict.difference.high,
+             "speed": speed.point, "speed_low": speed.low, "speed_high": speed.high, "reason": verdict.words,
+             "cer": base["cer"] + verdict.difference.point,
+             "pages_per_second": base["pages_per_second"] * speed.point}  # fmt: skip
+    stands = {"better": "on the front", "not worse": "on the front", "worse": "worse", "not settled": "not settled"}
+    return line | {"stand": stands[verdict.kind]}
+
+
+def _seconds(read: pd.DataFrame, anchor: pd.DataFrame) -> pd.DataFrame:
+    """The median seconds of each page that both read, as page_s and page_s_anchor."""
+    mine, other = (t.dropna(subset=["page_s"]).groupby("page")["page_s"].median() for t in (read, anchor))
+    return mine.to_frame().join(other.rename("page_s_anchor"), how="inner")
+
+
+def _marked(group: pd.DataFrame, anchor: pd.DataFrame) -> pd.DataFrame:
+    """Both, one row a page: the same page may have been read in several experiments."""
+    import pandas as pd
+
+    parts = []
+    for who, table in (("this", group), ("anchor", anchor)):
+        parts.append(table.dropna(subset=["cer_edits"]).drop_duplicates("page").assign(who=who, repeat=0))
+    return pd.concat(parts)
+
+
+def _against(group: pd.DataFrame, settings: Settings) -> str:
+    """What makes a setting unfit whatever its speed: broken numbers, loops, failed pages, the canary."""
+    held = reason_against((settings.dtype, settings.attn_implementation, settings.sdpa_kernel))
+    if held:
+        return held
+    for status in ("invalid", "loop", "crashed", "oom", "timeout", "error", "unsupported", "truncated"):
+        bad = group[group["status"] == status]
+        if len(bad):
+            return f"{len(bad)} of {len(group)} readings: {status} ({bad['reason'].iloc[0]})"
+    return ""
+
+
+def _stands(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Say which of those that read well enough are beaten in CER and speed at once, and which one to use."""
+    left = [line for line in lines if line["stand"] == "on the front"]
+    for line in left:
+        over = [o for o in left if o is not line and o["cer"] <= line["cer"] and o["speed"] >= line["speed"]
+                and (o["cer"], o["speed"]) != (line["cer"], line["speed"])]  # fmt: skip
+        if over:
+            line["stand"] = "dominated"
+    front = [line for line in left if line["stand"] == "on the front"]
+    anchors = [line for line in left if line["anchor"]]
+    faster = [line for line in front if line["speed_low"] > 1] or anchors
+    if faster:
+        max(faster, key=lambda line: line["speed"])["stand"] = "recommended"
+    return lines
+
+
+def _settings(row: pd.Series) -> Settings:
+    types = Settings().as_dict()
+    values: dict[str, Any] = {}
+    for name in _NAMES:
+        value = row[name]
+        missing = value is None or (isinstance(value, float) and value != value)
+        values[name] = None if missing else value.item() if hasattr(value, "item") else value
+        if isinstance(values[name], float) and name not in {"temperature", "top_p", "repetition_penalty"}:
+            values[name] = round(values[name])
+    return make_settings({k: v for k, v in values.items() if v is not None or types[k] is None or k in _OPTIONAL})
+
+
+_OPTIONAL = {"do_sample", "num_beams", "repetition_penalty", "no_repeat_ngram_size"}
+
+
+def _why(line: pd.Series, mine: pd.DataFrame) -> str:
+    if line["anchor"]:
+        return (
+            f"no other of {len(mine)} settings was seen to be faster without reading worse. CER {line['cer']:.2%} over "
+            f"{line['pages']} pages, {line['pages_per_second']:.2f} pages/s."
+        )
+    return (
+        f"{line['reason']}; {line['speed']:.2f} times as many pages a second as the usual setting (95 % interval "
+        f"{line['speed_low']:.2f} to {line['speed_high']:.2f}), over {line['pages']} pages. The fastest of "
+        f"{(mine['stand'].isin(['recommended', 'on the front', 'dominated'])).sum()} settings that read no worse."
+    )
+
+
+def _unless(mine: pd.DataFrame) -> str:
+    open_ = mine[(mine["stand"] == "not settled") & (mine["speed_low"] > 1)]
+    if len(open_):
+        names = "; ".join(str(s.changed()) for s in open_["settings"].head(3))
+        return f"More pages could change it: faster and not settled are {names}."
+    return "Other pages, another machine or other versions could change it: run the notebooks again there."
