@@ -1,7 +1,9 @@
 """Readings against truths: what counts as the same, how many edits, what a difference is worth, what failed."""
 
 from ocrlab.scoring.alignment import Piece, align, confusions, first_divergence
+from ocrlab.scoring.chance import swap_test
 from ocrlab.scoring.comparison import Verdict, VerdictKind, verdict
+from ocrlab.scoring.digits import Kept, digit_strings, digits_kept, lines_kept, text_lines
 from ocrlab.scoring.failures import STATUSES, Loop, Status, StopReason, find_loop, judge
 from ocrlab.scoring.normalise import PROFILES, Profile, graphemes, normalise
 from ocrlab.scoring.rates import Edits, Score, character_edits, corpus_rate, macro_mean, score, word_edits
@@ -19,6 +21,7 @@ __all__ = [
     "STATUSES",
     "Edits",
     "Interval",
+    "Kept",
     "Loop",
     "Piece",
     "Profile",
@@ -34,15 +37,20 @@ __all__ = [
     "character_edits",
     "confusions",
     "corpus_rate",
+    "digit_strings",
+    "digits_kept",
     "find_loop",
     "first_divergence",
     "graphemes",
     "judge",
+    "lines_kept",
     "macro_mean",
     "median_spread",
     "normalise",
     "paired_difference",
     "score",
+    "swap_test",
+    "text_lines",
     "verdict",
     "word_edits",
 ]
