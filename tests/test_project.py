@@ -109,6 +109,6 @@ def test_readme_names_only_commands_that_exist() -> None:
 @pytest.mark.parametrize("run", sorted(RESULTS.glob("reference-*")), ids=lambda f: f.name)
 def test_committed_runs_keep_their_budget(run: Path) -> None:
     files = [f for f in run.rglob("*") if f.is_file()]
-    assert sum(f.stat().st_size for f in files) <= 2_000_000
+    assert sum(f.stat().st_size for f in files) <= 3_500_000  # ten notebooks with their figures; the site alone is 1 MB
     assert all(f.stat().st_size <= 100_000 for f in files if f.suffix == ".png")
     assert (run / "run.json").is_file() and (run / "index.html").is_file()

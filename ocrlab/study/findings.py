@@ -34,4 +34,5 @@ def keep_findings(name: str, found: Iterable[Mapping[str, Any]], folder: Path | 
         "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines), encoding="utf-8"
     )
     part.replace(file)
+    file.with_name(file.name + ".gz").unlink(missing_ok=True)  # what a finished run packed
     return pd.DataFrame(lines)

@@ -45,7 +45,8 @@ def judge_runs(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
 
     lines = []
     for (machine, model), mine in _quality(rows).groupby(["machine", "model_id"], sort=False):
-        groups = {key: group for key, group in mine.groupby(_NAMES, dropna=False, sort=False)}
+        usual = mine.groupby("prompt")["page"].nunique().idxmax()  # another question is not another way to answer it
+        groups = {key: g for key, g in mine[mine["prompt"] == usual].groupby(_NAMES, dropna=False, sort=False)}
         anchor = max(groups.values(), key=lambda g: (g["page"].nunique(), -len(_settings(g.iloc[0]).changed())))
         made = [_line(group, anchor, margin) | {"machine": machine, "model_id": model} for group in groups.values()]
         lines += _stands(made)

@@ -85,7 +85,7 @@ def pack_records(run: Path) -> None:
 
     They are unpacked again when the run goes on. The same records give the same bytes.
     """
-    for file in [*(run / "readings").glob("*.jsonl"), *(run / "rows").glob("*.jsonl")]:
+    for file in [file for part in ("readings", "rows", "findings") for file in (run / part).glob("*.jsonl")]:
         part = file.with_suffix(".part")
         part.write_bytes(gzip.compress(file.read_bytes(), mtime=0))
         part.replace(_packed(file))
