@@ -8,6 +8,12 @@ from typing import Any
 from ocrlab.machine.death import kind_of
 from ocrlab.scoring.failures import Status
 
+# What torch and transformers say where a kernel or an attention does not exist for a device, dtype or model.
+_NO_SUCH_KERNEL = (
+    "No viable backend for scaled_dot_product_attention", "No available kernel",
+    "does not support an attention implementation",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -62,6 +68,8 @@ def status_of(error: BaseException) -> tuple[Status, str]:
         return "invalid", f"the logits held NaN or inf when sampling: {text[:200]}"
     if name in {"Unsupported", "CheckpointError"} or isinstance(error, NotImplementedError):
         return "unsupported", text[:500]
+    if any(sign in text for sign in _NO_SUCH_KERNEL):
+        return "unsupported", f"{text[:300]}; use attn_implementation='sdpa' without a pinned kernel, or eager"
     if isinstance(error, TimeoutError):
         return "timeout", text[:300]
     if name == "PageError":

@@ -36,7 +36,11 @@ class ServedReader:
     ) -> None:  # fmt: skip
         self.page_timeout_s = page_timeout_s
         self._worker = Worker(memory_limit_bytes)
-        self.apply(settings)
+        try:
+            self.apply(settings)
+        except Refused:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -34,7 +34,24 @@ def own_code(hub_cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         lambda c: c | {"auto_map": {"AutoModelForImageTextToText": "own.Qwen2VLForConditionalGeneration"}},
     )
     (folder / "own.py").write_text(OWN.format(extra=""), encoding="utf-8")
+    _name_weights_as_modules(folder / "model.safetensors")
     return hub_cache
+
+
+def _name_weights_as_modules(file: Path) -> None:
+    """Give weights their modules' names: transformers turns older names for its own classes only."""
+    from safetensors.torch import load_file, save_file
+
+    named = {}
+    for name, weight in load_file(file).items():
+        named[
+            name.replace("visual.", "model.visual.")
+            if name.startswith("visual.")
+            else name.replace("model.", "model.language_model.", 1)
+            if name.startswith("model.")
+            else name
+        ] = weight
+    save_file(named, file, metadata={"format": "pt"})
 
 
 def snapshot(tmp_path: Path, commit: str) -> Path:

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -119,3 +120,16 @@ def test_a_real_device_side_assert_and_a_healthy_next_page(pages: list[Page]) ->
     with Worker() as worker:
         assert worker.call(deaths.device_assert).kind == "assert"
         assert worker.call(deaths.cuda_sum).value == 3.0
+
+
+@pytest.mark.parametrize("asked", [{"sdpa_kernel": "cudnn"}, {"attn_implementation": "flex_attention"}])
+def test_a_kernel_that_is_not_here_is_unsupported_and_leaves_no_process(asked: dict) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    try:
+        with ServedReader(Settings(dtype="float32", max_new_tokens=2, **asked)) as reader:
+            (reading,) = reader.stream(load_pages("lines", limit=1))
+            status, reason = reading.status, reading.reason
+    except Refused as error:
+        status, reason = error.status, str(error)
+    assert status == "unsupported" and "use attn_implementation" in reason
+    assert set(psutil.Process().children(recursive=True)) <= before
