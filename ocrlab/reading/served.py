@@ -12,7 +12,7 @@ from ocrlab.reading.reader import Reader, same_load
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.failures import Status
 
-_DEATHS: dict[str, Status] = {"oom": "oom", "timeout": "timeout"}
+DEATHS: dict[str, Status] = {"oom": "oom", "timeout": "timeout"}
 _reader: Reader | None = None  # in the worker's process: the model that stays for the next page
 
 
@@ -61,7 +61,7 @@ class ServedReader:
         self.settings = settings
         outcome = self._worker.call(_open, settings)
         if not outcome.ok:
-            raise Refused(_DEATHS.get(outcome.kind, "crashed"), f"loading: {outcome.reason}")
+            raise Refused(DEATHS.get(outcome.kind, "crashed"), f"loading: {outcome.reason}")
         if outcome.value["refused"]:
             raise Refused(*outcome.value["refused"])
         self.actual: dict[str, Any] = outcome.value["actual"]
@@ -86,7 +86,7 @@ class ServedReader:
             outcome, words = self._call(_read, batch), "; twice at this page, each time in a fresh process"
         if outcome.ok:
             return list(outcome.value)
-        status = _DEATHS.get(outcome.kind, "crashed" if outcome.fatal else "error")
+        status = DEATHS.get(outcome.kind, "crashed" if outcome.fatal else "error")
         return [Reading(batch[0].id, "", status, outcome.reason + words)]
 
     def _call(self, function: Callable[[list[Page]], Any], pages: list[Page]) -> Outcome:

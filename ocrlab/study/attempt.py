@@ -8,9 +8,8 @@ from typing import Any
 from ocrlab.machine.death import sticky
 from ocrlab.machine.worker import Worker
 from ocrlab.reading.outcome import status_of
+from ocrlab.reading.served import DEATHS
 from ocrlab.scoring.failures import Status
-
-_DEATHS: dict[str, Status] = {"oom": "oom", "timeout": "timeout"}
 
 
 def attempt(
@@ -20,7 +19,7 @@ def attempt(
     outcome = worker.call(guarded, function, *args, timeout_s=timeout_s)
     if outcome.ok:
         return outcome.value
-    return None, _DEATHS.get(outcome.kind, "crashed" if outcome.fatal else "error"), outcome.reason
+    return None, DEATHS.get(outcome.kind, "crashed" if outcome.fatal else "error"), outcome.reason
 
 
 def guarded(function: Callable[..., Any], *args: Any) -> tuple[Any, Status, str]:
