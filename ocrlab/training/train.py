@@ -1,7 +1,8 @@
 """Train the embedded reader: `python -m ocrlab.training.train --images 1500000 --decay-images 500000`.
 
-The run writes `log.jsonl` and `stable.pt` (every few minutes, before the learning rate decays) and goes on from it
-when started again with the same folder; at the end it writes the checkpoint to `--export`.
+The run writes `log.jsonl` and every few minutes its state, to `stable.pt` before the learning rate decays and to
+`decaying.pt` after. Started again with the same folder it goes on from `decaying.pt`, else from `stable.pt`: to train
+longer at the full rate, remove the first. At the end it writes the checkpoint to `--export`.
 """
 
 from __future__ import annotations
@@ -189,9 +190,10 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(args.seed, args.learning_rate)
-    stable = args.out / "stable.pt"
-    if stable.exists():
-        trainer.resume(stable)
+    states = [args.out / "decaying.pt", args.out / "stable.pt"]
+    state = next((file for file in states if file.exists()), None)
+    if state:
+        trainer.resume(state)
         _forget_after(args.out / "log.jsonl", trainer.batch)
     elif args.start:
         trainer.start_from(args.start)
@@ -228,9 +230,10 @@ def main(arguments: list[str] | None = None) -> None:
                 print(json.dumps(row | means), file=log, flush=True)
                 bar.set_postfix(means)
                 sums, logged = {}, now
-            if now - saved > 180 and rate == 1.0:
-                torch.save(trainer.state(), stable.with_suffix(".part"))
-                stable.with_suffix(".part").replace(stable)
+            if now - saved > 180:
+                file = states[rate == 1.0]
+                torch.save(trainer.state(), file.with_suffix(".part"))
+                file.with_suffix(".part").replace(file)
                 saved = now
             if trainer.images >= args.images:
                 break
