@@ -9,7 +9,7 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor lab reproduce test check report notebooks pages train-tiny clean
+.PHONY: help setup doctor ready soak lab reproduce test check report share add verify notebooks pages train-tiny clean
 
 help: ## this list
 	@echo "ocrlab: which settings should read my documents with Qwen2-VL, on this machine?"; echo
@@ -23,12 +23,19 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -c '' 2>/dev/null || { echo "setup: making .venv with $(PYTHON)"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
 	@echo "setup: installing the versions of constraints.txt into .venv (some minutes, once)"
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,quantized,train]'
 	@$(BIN)/python -m ocrlab.machine.describe
 	@touch $(READY)
 
 doctor: $(READY) ## what is wrong with this installation, and what to do about it
 	@$(BIN)/python -m ocrlab doctor
+
+ready: $(READY) ## is this machine ready? checks over a run's rows, exit code by THRESHOLD=; RUN=
+	@$(BIN)/python -m ocrlab ready $(if $(RUN),--run "$(RUN)") $(if $(THRESHOLD),--threshold "$(THRESHOLD)")
+
+soak: $(READY) ## read pages for MINUTES=60: does memory grow, does a text change? PAGES= PRESET= RUN=
+	@$(BIN)/python -m ocrlab soak $(if $(MINUTES),--minutes "$(MINUTES)") $(if $(PAGES),--pages "$(PAGES)") \
+		$(if $(PRESET),--preset "$(PRESET)") $(if $(RUN),--run "$(RUN)")
 
 upgrade: $(READY) ## try newer versions in a second environment, then offer to swap; NAMES= YES=1 TAKE=
 	@$(BIN)/python -m ocrlab upgrade $(NAMES) $(if $(YES),--yes) $(if $(TAKE),--take "$(TAKE)")
@@ -37,7 +44,10 @@ rollback: $(READY) ## go back to the environment before the last upgrade
 	@$(BIN)/python -m ocrlab rollback
 
 lab: $(READY) ## explore in JupyterLab (this computer only)
-	$(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. README.md
+	@$(BIN)/python -m ocrlab lab
+
+app: $(READY) ## try pages and settings by hand, in the browser (this computer only); PRESET=
+	@$(BIN)/python -m ocrlab app $(if $(PRESET),--preset "$(PRESET)")
 
 reproduce: $(READY) ## run every notebook and build the site; PROFILE= MODEL= ONLY= RUN= PARAMS=
 	@$(BIN)/python -m ocrlab reproduce $(if $(PROFILE),--profile "$(PROFILE)") $(if $(MODEL),--model "$(MODEL)") \
@@ -56,6 +66,16 @@ check: $(READY) ## ruff and mypy
 
 report: $(READY) ## build the site of RUN= again without running anything
 	@$(BIN)/python -m ocrlab report "$(RUN)"
+
+share: $(READY) ## RUN= as one zip without what names a person; WITH_IMAGES=folder TO=
+	@$(BIN)/python -m ocrlab share "$(RUN)" $(if $(WITH_IMAGES),--with-images "$(WITH_IMAGES)") $(if $(TO),--to "$(TO)")
+
+add: $(READY) ## check a shared RUN=file.zip and put it into results/; AS=
+	@$(BIN)/python -m ocrlab add "$(RUN)" $(if $(AS),--as "$(AS)")
+
+verify: $(READY) ## read a random tenth of the pages of RUN= again and compare the texts; SHARE= SEED= ONLY= PAGES=
+	@$(BIN)/python -m ocrlab verify $(if $(RUN),"$(RUN)") $(if $(SHARE),--share "$(SHARE)") $(if $(SEED),--seed "$(SEED)") \
+		$(if $(ONLY),--only "$(ONLY)") $(if $(PAGES),--pages "$(PAGES)")
 
 notebooks: $(READY) ## write the outputs that nbval compares again, after a change on purpose
 	@$(BIN)/python -m ocrlab refresh

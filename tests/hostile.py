@@ -62,3 +62,119 @@ HOSTILE = [
     "<button popovertarget=x onclick=window.pwned=1>x</button>",
     "<input type=image src=http://evil.example/a>",
 ]
+
+_CODE = "window.pwned=1"
+_HANDLERS = """
+    onabort onafterprint onanimationend onanimationstart onauxclick onbeforecopy onbeforeinput onbeforematch
+    onbeforetoggle onblur oncancel oncanplay onchange onclick onclose oncontextmenu oncopy oncuechange ondblclick ondrag
+    ondragend ondragenter ondragover ondrop ondurationchange onended onfocus onfocusin onfocusout onformdata
+    onfullscreenchange ongotpointercapture onhashchange oninput oninvalid onkeydown onkeypress onkeyup onloadeddata
+    onloadstart onmessage onmousedown onmouseenter onmouseleave onmousemove onmouseout onmouseup onmousewheel onpagehide
+    onpageshow onpaste onplay onpointerdown onpointerenter onpointermove onpointerover onpopstate onprogress
+    onratechange onreset onresize onscroll onscrollend onsearch onseeked onselect onselectionchange onshow onsubmit
+    onsuspend ontimeupdate ontouchstart ontransitionend onunload onvolumechange onwaiting onwheel
+    """
+_PREFIXES = [
+    "\t",
+    "\x01",
+    "java\x00",
+    " \n",
+    "\u00a0",
+    "\ufeff",
+    "&#x6A;ava",
+    "java&Tab;",
+    "java&NewLine;",
+    "&#106&#97",
+]
+
+MORE = [
+    *(f"<b tabindex=1 autofocus {handler}={_CODE}>{handler}</b>" for handler in _HANDLERS.split()),
+    *(f"<a href='{prefix}javascript:{_CODE}'>go</a>" for prefix in _PREFIXES),
+    *(f"{quote}{end} onmouseover={_CODE} x={quote}" for quote in ("'", '"', "`") for end in ("", ">", "/>", " /")),
+    *(
+        f"</{tag}><script>{_CODE}</script>"
+        for tag in (
+            "code",
+            "dd",
+            "td",
+            "summary",
+            "details",
+            "article",
+            "select",
+            "option",
+            "form",
+            "title",
+            "textarea",
+            "style",
+            "script",
+            "h2",
+            "main",
+            "html",
+        )
+    ),
+    *(
+        f"<{tag} src=http://evil.example/{tag} onerror={_CODE}>"
+        for tag in (
+            "audio",
+            "embed",
+            "frame",
+            "image",
+            "input",
+            "script",
+            "source",
+            "track",
+            "video",
+            "portal",
+            "bgsound",
+        )
+    ),
+    *(
+        f"{start}img src=x onerror={_CODE}{end}"
+        for start, end in (
+            ("<", ""),
+            ("<\x00", ">"),
+            ("\uff1c", "\uff1e"),
+            ("%3C", "%3E"),
+            ("\\u003c", "\\u003e"),
+            ("\\x3c", "\\x3e"),
+            ("&lt;", "&gt;"),
+            ("&amp;lt;", "&amp;gt;"),
+            ("<<", ">>"),
+            ("<!--><", ">"),
+            ("<![CDATA[><", ">]]>"),
+            ("<?x ", "?>"),
+        )
+    ),
+    "<svg><animate onbegin=window.pwned=1 attributeName=x dur=1s>",
+    "<svg><use href='data:image/svg+xml,<svg/>#x'/></svg>",
+    "<svg><foreignObject><iframe srcdoc='<script>parent.pwned=1</script>'></foreignObject></svg>",
+    "<math><maction actiontype=statusline xlink:href='javascript:window.pwned=1'>x</maction></math>",
+    "<math><annotation-xml encoding='text/html'><script>window.pwned=1</script></annotation-xml></math>",
+    "<form><math><mtext></form><form><mglyph><style></math><img src onerror=window.pwned=1>",
+    "<noembed><img title='</noembed><img src onerror=window.pwned=1>'></noembed>",
+    "<table><caption><script>window.pwned=1</script></caption></table>",
+    "<a id=choices><a id=choices name=outcome href=javascript:window.pwned=1>",
+    "<form class=choices action=javascript:window.pwned=1><input name=outcome></form>",
+    "<p class='sheet reading' data-outcome='\"><script>window.pwned=1</script>'>x</p>",
+    "[a](<javascript:window.pwned=1>)",
+    "[a]: javascript:window.pwned=1\n\n[a]",
+    "<javascript:window.pwned=1>",
+    '![x](x "onerror=window.pwned=1")',
+    '!["onerror="window.pwned=1](x)',
+    "```html\n<script>window.pwned=1</script>\n```",
+    "| <script>window.pwned=1</script> |\n|---|\n| <img src=x onerror=window.pwned=1> |",
+    "~~~\n</code></pre><script>window.pwned=1</script>\n~~~",
+    "\\<script>window.pwned=1</script>",
+    "$\\require{html}\\style{background:url(javascript:window.pwned=1)}{x}$",
+    "$\\def\\x{<script>window.pwned=1</script>}\\x$",
+    "`; touch pwned; `",
+    "$(touch pwned)",
+    "$(shell touch pwned)",
+    "'; touch pwned; '",
+    '"; touch pwned; "',
+    "${IFS}touch",
+    "\u202e<script>window.pwned=1</script>",
+    "\u2028<script>window.pwned=1</script>",
+    "\x85</style><script>window.pwned=1</script>",
+]
+EVERY = HOSTILE + MORE

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection, wait
 
 import psutil
 
+from ocrlab.machine.progress import STOP, on_line
+
 
 def serve(connection: Connection, memory_limit_bytes: int | None) -> None:
     """The process's own loop: receive, run, answer; ends when the caller is gone."""
@@ -25,7 +27,11 @@ def serve(connection: Connection, memory_limit_bytes: int | None) -> None:
             request = connection.recv_bytes()
         except (EOFError, OSError):
             return
-        connection.send_bytes(_answer(request))
+        if request == STOP:
+            continue  # it came after the answer that it was to prevent
+        with on_line(connection):
+            answer = _answer(request)
+        connection.send_bytes(answer)
 
 
 def _answer(request: bytes) -> bytes:

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["ok", "exception", "oom", "timeout", "signal", "exit", "assert", "illegal_address"]
+Kind = Literal["ok", "exception", "oom", "timeout", "stopped", "signal", "exit", "assert", "illegal_address"]
 
 # Errors after which a CUDA context answers nothing but the same error again; the process must end.
 _STICKY: dict[str, Kind] = {

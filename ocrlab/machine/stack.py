@@ -76,3 +76,10 @@ def describe_stack() -> dict[str, Any]:
         "gpu_details": gpu_details(),
         "laptop": laptop(),
     }
+
+
+def stack_facts(stack: dict[str, Any]) -> dict[str, Any]:
+    """Return of `describe_stack` what rows are judged by, flat: machine, card, build; no folder or user name."""
+    own = ("system", "wsl", "torch_cuda", "cudnn", "arch_list", "cpu_abilities", "laptop")
+    kept = {name: stack[name] for name in own} | {"flash_attn": stack["versions"].get("flash-attn")}
+    return {name: value for name, value in stack["machine"].items() if name != "system"} | stack["gpu_details"] | kept

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import pickle
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import psutil
 
 from ocrlab.machine.child import serve
 from ocrlab.machine.death import Kind, death, kernel_kills, kind_of
+from ocrlab.machine.progress import PROGRESS, STOP
 
 _POLL_S = 0.05
 
@@ -57,6 +59,9 @@ class Worker:
         self.starts = 0
         self._process: Any = None
         self._connection: Connection | None = None
+        self._lock = threading.Lock()
+        self._running = False
+        self._stop_by: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -69,8 +74,13 @@ class Worker:
         """The process's id, or None while there is none."""
         return self._process.pid if self._process is not None else None
 
-    def call(self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None, **kwargs: Any) -> Outcome:
+    def call(
+        self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None,
+        on_progress: Callable[[Any], None] | None = None, **kwargs: Any,
+    ) -> Outcome:  # fmt: skip
         """Run `function(*args, **kwargs)` in the process and return what came of it.
+
+        `on_progress` gets, in this thread, each value that the function hands to `progress.report`.
 
         Raises:
             ValueError: function or arguments cannot be pickled; nothing was run.
@@ -81,20 +91,38 @@ class Worker:
             raise ValueError(f"{function!r} or its arguments cannot be sent to a process: {error}") from error
         started = time.perf_counter()
         kills = kernel_kills()
+        with self._lock:
+            self._running, self._stop_by = True, None
         try:
             self._ensure()
             assert self._connection is not None
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self._connection.send_bytes(request)
-            kind, value, reason, trace = self._await(started, timeout_s, kills)
+            kind, value, reason, trace = self._await(started, timeout_s, kills, on_progress)
         except BaseException:  # Ctrl-C above all: the process must not outlive the caller's interest
             self._end(patience_s=0)
             raise
+        finally:
+            with self._lock:
+                self._running = False
         code = self._process.exitcode if self._process is not None else None
         outcome = Outcome(kind, value, reason, time.perf_counter() - started, code, trace)
         if outcome.fatal:
             self._end(patience_s=0)
         return outcome
+
+    def stop(self, patience_s: float = 1.0) -> None:
+        """From another thread: ask the call that goes on to end early, as `progress.stop_asked` tells its function.
+
+        A function that has not returned after `patience_s` loses its process, and the call's outcome is `stopped`.
+        """
+        with self._lock:
+            if not self._running or self._stop_by is not None:
+                return
+            self._stop_by = time.perf_counter() + patience_s
+            if self._connection is not None:
+                with contextlib.suppress(OSError):
+                    self._connection.send_bytes(STOP)
 
     def close(self) -> None:
         """End the process and what it started: an idle one may leave by itself, in three seconds at most."""
@@ -129,23 +157,30 @@ class Worker:
         theirs.close()
         self.starts += 1
 
-    def _await(self, started: float, timeout_s: float | None, kills: int) -> tuple[Kind, Any, str, str]:
+    def _await(
+        self, started: float, timeout_s: float | None, kills: int, on_progress: Callable[[Any], None] | None
+    ) -> tuple[Kind, Any, str, str]:
         connection, process = self._connection, self._process
         assert connection is not None
         while True:
             left = None if timeout_s is None else timeout_s - (time.perf_counter() - started)
             if left is not None and left <= 0:
                 return "timeout", None, f"no answer within {timeout_s:g} s; the process was ended", ""
-            watched = self.memory_limit_bytes is not None
-            ready = wait([connection, process.sentinel], _POLL_S if watched else left)
+            if self._stop_by is not None and time.perf_counter() > self._stop_by:
+                return "stopped", None, "it did not stop by itself when asked; the process was ended", ""
+            ready = wait([connection, process.sentinel], _POLL_S if left is None else min(left, _POLL_S))
             if connection in ready:
                 try:
-                    return _received(connection.recv_bytes())
+                    message = pickle.loads(connection.recv_bytes())
                 except (EOFError, ConnectionResetError):
                     return self._dead(kills)
-            if process.sentinel in ready:
+                if message[0] != PROGRESS:
+                    return _received(*message)
+                if on_progress is not None:
+                    on_progress(message[1])
+            elif process.sentinel in ready:
                 return self._dead(kills)
-            if watched and _resident(process.pid) > self._limit():
+            if self.memory_limit_bytes is not None and _resident(process.pid) > self._limit():
                 return "oom", None, f"held more than its limit of {self.memory_limit_bytes:,} bytes", ""
 
     def _dead(self, kills: int) -> tuple[Kind, Any, str, str]:
@@ -166,8 +201,7 @@ def run_alone(
         return worker.call(function, *args, timeout_s=timeout_s, **kwargs)
 
 
-def _received(message: bytes) -> tuple[Kind, Any, str, str]:
-    kind, payload, reason, trace = pickle.loads(message)
+def _received(kind: str, payload: Any, reason: str, trace: str) -> tuple[Kind, Any, str, str]:
     if kind != "ok":
         return kind_of(reason), None, reason, trace
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ocrlab.machine.kernels import pinned
+from ocrlab.reading.quantization import quantization_of
 from ocrlab.reading.settings import GENERATION, Settings
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def confirm(settings: Settings, model: Any, builder: InputBuilder, device: str, 
     """
     actual = _model_state(model) | _pixel_state(builder) | _generation_state(model) | _kernel_state(settings)
     wanted: dict[str, Any] = {
-        "device": "cuda:0" if device == "cuda" else device, "dtype": dtype,
+        "device": "cuda:0" if device == "cuda" else device, "dtype": dtype, "quantization": settings.quantization,
         "attn_implementation": settings.attn_implementation, "vision_attn_implementation": settings.attn_implementation,
         "min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels, "compile": settings.compile,
         **{name: getattr(settings, name) for name in GENERATION},
@@ -69,6 +70,7 @@ def _model_state(model: Any) -> dict[str, Any]:
     return {
         "actual_dtype": "+".join(sorted(dtypes)),
         "actual_device": "+".join(sorted(devices)),
+        "actual_quantization": quantization_of(model),
         "actual_attn_implementation": model.model.language_model.config._attn_implementation,
         "actual_vision_attn_implementation": model.model.visual.config._attn_implementation,
     }

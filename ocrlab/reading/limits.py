@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ocrlab.machine.cards import CONTEXT_BYTES, Machine
+from ocrlab.reading.quantization import BYTES_A_WEIGHT
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.shapes import Shapes, Tower, shapes_of
 
@@ -90,13 +91,19 @@ def _memory(settings: Settings, shapes: Shapes, image_tokens: int, size: int, on
     cached = pages * (settings.num_beams or 1) * longest
     score = score_bytes(settings, size, on_cpu)
     return Memory(
-        weights_bytes=shapes.parameters * size,
+        weights_bytes=_weight_bytes(settings, shapes.vision.parameters + shapes.text.parameters, size)
+        + (shapes.embedding_parameters + shapes.head_parameters) * size,
         inputs_bytes=pages * patches * shapes.patch_values * 4 + (CPU_BUFFERS_BYTES[size] if on_cpu else 0),
         vision_bytes=_vision_bytes(shapes.vision, patches, pages, size, score, shapes.patch_values),
         prefill_bytes=_prefill_bytes(text, tokens, pages, size, score),
         kv_cache_bytes=2 * text.layers * text.key_heads * text.head_width * cached * size,
         logits_bytes=pages * (settings.num_beams or 1) * shapes.vocabulary * (size + 4),
     )
+
+
+def _weight_bytes(settings: Settings, parameters: int, size: int) -> int:
+    """Bytes of a tower's weights: nearly all of them are in linear layers, which quantization takes."""
+    return round(parameters * BYTES_A_WEIGHT.get(settings.quantization or "", size))
 
 
 def score_bytes(settings: Settings, size: int, on_cpu: bool) -> int:
@@ -144,7 +151,7 @@ def _floors(settings: Settings, shapes: Shapes, image_tokens: int, size: int, ma
     text_flops = 2 * text.parameters * tokens + 2 * text.layers * tokens**2 * text.heads * text.head_width
     head = shapes.head_parameters or shapes.embedding_parameters
     kv = 2 * text.layers * text.key_heads * text.head_width * (tokens + settings.max_new_tokens / 2) * size
-    read = (text.parameters + head) * size + pages * kv
+    read = _weight_bytes(settings, text.parameters, size) + head * size + pages * kv
     return Floors(
         vision_s=pages * vision_flops / machine.matmul_flops_s,
         prefill_s=pages * text_flops / machine.matmul_flops_s,

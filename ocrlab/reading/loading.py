@@ -7,6 +7,7 @@ from typing import Any
 
 from ocrlab.reading.checkpoints import CHAT_TEMPLATE, Checkpoint, CheckpointError
 from ocrlab.reading.inputs import InputBuilder
+from ocrlab.reading.quantization import misfit, quantization_config
 from ocrlab.reading.settings import Settings
 
 _SMALL_BYTES = 500_000_000  # below this, loading is over before a progress bar can be read
@@ -64,7 +65,8 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 checkpoint.folder, dtype=getattr(torch, dtype), device_map=None if device == "cpu" else {"": device},
                 use_safetensors=True, trust_remote_code=settings.trust_remote_code, local_files_only=True,
-                output_loading_info=True, **settings.load_kwargs(),
+                output_loading_info=True, quantization_config=quantization_config(settings, dtype),
+                **settings.load_kwargs(),
             )  # fmt: skip
             image_processor = AutoImageProcessor.from_pretrained(
                 checkpoint.folder, backend="pil", trust_remote_code=False, local_files_only=True
@@ -76,6 +78,8 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
             raise CheckpointError(f"{checkpoint.folder}: cannot be loaded ({error}); download it again") from error
         model, info = loaded
         _refuse_incomplete(checkpoint, info)
+        if reason := misfit(model, settings, device):
+            raise Unsupported(reason)
         tokenizer = _tokenizer(checkpoint)
     return model.eval(), InputBuilder(tokenizer, image_processor, model.config.image_token_id)
 

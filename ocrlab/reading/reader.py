@@ -18,12 +18,17 @@ from ocrlab.reading.inputs import Inputs
 from ocrlab.reading.loading import Unsupported, load, refuse_missing_attention
 from ocrlab.reading.meter import Memory, MemoryMeter, StepMeter
 from ocrlab.reading.outcome import Reading, failed
+from ocrlab.reading.quantization import missing_library, stored_bytes
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.trace import NotFinite, Trace, tracing
 from ocrlab.scoring.failures import Status, StopReason, judge
 
 _FORCED: tuple[Status, str] = ("ok", "length forced by min_new_tokens: a speed row, not a reading")
-LOAD_SETTINGS = ("model_id", "revision", "trust_remote_code", "weights", "device", "dtype", "attn_implementation")
+STATIC = ("static", "offloaded_static")
+CACHE_STEP = 256
+"""Static caches are made for a multiple of this many tokens."""
+LOAD_SETTINGS = ("model_id", "revision", "trust_remote_code", "weights", "device", "dtype", "quantization",
+                 "attn_implementation")  # fmt: skip
 
 
 def same_load(one: Settings, other: Settings) -> bool:
@@ -52,16 +57,19 @@ class Reader:
     def __init__(self, settings: Settings) -> None:
         started = time.perf_counter()
         self.settings = settings
+        self.followers: dict[str, Any] = {}  # a streamer and stopping criteria, while somebody looks on (`live`)
         try:
             self.device = choose_device(settings.device).value
         except ValueError as error:
             raise Unsupported(str(error)) from error
         self.dtype = choose_dtype(settings.dtype, self.device).value
         refuse_missing_attention(settings, self.device, self.dtype)
+        if reason := missing_library(settings):
+            raise Unsupported(reason)
         self.checkpoint = locate(settings)
         self.model, self.builder = load(settings, self.checkpoint, self.device, self.dtype)
         self._own = (self.model.generation_config, dict(self.builder.image_processor.size))
-        self.weight_bytes = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        self.weight_bytes = stored_bytes(self.model)
         self.apply(settings)
         self.load_s = time.perf_counter() - started
         self._warm_up()
@@ -79,6 +87,7 @@ class Reader:
         self.settings = settings
         self.model.generation_config = generation_config(generation, settings)
         self.builder.image_processor.size = {**size, **settings.pixel_kwargs()}
+        vars(self.model).pop("_previous_max_cache_length", None)  # or a static cache stays as long as the longest ever
         self.actual = confirm(settings, self.model, self.builder, self.device, self.dtype)
         self.actual |= {"actual_revision": self.checkpoint.revision, "actual_weights": settings.weights}
         self._memory = MemoryMeter(self.device)
@@ -127,9 +136,12 @@ class Reader:
         return [readings[page.id] for page in pages]
 
     def stream(self, pages: Sequence[Page]) -> Iterator[Reading]:
-        """Yield readings as batches end; with a batch size above one, pages of like size come together."""
+        """Yield readings as batches end; with a batch size above one, pages of like size together, the largest first.
+
+        So what does not fit shows at once, and a static cache need not grow (and its step not be compiled) again.
+        """
         size = self.settings.batch_size
-        ordered = list(pages) if size == 1 or len(pages) <= size else sorted(pages, key=lambda page: self.size_of(page))
+        ordered = list(pages) if size == 1 or len(pages) <= size else sorted(pages, key=self.size_of, reverse=True)
         for start in range(0, len(ordered), size):
             batch = ordered[start : start + size]
             images: dict[str, Image.Image] = {}
@@ -191,14 +203,21 @@ class Reader:
             inputs = self.builder.build(images, self.settings.prompt)
             tensors = {name: tensor.to(self.device) for name, tensor in inputs.tensors.items()}
             prepare_s = time.perf_counter() - started
+            if self.settings.cache_implementation in STATIC:
+                self.model.generation_config.max_cache_len = self._cache_length(tensors["input_ids"].shape[1])
             meter = StepMeter(self.device)
             with meter.around(self.model.model.visual), pinned(self.settings.sdpa_kernel):
-                output = self.model.generate(**tensors, logits_processor=[meter])
+                output = self.model.generate(**tensors, logits_processor=[meter], **self.followers)
             new = output[:, tensors["input_ids"].shape[1] :].tolist()
         page_s = (time.perf_counter() - started) / len(pages)
         finite = meter.finite(len(pages))
         costs = meter.phases(len(new[0])) | {"prepare_s": prepare_s, "page_s": page_s}
         return [self._reading(page, new[i], inputs, i, costs, memory, finite[i]) for i, page in enumerate(pages)]
+
+    def _cache_length(self, prompt_tokens: int) -> int:
+        """Round up what a batch needs: a cache of another length makes torch compile the step again (7 s; LOG.md)."""
+        needed = prompt_tokens + self.model.generation_config.max_new_tokens
+        return -(-needed // CACHE_STEP) * CACHE_STEP
 
     def _reading(
         self, page: Page, ids: list[int], inputs: Inputs, index: int, costs: dict[str, Any], memory: Memory,

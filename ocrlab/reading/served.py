@@ -68,12 +68,13 @@ class ServedReader:
         self.load_s: float = outcome.value["load_s"]
 
     def stream(self, pages: Sequence[Page]) -> Iterator[Reading]:
-        """Yield readings as batches end, pages of like size together where the batch size is above one."""
+        """Yield readings as batches end, in the reader's own order: of like size together, the largest first."""
         size = self.settings.batch_size
         if 1 < size < len(pages):
             sizes = self._call(_sizes, list(pages))
             if sizes.ok:  # else the batches come as they are: slower, with the same texts
-                pages = [page for _, page in sorted(zip(sizes.value, pages, strict=True), key=lambda pair: pair[0])]
+                by_size = sorted(zip(sizes.value, pages, strict=True), key=lambda pair: pair[0], reverse=True)
+                pages = [page for _, page in by_size]
         for start in range(0, len(pages), size):
             yield from self._read(list(pages[start : start + size]))
 

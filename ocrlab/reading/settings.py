@@ -5,19 +5,18 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import MISSING, asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 
 Weights = Literal["pretrained", "dummy"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["int8", "nf4"]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"]
 SdpaKernel = Literal["math", "flash", "efficient", "cudnn"]
 CacheImplementation = Literal["dynamic", "static", "offloaded", "offloaded_static", "quantized"]
 
 DEFAULT_PROMPT = "Read the text in the image."
-PRESETS = Path(__file__).resolve().parent.parent / "presets"
 GENERATION = (
     "max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams",
     "repetition_penalty", "no_repeat_ngram_size", "cache_implementation",
@@ -25,6 +24,7 @@ GENERATION = (
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "weights": get_args(Weights),
     "dtype": get_args(Dtype),
+    "quantization": get_args(Quantization),
     "attn_implementation": get_args(Attention),
     "sdpa_kernel": get_args(SdpaKernel),
     "cache_implementation": get_args(CacheImplementation),
@@ -51,6 +51,7 @@ class Settings:
     weights: Weights = "pretrained"
     device: str = "auto"
     dtype: Dtype = "auto"
+    quantization: Quantization | None = None
     attn_implementation: Attention = "sdpa"
     sdpa_kernel: SdpaKernel | None = None
     min_pixels: int | None = None
@@ -106,25 +107,6 @@ class Settings:
     def to_yaml(self) -> str:
         """Return the settings as a preset's text."""
         return yaml.safe_dump(self.changed(), sort_keys=False, allow_unicode=True)
-
-
-def load_preset(name: str | Path, **changes: Any) -> Settings:
-    """Return the settings of a YAML preset: a name in the package, or a path; `changes` are laid over it.
-
-    Raises:
-        SettingError: no such preset, or a field that is not a setting; the message names the file.
-    """
-    file = Path(name) if Path(name).suffix in {".yaml", ".yml"} else PRESETS / f"{name}.yaml"
-    if not file.is_file():
-        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-        raise SettingError(f"{file}: no such preset; the package has {known}, or give a path to a .yaml file")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingError(f"{file}: not a YAML file ({error}); write one `name: value` a line") from error
-    if not isinstance(values, dict):
-        raise SettingError(f"{file}: a preset holds `name: value` lines, not a {type(values).__name__}")
-    return make_settings(values | changes, where=str(file))
 
 
 def make_settings(values: dict[str, Any], where: str = "settings") -> Settings:
@@ -198,6 +180,10 @@ def _check_pairs(s: Settings) -> None:
         )
     if s.attn_implementation.startswith("flash_attention") and s.dtype == "float32":
         raise SettingError(f"{s.attn_implementation} computes in bfloat16 or float16 only: set dtype='bfloat16'")
+    if s.quantization is not None and s.weights == "dummy":
+        raise SettingError(
+            f"quantization={s.quantization!r} turns a checkpoint's weights: give weights='pretrained', not 'dummy'"
+        )
     if s.compile and s.cache_implementation not in {"static", "offloaded_static"}:
         raise SettingError(
             "compile=True needs cache_implementation='static': a growing cache recompiles at every token"

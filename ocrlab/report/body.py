@@ -19,7 +19,9 @@ from ocrlab.report.sanitise import sanitise
 
 # Richest first; of each output one form is shown, and scripts and raw JSON are none of them. A widget is left out: its
 # text is its state at birth, such as a progress bar at 0 %.
-_WIDGET = "application/vnd.jupyter.widget-view+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LINK = "ocrlab_figure"
+"""The key in an output's metadata under which `lift_figures` notes the image's file."""
 _SHOWN = ("image/png", "image/jpeg", "text/html", "text/markdown", "text/latex", "text/plain")
 _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg"}
 _PLACE = "\ue000{}\ue001"
@@ -27,21 +29,25 @@ _PLACE = "\ue000{}\ue001"
 
 @dataclass(frozen=True)
 class Figure:
-    """An image of a notebook: its file in `figures/`, what it shows in words, and the cell it belongs to."""
+    """An image of a notebook: its file in `figures/`, what it shows in words, the cell's id in the page, and its
+    place: which cell from the top and which of its outputs, both from 1.
+    """
 
     file: str
     alt: str
     cell: str
+    place: tuple[int, int] = (0, 0)
 
 
 @dataclass
 class Body:
-    """A notebook's page, less the frame: title (its question), headline, HTML, figures."""
+    """A notebook's page, less the frame: title (its question), headline, HTML, figures, parameters of the run."""
 
     title: str
     headline: str
     html: str = ""
     figures: list[Figure] = field(default_factory=list)
+    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 def render_body(notebook: Path, figures: Path) -> Body:
@@ -56,8 +62,9 @@ def render_body(notebook: Path, figures: Path) -> Body:
         node = nbformat.read(notebook, as_version=4)
     except (AttributeError, KeyError, nbformat.ValidationError) as error:
         raise ValueError(f"{notebook}: no notebook ({str(error)[:100]})") from error
-    body = Body(_title(node) or notebook.stem, _headline(node))
-    images = _Images(figures, re.sub(r"[^\w.-]", "_", notebook.stem), body.figures)
+    given = node.metadata.get("papermill", {}).get("parameters", {})
+    body = Body(_title(node) or notebook.stem, _headline(node), parameters=given if isinstance(given, dict) else {})
+    images = _Images(figures, slug(notebook.stem), body.figures)
     sentence = body.title
     for index, cell in enumerate(node.cells, start=1):
         failed = cell.metadata.get("papermill", {}).get("status") == "failed"
@@ -74,6 +81,11 @@ def render_body(notebook: Path, figures: Path) -> Body:
     node.metadata = nbformat.NotebookNode(language_info={"name": "python", "pygments_lexer": "ipython3"})
     body.html = _Exporter().body_of(node)
     return body
+
+
+def slug(name: str) -> str:
+    """Return a notebook's name as the beginning of its figures' file names."""
+    return re.sub(r"[^\w.-]", "_", name)
 
 
 def plain(markdown: str) -> str:
@@ -140,20 +152,31 @@ class _Images:
             if output.output_type in ("stream", "error"):
                 kept.append(output)
                 continue
+            link = output.metadata.get(LINK)
+            stored = link if isinstance(link, str) and self._stored(link) else None
             mime = next((kind for kind in _SHOWN if isinstance(output.data.get(kind), str)), None)
-            if mime is None or _WIDGET in output.data:
+            if stored is not None:
+                mime = next(kind for kind, suffix in _SUFFIX.items() if stored.endswith(suffix))
+                output.data = {mime: ""}
+            if mime is None or WIDGET in output.data:
                 continue
-            own, output.metadata = output.metadata.get(mime), nbformat.NotebookNode()
+            own = output.metadata if stored else output.metadata.get(mime)
+            output.metadata = nbformat.NotebookNode()
             output.data = {"text/markdown" if mime == "text/latex" else mime: output.data[mime]}
             if mime in _SUFFIX:
                 words = str((own.get("alt") if isinstance(own, dict) else None) or alt)
-                file = self._file(output.data[mime], f"{self.slug}-{index}-{number}{_SUFFIX[mime]}")
+                name = f"{self.slug}-{index}-{number}{_SUFFIX[mime]}"
+                file = stored or self._file(output.data[mime], name)
                 if file is None:
                     continue
-                self.figures.append(Figure(file, words, cell["id"]))
+                self.figures.append(Figure(file, words, cell["id"], (index, number)))
                 output.metadata.update({"filenames": {mime: f"figures/{file}"}, mime: {"alt": words}})
             kept.append(output)
         cell.outputs = kept
+
+    def _stored(self, name: str) -> bool:
+        """Whether an earlier build moved this image out of the notebook into the folder."""
+        return bool(re.fullmatch(r"[\w.-]+\.(?:png|jpg)", name)) and (self.folder / name).is_file()
 
     def _file(self, base64: str, name: str) -> str | None:
         try:
@@ -193,6 +216,6 @@ def _headline(node: nbformat.NotebookNode) -> str:
 def _last_sentence(markdown: str) -> str:
     """Return the last sentence of a Markdown cell in plain words, at most 200 letters."""
     paragraphs = [p for p in re.split(r"\n\s*\n", markdown.strip()) if p.strip() and not p.lstrip().startswith("|")]
-    text = plain(paragraphs[-1]) if paragraphs else ""
+    text = plain(re.sub(r"^#.*$", "", paragraphs[-1], flags=re.MULTILINE)) if paragraphs else ""
     sentences = re.split(r"(?<=[.!?])\s+", text)
     return sentences[-1].rstrip(":")[:200]

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from ocrlab.report.fidelity import model_words
-from ocrlab.report.machine import _short
-from ocrlab.report.plots import COLOURS, GREY, _figure
+from ocrlab.report.machine import in_short
+from ocrlab.report.plots import COLOURS, GREY, blank_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,12 +21,12 @@ _LAYER = re.compile(r"\.(?:blocks|layers)\.(\d+)\b")
 
 def growth_plot(growth: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     """Return peak memory against image tokens, both in log, one line a way with its fitted exponent in the legend."""
-    figure, axes = _figure(7.0, 4.0)
+    figure, axes = blank_figure(7.0, 4.0)
     fitted = exponents.set_index("way")
     for i, (way, mine) in enumerate(growth.groupby("way", sort=False)):
         done = mine.dropna(subset=["peak_memory_bytes"])
         if done.empty:
-            words = _short(*mine[["status", "reason"]].iloc[0])
+            words = in_short(*mine[["status", "reason"]].iloc[0])
             axes.plot([], [], color=GREY, lw=4, label=f"{way}: {words[:60]}")
             continue
         colour, line = COLOURS[i % len(COLOURS)], fitted.loc[way]
@@ -52,7 +52,7 @@ def headroom_plot(headroom: pd.DataFrame) -> Figure:
     layers = known.assign(layer=known["module"].str.extract(_LAYER, expand=False)).dropna(subset=["layer"])
     layers = layers.assign(name=layers["part"] + " " + layers["layer"])
     names = list(dict.fromkeys(layers["name"]))
-    figure, axes = _figure(min(11.0, 3.0 + 0.3 * len(names)), 3.6)
+    figure, axes = blank_figure(min(11.0, 3.0 + 0.3 * len(names)), 3.6)
     axes.set_title(f"{model_words(known)}: largest magnitudes over one page" if len(known) else "", fontsize=9)
     scores = layers["value"] == "scores"
     for i, (label, mine) in enumerate((("eager QK$^T$", layers[scores]), ("largest other value", layers[~scores]))):

@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from ocrlab.report.machine import _short
-from ocrlab.report.plots import COLOURS, GREY, _figure
+from ocrlab.report.machine import in_short
+from ocrlab.report.plots import COLOURS, GREY, blank_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,13 +26,13 @@ def divergence_plot(fidelity: pd.DataFrame) -> Figure:
     ways = list(dict.fromkeys(fidelity["way"]))
     positive = fidelity["kl_mean"][fidelity["kl_mean"] > 0]
     zero = float(positive.min()) / 10 if len(positive) else 1e-16
-    figure, axes = _figure(7.5, 1.0 + 0.36 * len(ways))
+    figure, axes = blank_figure(7.5, 1.0 + 0.36 * len(ways))
     for y, way in enumerate(ways):
         mine = fidelity[fidelity["way"] == way]
         known = mine["kl_mean"].dropna()
         if known.empty:
             axes.axhspan(y - 0.4, y + 0.4, color=GREY, alpha=0.25, lw=0)
-            words = _short(*mine[["status", "reason"]].iloc[0])
+            words = in_short(mine["status"].iloc[0], mine["reason"].iloc[0], 80)
             axes.text(0.01, y, words, va="center", fontsize=7, transform=axes.get_yaxis_transform())
             continue
         colour = COLOURS[y % len(COLOURS)]
@@ -80,7 +80,7 @@ def fidelity_table(fidelity: pd.DataFrame) -> pd.DataFrame:
                 "same first token": f"{agree:.2%} of {done['positions'].sum():.0f}",
                 "first parts at": f"{parted.min():.0f}" if len(parted) else "nowhere",
             }
-        line["problem"] = "" if bad.empty else _short(*bad[["status", "reason"]].iloc[0])
+        line["problem"] = "" if bad.empty else in_short(*bad[["status", "reason"]].iloc[0])
         lines.append(line)
     return pd.DataFrame(lines).fillna("").set_index("way")
 
@@ -111,7 +111,7 @@ def contrast_table(contrasts: pd.DataFrame) -> pd.DataFrame:
         for kind, words in zip(contrasts["kind"], contrasts["words"], strict=True)
     ]
     shown["problem"] = [
-        "" if status == "ok" else _short(status, reason)
+        "" if status == "ok" else in_short(status, reason)
         for status, reason in zip(contrasts["status"], contrasts["reason"], strict=True)
     ]
     return shown.set_index("way")
@@ -129,8 +129,8 @@ def phases_plot(speed: pd.DataFrame) -> Figure:
         for i, (way, mine) in enumerate(speed.groupby("way", sort=False)):
             known = mine.dropna(subset=[column])
             if known.empty:
-                words = _short(*mine[["status", "reason"]].iloc[0])
-                axes.plot([], [], color=GREY, lw=4, label=f"{way}: {words[:60]}")
+                words = in_short(mine["status"].iloc[0], mine["reason"].iloc[0], 44)
+                axes.plot([], [], color=GREY, lw=4, label=f"{way}: {words}")
                 continue
             by_size = (known[column] * 1000).groupby(known["image_tokens"])
             low, middle, high = (by_size.quantile(q) for q in (0.25, 0.5, 0.75))

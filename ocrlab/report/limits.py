@@ -12,7 +12,7 @@ from ocrlab.machine.cards import Machine, card
 from ocrlab.reading.limits import predict
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.shapes import shapes_of
-from ocrlab.report.plots import COLOURS, _figure
+from ocrlab.report.plots import COLOURS, blank_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +89,7 @@ def published_table() -> pd.DataFrame:
 
 def predicted_against_measured(compared: pd.DataFrame) -> Figure:
     """Return predicted over measured peak bytes against image tokens, a line a setting, with bands of 10 and 15 %."""
-    figure, axes = _figure(7.0, 3.6)
+    figure, axes = blank_figure(7.0, 3.6)
     axes.axhspan(0.85, 1.15, color="#EEEEEE")
     axes.axhspan(0.90, 1.10, color="#DDDDDD")
     axes.axhline(1, color="#777777", lw=1)

@@ -71,7 +71,7 @@ def probe_matrix(probes: pd.DataFrame) -> Figure:
         if mine["verdict"].isin(["unsupported", "not installed"]).all():
             verdict, reason = mine[["verdict", "reason"]].iloc[0]
             axes.add_patch(Rectangle((0, y), len(columns), 1, facecolor=VERDICTS[verdict][0], edgecolor="white"))
-            axes.text(0.1, y + 0.5, _short(verdict, reason), va="center", fontsize=7)
+            axes.text(0.1, y + 0.5, in_short(verdict, reason), va="center", fontsize=7)
             continue
         for x, column in enumerate(columns):
             if column in mine.index:
@@ -96,7 +96,7 @@ def canary_table(found: pd.DataFrame) -> pd.DataFrame:
 
     shown = pd.DataFrame({"dtype": found["dtype"]})
     shown["attention"] = [_way(a, k) for a, k in zip(found["attn_implementation"], found["sdpa_kernel"], strict=True)]
-    shown["verdict"] = [_short(v, r) if r else v for v, r in zip(found["verdict"], found["reason"], strict=True)]
+    shown["verdict"] = [in_short(v, r) if r else v for v, r in zip(found["verdict"], found["reason"], strict=True)]
     shown["tokens"] = found["tokens"]
     shown["parts at token"] = [f"{at:.0f}" if pd.notna(at) else "" for at in found["parted_at"]]
     shown["logit error (bound)"] = [
@@ -111,11 +111,11 @@ def _way(attention: str, kernel: str | None) -> str:
     return f"{attention}, {kernel}" if isinstance(kernel, str) else attention
 
 
-def _short(verdict: str, reason: str) -> str:
-    """The first clause of a reason, without the exception's name."""
+def in_short(verdict: str, reason: str, most: int = 105) -> str:
+    """Return verdict and the reason's first clause, without an exception's name, of at most `most` characters."""
     words = reason.split(": ", 1)[-1] if reason.split(":")[0].endswith(("Error", "Unsupported")) else reason
     words = words.split(";")[0].split(". ")[0].removesuffix(".")
-    return f"{verdict}: {words[:105]}{'…' if len(words) > 105 else ''}"
+    return f"{verdict}: {words[:most]}{'…' if len(words) > most else ''}"
 
 
 def overflow_plot(overflow: pd.DataFrame) -> Figure:

@@ -21,7 +21,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 GREY = "#999999"
 
 
-def _figure(width: float = 7.0, height: float = 3.8) -> tuple[Figure, Any]:
+def blank_figure(width: float = 7.0, height: float = 3.8) -> tuple[Figure, Any]:
+    """Return an empty figure in the house's manner and its axes; sizes in inches."""
     figure, axes = plt.subplots(figsize=(width, height), dpi=110, layout="constrained")
     axes.grid(True, alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -50,7 +51,7 @@ def show_pages(pages: list[Page], columns: int = 2) -> Figure:
 def error_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
     """Return CER (95 % interval over pages) against the median image tokens of each pixel budget."""
     table = summarise(rows, by).dropna(subset=["cer"])
-    figure, axes = _figure()
+    figure, axes = blank_figure()
     spread = np.clip([table["cer"] - table["cer_low"], table["cer_high"] - table["cer"]], 0, None)
     axes.errorbar(table["image_tokens"], table["cer"], yerr=spread, marker="o", capsize=4, color=COLOURS[0])
     for x, same in table.groupby(table["image_tokens"].round(-1)):  # budgets above a page's own size change nothing
@@ -74,7 +75,7 @@ def cost_against_tokens(rows: pd.DataFrame, cost: str, by: str = "max_pixels") -
     `cost` is a column in seconds (`page_s`, `vision_s`, ...).
     """
     table = summarise(rows, by).dropna(subset=[cost])
-    figure, axes = _figure()
+    figure, axes = blank_figure()
     middle, low, high = (table[f"{cost}{end}"] * 1000 for end in ("", "_low", "_high"))
     axes.errorbar(
         table["image_tokens"], middle, yerr=[middle - low, high - middle], marker="o", capsize=4, color=COLOURS[1]
@@ -88,7 +89,7 @@ def cost_against_tokens(rows: pd.DataFrame, cost: str, by: str = "max_pixels") -
 def memory_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
     """Return the most memory held above the model, in MiB, against the most image tokens of each pixel budget."""
     most = rows.groupby(by)[["image_tokens", "peak_memory_bytes"]].max().dropna()
-    figure, axes = _figure()
+    figure, axes = blank_figure()
     axes.plot(most["image_tokens"], most["peak_memory_bytes"] / 2**20, marker="o", color=COLOURS[2])
     axes.set(xlabel="image tokens of the largest page", ylabel="peak above the model at rest, MiB")
     axes.set_title(f"{_conditions(rows)}: the most over pages", fontsize=9)
@@ -100,7 +101,7 @@ def error_by_group(rows: pd.DataFrame, group: str, reader: str = "reader") -> Fi
     """Return CER with its 95 % interval for each group of pages, one colour a reader."""
     table = summarise(rows, [group, reader]).dropna(subset=["cer"])
     names, readers = list(dict.fromkeys(table[group])), list(dict.fromkeys(table[reader]))
-    figure, axes = _figure(height=0.8 + 0.28 * len(names) * max(1, len(readers)))
+    figure, axes = blank_figure(height=0.8 + 0.28 * len(names) * max(1, len(readers)))
     for i, who in enumerate(readers):
         mine = table[table[reader] == who]
         y = [names.index(n) + 0.22 * (i - (len(readers) - 1) / 2) for n in mine[group]]
@@ -119,7 +120,7 @@ def error_by_group(rows: pd.DataFrame, group: str, reader: str = "reader") -> Fi
 
 def learning_curve(log: pd.DataFrame) -> Figure:
     """Return the trainer's losses against hours of training: answer tokens and glyph slots."""
-    figure, axes = _figure()
+    figure, axes = blank_figure()
     hours = log["minutes"] / 60
     for i, (column, label) in enumerate(
         (("answer", "answer loss, nats a token"), ("glyph", "glyph loss, nats a slot"))
@@ -136,7 +137,7 @@ def learning_curve(log: pd.DataFrame) -> Figure:
 def confusion_table(pairs: Counter[tuple[str, str]], most: int = 20) -> Figure:
     """Return the commonest single-letter confusions as bars: truth → reading."""
     commonest = [(a or "∅", b or "∅", n) for (a, b), n in pairs.most_common(most)]
-    figure, axes = _figure(height=0.9 + 0.2 * len(commonest))
+    figure, axes = blank_figure(height=0.9 + 0.2 * len(commonest))
     names = [f"{_sign(a)} → {_sign(b)}" for a, b, _ in commonest]
     axes.barh(names, [n for *_, n in commonest], color=COLOURS[0])
     axes.invert_yaxis()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ocrlab.report.plots import COLOURS, GREY, _figure
+from ocrlab.report.plots import COLOURS, GREY, blank_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ def pareto(judged: pd.DataFrame) -> Figure:
 
     The line joins what no other setting beats in both. What could not run or is not valid is listed in grey.
     """
-    figure, axes = _figure(7.5, 4.4)
+    figure, axes = blank_figure(7.5, 4.4)
     placed = judged[judged["stand"].isin(_SETTLED)].dropna(subset=["cer"])
     largest = placed["memory_bytes"].max()
     for stand, mine in placed.groupby("stand", sort=False):

@@ -45,6 +45,8 @@ def sanitise(markup: str) -> str:
     for image in soup.find_all("img"):
         if not _IMAGE.fullmatch(str(image.get("src", ""))):
             image.replace_with(str(image.get("alt", "")))
+        elif "alt" not in image.attrs:
+            image["alt"] = ""  # a reader for the blind would read out the file's name
     cleaner = Cleaner(
         tags=_TAGS.split(), attributes=_allowed, protocols=["http", "https", "mailto", "data"], strip=False,
         css_sanitizer=CSSSanitizer(allowed_css_properties=_STYLES.split()),

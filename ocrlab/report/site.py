@@ -1,23 +1,22 @@
-"""A run as a small web site that opens from disk: an index, a page per notebook, nothing from the network."""
+"""A run as a small web site that opens from disk: an index, a page per notebook, its readings; no network."""
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
-from pygments.formatters import HtmlFormatter
+from markupsafe import Markup, escape
 
-from ocrlab.report.body import Body, render_body
-from ocrlab.study.records import record_files
+from ocrlab.report.body import Body, render_body, slug
+from ocrlab.report.command import again
+from ocrlab.report.digest import write_digest
+from ocrlab.report.frame import templates, write_style
+from ocrlab.report.lift import lift_figures
+from ocrlab.report.material import begun, count_rows, read_json, settings_lines, usable_readings, usable_rows
+from ocrlab.report.readings import barred_of, sheets_of
 
-_HERE = Path(__file__).parent
 _WORDS = {
     "ok": "completed", "error": "failed", "crashed": "failed: the kernel died", "timeout": "failed: out of time",
     "interrupted": "interrupted", "skipped": "skipped",
@@ -25,28 +24,43 @@ _WORDS = {
 
 
 def build_site(run_folder: Path) -> Path:
-    """Return the `index.html` made in a run's folder from its `run.json`, `notebooks/` and `rows/`.
+    """Return the `index.html` made in a run's folder from its `run.json`, `notebooks/`, `rows/` and `readings/`.
 
-    Beside it come a page for each notebook and its images in `figures/`. Nothing is run, and nothing written
-    elsewhere. Everything shown is escaped or sanitised: pages hold text that a model read.
+    Beside it come a page for each notebook with its images in `figures/` (the notebooks then link to them: each is
+    stored once), `readings.html`, one `style.css`, and `report.md` with the same content for a code host. Nothing is
+    run. Everything shown is escaped or sanitised: pages hold text that a model read.
 
     Raises:
         OSError: the folder cannot be written to.
     """
-    record = _read_json(run_folder / "run.json")
-    templates = _templates()
-    items = [_item(name, entry, run_folder) for name, entry in _entries(record, run_folder)]
+    record, run = read_json(run_folder / "run.json"), run_folder.name
+    made = templates()
+    # An added run's rows would stand for readings here; what is made again gets a run of its own beside it.
+    here = f"{run}-here" if "added" in record else run
+    items = [_item(name, entry, run_folder, here) for name, entry in _entries(record, run_folder)]
     _drop_old_figures(run_folder / "figures", items)
+    write_style(run_folder)
     for item in items:
         if item["body"]:
-            page = templates.get_template("page.html.j2").render(item=item, record=record, run=run_folder.name)
-            (run_folder / f"{item['name']}.html").write_text(page, encoding="utf-8")
-    index = run_folder / "index.html"
-    html = templates.get_template("index.html.j2").render(
-        items=items, record=record, run=run_folder.name, rows=_count_rows(run_folder / "rows")
-    )
-    index.write_text(html, encoding="utf-8")
-    return index
+            _write(run_folder / f"{item['name']}.html", made, "page", item=item, record=record, run=run)
+            lift_figures(run_folder / "notebooks" / f"{item['name']}.ipynb", item["body"].figures)
+    readings = usable_readings(run_folder)
+    sheets = sheets_of(readings, run_folder)
+    outcomes = list(dict.fromkeys(reading.outcome for sheet in sheets for reading in sheet.readings))
+    if readings:
+        values = {"sheets": sheets, "outcomes": outcomes, "barred": barred_of(readings), "run": run}
+        _write(run_folder / "readings.html", made, "readings", **values)
+    lines, rows = settings_lines(usable_rows(run_folder)), count_rows(run_folder)
+    told = {"items": items, "record": record, "run": run, "rows": rows, "lines": lines, "readings": len(readings),
+            "begun": begun(record)}  # fmt: skip
+    write_digest(run_folder / "report.md", told)
+    return _write(run_folder / "index.html", made, "index", **told)
+
+
+def _write(file: Path, made: Any, template: str, **values: Any) -> Path:
+    page = made.get_template(f"{template}.html.j2").render(**values)
+    file.write_text(page, encoding="utf-8", newline="\n")
+    return file
 
 
 def _entries(record: dict[str, Any], run_folder: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -59,7 +73,7 @@ def _entries(record: dict[str, Any], run_folder: Path) -> list[tuple[str, dict[s
     return [(name, entry if isinstance(entry, dict) else {}) for name, entry in entries.items()]
 
 
-def _item(name: str, entry: dict[str, Any], run_folder: Path) -> dict[str, Any]:
+def _item(name: str, entry: dict[str, Any], run_folder: Path, run: str) -> dict[str, Any]:
     name = Path(name).name
     file = run_folder / "notebooks" / f"{name}.ipynb"
     body: Body | None = None
@@ -70,13 +84,25 @@ def _item(name: str, entry: dict[str, Any], run_folder: Path) -> dict[str, Any]:
         except ValueError as error:
             problem = str(error)
     status = str(entry.get("status", "not recorded"))
+    command = again(name, run, entry.get("profile"), body.parameters if body else {})
     return {
         "name": name, "href": quote(f"{name}.html"), "title": body.title if body else name, "body": body,
-        "html": Markup(body.html) if body else "",  # sanitised in body.py
+        "html": Markup(_with_command(body, command)) if body else "",  # sanitised in body.py, the command escaped
         "status": status, "words": _WORDS.get(status, status), "reason": problem or str(entry.get("reason", "")),
         "failed": status not in ("ok", "skipped", "not recorded"), "cell": str(entry.get("cell", "")),
-        "seconds": entry.get("seconds"), "parameters": entry.get("parameters") or {},
+        "seconds": entry.get("seconds"), "parameters": entry.get("parameters") or {}, "command": command,
     }  # fmt: skip
+
+
+def _with_command(body: Body, command: str) -> str:
+    """Return a notebook's HTML with the command beside every figure of its outputs."""
+    if not command:
+        return body.html
+    files = {figure.file for figure in body.figures}
+    told = f'<details class="again"><summary>make it again</summary><code>{escape(command)}</code></details>'
+    return re.sub(
+        r'<img [^>]*src="figures/([\w.%-]+)"[^>]*>', lambda m: m[0] + (told if m[1] in files else ""), body.html
+    )
 
 
 def _drop_old_figures(folder: Path, items: list[dict[str, Any]]) -> None:
@@ -85,64 +111,6 @@ def _drop_old_figures(folder: Path, items: list[dict[str, Any]]) -> None:
         if item["body"]:
             kept = {figure.file for figure in item["body"].figures}
             for file in folder.glob("*"):
-                ours = re.fullmatch(
-                    re.escape(re.sub(r"[^\w.-]", "_", item["name"])) + r"-\d+-\d+\.(?:png|jpg)", file.name
-                )
+                ours = re.fullmatch(re.escape(slug(item["name"])) + r"-\d+-\d+\.(?:png|jpg)", file.name)
                 if ours and file.name not in kept:
                     file.unlink()
-
-
-def _count_rows(folder: Path) -> dict[str, dict[str, int]]:
-    """Return the number of rows of each status by file; a line that is no row counts as `damaged`."""
-    counts = {}
-    for file in record_files(folder):
-        statuses: Counter[str] = Counter()
-        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        for line in data.decode("utf-8", "replace").splitlines():
-            try:
-                statuses[str(json.loads(line).get("status", "no status"))] += 1
-            except (ValueError, AttributeError):
-                statuses["damaged"] += 1
-        counts[file.name.removesuffix(".gz")] = dict(statuses)
-    return counts
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _templates() -> Environment:
-    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("friendly", "github-dark"))
-    css = (_HERE / "site.css").read_text(encoding="utf-8")
-    css += f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
-    environment.globals["css"] = Markup(css)  # our own files
-    environment.filters |= {"duration": _duration, "amount": _amount, "label": _label, "clock": _clock}
-    return environment
-
-
-def _duration(seconds: Any) -> str:
-    if not isinstance(seconds, int | float):
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
-def _clock(time: Any) -> str:
-    """Return an ISO time less its seconds: `2026-11-23 13:31 +00:00`."""
-    return re.sub(r"^(.{10})T(\d\d:\d\d)(?::[\d.]+)?", r"\1 \2 ", str(time))
-
-
-def _amount(value: Any, name: str) -> str:
-    if str(name).endswith("_bytes") and isinstance(value, int | float):
-        return f"{value / 2**30:.1f} GiB"
-    return "none" if value is None else str(value)
-
-
-def _label(name: Any) -> str:
-    return str(name).removesuffix("_bytes").replace("_", " ")

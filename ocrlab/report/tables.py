@@ -40,8 +40,11 @@ def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
     return shown.set_index(keys)
 
 
-def diff(reading: str, truth: str) -> HTML:
-    """Return the truth and the reading aligned letter by letter, differences coloured, all text escaped."""
+def diff(reading: str, truth: str, names: tuple[str, str] = ("truth", "reading")) -> HTML:
+    """Return the truth and the reading aligned letter by letter, differences coloured, all text escaped.
+
+    `names` are the words in front of the two; they are ours and not escaped.
+    """
     from IPython.display import HTML
 
     def line(side: str) -> str:
@@ -59,7 +62,7 @@ def diff(reading: str, truth: str) -> HTML:
     left = "text-align:left"
     rows = "".join(
         f'<tr><td style="{left}">{name}</td><td style="{left};font-family:monospace">{line(side)}</td></tr>'
-        for name, side in (("truth", "truth"), ("reading", "reading"))
+        for name, side in zip(names, ("truth", "reading"), strict=True)
     )
     return HTML(f"<table>{rows}</table>")
 

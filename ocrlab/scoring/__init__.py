@@ -5,6 +5,7 @@ from ocrlab.scoring.chance import swap_test
 from ocrlab.scoring.comparison import Verdict, VerdictKind, verdict
 from ocrlab.scoring.digits import Kept, digit_strings, digits_kept, lines_kept, text_lines
 from ocrlab.scoring.failures import STATUSES, Loop, Status, StopReason, find_loop, judge
+from ocrlab.scoring.growth import growth_rate
 from ocrlab.scoring.normalise import PROFILES, Profile, graphemes, normalise
 from ocrlab.scoring.rates import Edits, Score, character_edits, corpus_rate, macro_mean, score, word_edits
 from ocrlab.scoring.statistics import (
@@ -42,6 +43,7 @@ __all__ = [
     "find_loop",
     "first_divergence",
     "graphemes",
+    "growth_rate",
     "judge",
     "lines_kept",
     "macro_mean",

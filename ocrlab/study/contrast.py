@@ -20,10 +20,11 @@ def way_of(settings: Settings) -> str:
 
 
 def name_ways(rows: pd.DataFrame, *, with_dtype: bool = False) -> pd.DataFrame:
-    """Return the rows with a column `way`: attention and pinned kernel in words, the dtype before them where asked."""
+    """Return the rows with a column `way`: attention and pinned kernel in words, dtype and quantization before them."""
     names = [_words(a, k) for a, k in zip(rows["attn_implementation"], rows["sdpa_kernel"], strict=True)]
     if with_dtype:
-        names = [f"{dtype}, {name}" for dtype, name in zip(rows["dtype"], names, strict=True)]
+        kinds = [f"{q} + " if isinstance(q, str) else "" for q in rows.get("quantization", [None] * len(rows))]
+        names = [f"{kind}{dtype}, {name}" for kind, dtype, name in zip(kinds, rows["dtype"], names, strict=True)]
     return rows.assign(way=names)
 
 
@@ -46,7 +47,7 @@ def contrast(rows: pd.DataFrame, readings: pd.DataFrame, against: str, margin: f
     expected = {page: texts[key] for page, key in zip(other["page"], other["key"], strict=True)}
     lines = []
     for way, mine in rows.groupby("way", sort=False):
-        line: dict[str, Any] = {"way": way}
+        line: dict[str, Any] = {"way": way, "model_id": mine["model_id"].iloc[0], "weights": mine["weights"].iloc[0]}
         read, bad = mine[mine["status"].isin(_READ)], mine[~mine["status"].isin(_READ)]
         pairs = [(texts[k], expected[p]) for k, p in zip(read["key"], read["page"], strict=True) if p in expected]
         parted = [at for one, two in pairs if (at := first_divergence(one, two)) is not None]

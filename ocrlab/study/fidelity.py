@@ -35,8 +35,8 @@ NUMBERS = (
 def reference_of(settings: Settings) -> Settings:
     """Return the settings that the others are held against: the same in float32, SDPA's math kernel, read greedily."""
     return replace(
-        settings, dtype="float32", attn_implementation="sdpa", sdpa_kernel="math", do_sample=False, temperature=None,
-        top_p=None, top_k=None, num_beams=1, compile=False, cache_implementation=None, batch_size=1,
+        settings, dtype="float32", quantization=None, attn_implementation="sdpa", sdpa_kernel="math", do_sample=False,
+        temperature=None, top_p=None, top_k=None, num_beams=1, compile=False, cache_implementation=None, batch_size=1,
     )  # fmt: skip
 
 

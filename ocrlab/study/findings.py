@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ocrlab import paths
 from ocrlab.machine.describe import machine_name, versions
+from ocrlab.study.records import read_records, record_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,3 +37,15 @@ def keep_findings(name: str, found: Iterable[Mapping[str, Any]], folder: Path | 
     part.replace(file)
     file.with_name(file.name + ".gz").unlink(missing_ok=True)  # what a finished run packed
     return pd.DataFrame(lines)
+
+
+def load_findings(name: str, folder: Path | None = None) -> pd.DataFrame:
+    """Return a run's findings of a name as a table; empty where there are none.
+
+    Raises:
+        RecordError: the file is damaged; the message names it and the line.
+    """
+    import pandas as pd
+
+    files = record_files((folder or paths.run_folder()) / "findings", name)
+    return pd.DataFrame([line for file in files for line in read_records(file)])

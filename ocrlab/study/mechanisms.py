@@ -101,6 +101,21 @@ def overflow_table(device: str, scales: Sequence[float], dtypes: Sequence[str]) 
     return pd.DataFrame(lines)
 
 
+def overflow_words(overflow: pd.DataFrame) -> str:
+    """Return in words where float16 overflows in the table of `overflow_table`, and whether the other dtypes do."""
+    bad = overflow[overflow["not_finite"] > 0]
+    half = bad[bad["dtype"] == "float16"]
+    if half.empty:
+        return f"float16 does not overflow up to scores of {overflow['largest_score'].max():.3g}"
+    others = sorted(set(bad["dtype"]) - {"float16"})
+    safe = sorted(set(overflow[overflow["dtype"] == "float16"]["way"]) - set(half["way"]))
+    return (
+        f"float16 overflows in {', '.join(sorted(set(half['way'])))} from scores of {half['largest_score'].min():.3g} "
+        f"on (its end is 65504), and not in {', '.join(safe) or 'any other way'}; "
+        f"{', '.join(others) or 'float32 and bfloat16'} {'overflow too' if others else 'stay finite'}"
+    )
+
+
 def masked_rows_table(device: str) -> pd.DataFrame:
     """Return what becomes of a row that may see nothing, as left padding makes it: finite or NaN.
 

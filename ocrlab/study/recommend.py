@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
@@ -44,10 +44,10 @@ def judge_runs(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
     import pandas as pd
 
     lines = []
-    for (machine, model), mine in _quality(rows).groupby(["machine", "model_id"], sort=False):
+    for (machine, model), mine in quality_rows(rows).groupby(["machine", "model_id"], sort=False):
         usual = mine.groupby("prompt")["page"].nunique().idxmax()  # another question is not another way to answer it
         groups = {key: g for key, g in mine[mine["prompt"] == usual].groupby(_NAMES, dropna=False, sort=False)}
-        anchor = max(groups.values(), key=lambda g: (g["page"].nunique(), -len(_settings(g.iloc[0]).changed())))
+        anchor = max(groups.values(), key=lambda g: (g["page"].nunique(), -len(settings_of(g.iloc[0]).changed())))
         made = [_line(group, anchor, margin) | {"machine": machine, "model_id": model} for group in groups.values()]
         lines += _stands(made)
     return pd.DataFrame(lines)
@@ -85,8 +85,8 @@ def rows_of_runs(folders: Iterable[Path]) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
 
 
-def _quality(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows that ask about reading: no forced length, a truth to score by, and every setting's column."""
+def quality_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that ask about reading: no forced length, own weights, and every setting's column."""
     for name in _NAMES:
         if name not in rows:
             rows = rows.assign(**{name: getattr(Settings(), name)})
@@ -94,8 +94,14 @@ def _quality(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[~forced & (rows["weights"] == "pretrained")]
 
 
+def groups_by_setting(rows: pd.DataFrame) -> Iterator[tuple[Settings, pd.DataFrame]]:
+    """Yield each setting of the rows of `quality_rows` with its rows, all seeds together."""
+    for _, group in rows.groupby(_NAMES, dropna=False, sort=False):
+        yield settings_of(group.iloc[0]), group
+
+
 def _line(group: pd.DataFrame, anchor: pd.DataFrame, margin: float) -> dict[str, Any]:
-    settings = _settings(group.iloc[0])
+    settings = settings_of(group.iloc[0])
     read = group[group["status"].isin(_READ)]
     numbers = ("difference", "low", "high", "speed", "speed_low", "speed_high", "cer", "pages_per_second")
     line: dict[str, Any] = dict.fromkeys(numbers) | {
@@ -175,7 +181,8 @@ def _stands(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
-def _settings(row: pd.Series) -> Settings:
+def settings_of(row: pd.Series) -> Settings:
+    """Return the settings that a row of `quality_rows` was read with."""
     types = Settings().as_dict()
     values: dict[str, Any] = {}
     for name in _NAMES:

@@ -30,7 +30,8 @@ def run_speed(
     """Return the rows of every setting × page × repetition, each of exactly `new_tokens` tokens.
 
     In every repetition all settings read all pages (a batch at a time) in one order drawn by seed, so that drift of the
-    machine hits all alike. Each setting reads its first batch once before, unrecorded. Models of different loads
+    machine hits all alike. Each setting reads its first batch once before, unrecorded; one that is compiled, all
+    batches. Models of different loads
     stay loaded side by side, each in its own process. Quality columns stay empty: a forced length is no reading.
 
     Raises:
@@ -57,8 +58,8 @@ class _Fleet:
         self.refused: dict[Settings, Refused] = {}
         self.warm: set[Settings] = set()
 
-    def reader(self, settings: Settings, batch: list[Page]) -> ServedReader:
-        """Return the process with these settings in force and warmed up; raise Refused where they cannot be."""
+    def reader(self, settings: Settings, warming: list[Page]) -> ServedReader:
+        """Return the process with these settings in force, `warming` read once; raise Refused where they cannot be."""
         if settings in self.refused:
             raise self.refused[settings]
         try:
@@ -68,7 +69,7 @@ class _Fleet:
                 self.readers.append(found)
             if settings not in self.warm:
                 found.apply(settings)
-                list(found.stream(batch))
+                list(found.stream(warming))
                 self.warm.add(settings)
             if found.settings != settings:
                 found.apply(settings)
@@ -91,7 +92,9 @@ def _records(
             try:
                 if batch[0].refused:
                     raise Refused("unsupported", batch[0].refused)
-                reader = fleet.reader(settings, [job.page for job in batch])
+                # What is compiled for one shape is compiled again for another: every batch of such a setting is read.
+                mine = [job for job in todo if job.settings == settings] if settings.compile else batch
+                reader = fleet.reader(settings, list({job.page.id: job.page for job in mine}.values()))
                 for reading in reader.stream([job.page for job in batch]):
                     job = by_page.pop(reading.page)
                     yield reading_record(

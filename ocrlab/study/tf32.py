@@ -42,7 +42,8 @@ def tf32_table(
             if not reason:
                 settings = replace(base, dtype=dtype)  # type: ignore[arg-type]
                 found, status, reason = attempt(process, tf32_here, settings, page, repeats, timeout_s=600)
-            blank = {"dtype": dtype} | dict.fromkeys(_NUMBERS) | {"status": status, "reason": reason}
+            own = {"model_id": base.model_id, "weights": base.weights, "dtype": dtype}
+            blank = own | dict.fromkeys(_NUMBERS) | {"status": status, "reason": reason}
             lines.append(blank | (found or {}))
     return pd.DataFrame(lines)
 

@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ocrlab.reading.settings import SettingError, Settings, field_types, load_preset
+from ocrlab.reading.settings import SettingError
+from ocrlab.workspace.exchange import add_exchange
+from ocrlab.workspace.flags import add_settings, settings_of
+from ocrlab.workspace.ready import add_ready
+from ocrlab.workspace.soak import add_soak
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="build a run's site again without running anything")
     report.add_argument("run", help="the folder's name in results/, or a path")
     report.set_defaults(command=_report)
+    add_exchange(commands)
+    add_ready(commands)
+    add_soak(commands)
     doctor = commands.add_parser("doctor", help="what is wrong with this installation, and what to do")
     doctor.add_argument("--json", action="store_true", help="the lines as a JSON list")
     doctor.set_defaults(command=_doctor)
@@ -55,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     newer.set_defaults(command=_upgrade)
     back = commands.add_parser("rollback", help="go back to the environment before the last upgrade")
     back.set_defaults(command=_rollback)
+    app = commands.add_parser("app", help="the playground as a page: pick, read, compare (this computer only)")
+    app.add_argument("--preset", help="a preset's name or a YAML file to begin with (default: tiny)")
+    lab = commands.add_parser("lab", help="JupyterLab at the welcome page (this computer only)")
+    for server, command in ((app, _app), (lab, _lab)):
+        server.add_argument("--port", type=int, help="default: the first free one from Jupyter's own on")
+        server.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
+        server.set_defaults(command=command)
     refresh = commands.add_parser("refresh", help="write the source notebooks' checked outputs again")
     refresh.add_argument("notebooks", nargs="*", help="names without .ipynb; all when none is given")
     refresh.set_defaults(command=_refresh)
@@ -73,37 +87,15 @@ def _add_read(commands: Any) -> None:
     )
     read.add_argument("--limit", type=int, help="the first so many pages of each path")
     read.add_argument("--quarantined", action="store_true", help="read even with a setting that the canary caught")
-    read.add_argument("--preset", default="tiny", help="a preset of the package or a YAML file (default: tiny)")
-    settings = read.add_argument_group("settings (they change the preset's)")
-    for name, (kind, default) in field_types().items():
-        flags = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
-        settings.add_argument(*flags, dest=name, type=_value(kind), metavar=kind.__name__, help=f"default {default!r}")
+    add_settings(read)
     read.set_defaults(command=_read)
-
-
-def _value(kind: type) -> Any:
-    def parse(text: str) -> Any:
-        if text.lower() == "none":
-            return _NONE
-        if kind is bool:
-            if text.lower() not in {"true", "false"}:
-                raise argparse.ArgumentTypeError(f"{text!r}: give true, false or none")
-            return text.lower() == "true"
-        return kind(text)
-
-    parse.__name__ = kind.__name__
-    return parse
-
-
-_NONE = object()
 
 
 def _read(args: argparse.Namespace) -> int:
     from ocrlab.workspace.read import read_paths
 
-    given = {name: value for name in field_types() if (value := getattr(args, name)) is not None}
     try:
-        settings: Settings = load_preset(args.preset, **{k: None if v is _NONE else v for k, v in given.items()})
+        settings = settings_of(args)
     except SettingError as error:
         print(error, file=sys.stderr)
         return 2
@@ -140,16 +132,34 @@ def _rollback(args: argparse.Namespace) -> int:
     return rollback()
 
 
+def _app(args: argparse.Namespace) -> int:
+    from ocrlab.workspace.servers import serve_app
+
+    return serve_app(args.preset, args.port, not args.no_browser)
+
+
+def _lab(args: argparse.Namespace) -> int:
+    from ocrlab.workspace.servers import serve_lab
+
+    return serve_lab(args.port, not args.no_browser)
+
+
 def _report(args: argparse.Namespace) -> int:
     from ocrlab import paths
+    from ocrlab.report.overview import build_overview
     from ocrlab.report.site import build_site
+    from ocrlab.workspace.provenance import read_record, readings_record, write_record
 
     folder = Path(args.run) if Path(args.run).is_dir() else paths.RESULTS / args.run
     if not (folder / "run.json").is_file():
         known = sorted(p.name for p in paths.RESULTS.glob("*/") if (p / "run.json").is_file())
         print(f"{folder}: no run.json there; the runs here are: {', '.join(known) or 'none yet'}", file=sys.stderr)
         return 2
+    if record := read_record(folder):
+        write_record(folder, record | readings_record(folder))
     print(build_site(folder))
+    if folder.parent == paths.RESULTS:
+        build_overview(paths.RESULTS)
     return 0
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from ocrlab.machine.cards import UnknownCard, card, cards
 from ocrlab.reading.checkpoints import CheckpointError
-from ocrlab.reading.settings import SettingError, Settings, load_preset
+from ocrlab.reading.presets import load_preset
+from ocrlab.reading.settings import SettingError, Settings
 from ocrlab.report.limits import fit_matrix, fit_table
 
 

@@ -11,11 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
 # A Unix socket's path may have 107 bytes on Linux and 103 on macOS; "/kernel-5" follows the folder.
 _SOCKET_FOLDER_BYTES = 90
+
+
+class OwnSpecs(KernelSpecManager):
+    """Offers a server one kernel: this very Python, whatever kernelspecs the user or the system has."""
+
+    def _kernel_dirs_default(self) -> list[str]:
+        return []  # nothing is searched; ipykernel's own spec remains, which names sys.executable
 
 
 @contextmanager

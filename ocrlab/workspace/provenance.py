@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: `run.json`, with the code, the machine, the versions and every notebook's end."""
+"""Where a run's numbers come from: `run.json`, with code, machine, versions, settings, pages, and how all ended."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import json
 import os
 import platform
 import subprocess
+from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from ocrlab import paths
 from ocrlab.machine.describe import describe_machine, versions
+from ocrlab.reading.settings import make_settings
+from ocrlab.study.records import RecordError, read_records, record_files
 from ocrlab.workspace.repair import without_home
 
 
@@ -51,6 +55,48 @@ def code_state(root: Path = paths.ROOT) -> dict[str, Any]:
         return {"commit": None, "dirty": None}
     changes = _git(root, "status", "--porcelain")
     return {"commit": _git(root, "rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+
+
+def readings_record(folder: Path) -> dict[str, Any]:
+    """Return what a run's readings say of themselves, for `run.json`: each experiment's settings (what differs from
+    the defaults), seeds, weights, code, outcomes and times, and the sha256 of every page by its set and id.
+
+    Where a readings file is damaged it is `readings_problem` in words instead.
+    """
+    experiments: dict[str, Any] = {}
+    pages: dict[str, dict[str, str]] = {}
+    try:
+        for file in record_files(folder / "readings"):
+            readings = read_records(file)
+            if readings:
+                experiments[file.name.partition(".jsonl")[0]] = _experiment_record(readings)
+            for reading in readings:
+                pages.setdefault(str(reading["set"]), {})[str(reading["page"])] = reading["page_sha256"]
+    except RecordError as error:
+        return {"readings_problem": str(error)}
+    except (KeyError, TypeError, ValueError) as error:
+        return {"readings_problem": f"{file}: a reading is not as this version writes it ({error!r})"}
+    return {"experiments": experiments, "pages": {name: dict(sorted(found.items())) for name, found in pages.items()}}
+
+
+def _experiment_record(readings: list[dict[str, Any]]) -> dict[str, Any]:
+    times = [reading["time_utc"] for reading in readings]
+    return {
+        "readings": len(readings), "statuses": dict(Counter(r["status"] for r in readings)),
+        "settings": _distinct(make_settings(r["asked"]).changed() for r in readings),
+        "seeds": _distinct(r["asked"]["seed"] for r in readings), "repeats": 1 + max(r["repeat"] for r in readings),
+        "weights": _distinct(r["actual"].get("actual_revision") for r in readings),
+        "code": _distinct(r["code"] for r in readings), "machines": _distinct(r["machine"] for r in readings),
+        "first": min(times), "last": max(times),
+    }  # fmt: skip
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
 
 
 def _git(root: Path, *arguments: str) -> str | None:

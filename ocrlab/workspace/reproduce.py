@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab import paths
+from ocrlab.report.overview import build_overview
 from ocrlab.report.site import build_site
 from ocrlab.study.records import pack_records
 from ocrlab.workspace.experiments import ExperimentsError, load_experiments
 from ocrlab.workspace.overrides import parse_overrides
 from ocrlab.workspace.parameters import ParameterError, read_parameters
 from ocrlab.workspace.plan import PlanError, Task, choose_profile, plan_tasks, resolve_model, run_folder
-from ocrlab.workspace.provenance import now, read_record, start_record, write_record
+from ocrlab.workspace.provenance import now, read_record, readings_record, start_record, write_record
 from ocrlab.workspace.repair import Outcome
 from ocrlab.workspace.runner import run_notebook
 
@@ -42,7 +43,11 @@ def reproduce(
         return 2
     _say(f"profile {choice}, run {folder.name}")
     record = start_record(folder.name, choice.value, choice.reason)
-    record["notebooks"] = read_record(folder).get("notebooks", {})
+    before = read_record(folder)
+    record["notebooks"] = before.get("notebooks", {})
+    asked = {"profile": profile, "model": model, "only": only, "run": run, "params": params or None}
+    session = {"started": record["started"], "ended": None, "exit_code": None, "asked": asked}
+    record["sessions"] = [*before.get("sessions", []), session]
     return _run_all(tasks, folder, record, _environment(folder, choice.value, from_hub))
 
 
@@ -68,15 +73,17 @@ def _run_all(tasks: list[Task], folder: Path, record: dict[str, Any], environmen
             if entry["status"] == "interrupted":
                 break
         pack_records(folder)
+        code = 130 if "interrupted" in statuses.values() else int(not set(statuses.values()) <= {"ok", "skipped"})
+        record["sessions"][-1] |= {"ended": record["ended"], "exit_code": code}
+        write_record(folder, record | readings_record(folder))
         site = build_site(folder)
+        build_overview(folder.parent)
     except OSError as error:
         print(f"{folder}: cannot be written to any more ({error}); free some room and run again with "
               f"RUN={folder.name}: what is there is kept", file=sys.stderr)  # fmt: skip
         return 1
     _say(_table({name: record["notebooks"][name] for name in statuses}) + f"\nsite: {site}")
-    if "interrupted" in statuses.values():
-        return 130
-    return 0 if set(statuses.values()) <= {"ok", "skipped"} else 1
+    return code
 
 
 def _run_one(task: Task, label: str, folder: Path, environment: dict[str, str]) -> dict[str, Any]:

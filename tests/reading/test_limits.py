@@ -9,6 +9,7 @@ import pytest
 from ocrlab.machine.cards import UnknownCard, card, cards, measured_machine
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import predict
+from ocrlab.reading.presets import PRESETS, load_preset
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.shapes import shapes_of
 
@@ -69,3 +70,26 @@ def test_this_machine_is_measured() -> None:
     machine = measured_machine("float32")
     assert machine.device == "cpu" and machine.source == "measured here"
     assert 1e8 < machine.bandwidth_bytes_s < 1e13 and 1e8 < machine.matmul_flops_s < 1e15
+
+
+@pytest.mark.parametrize(("gigabytes", "names"), [
+    (8, ["RTX 5060"]), (12, ["RTX 5070", "RTX 5070 Ti Laptop"]), (16, ["RTX 5060 Ti 16 GB", "RTX 5070 Ti", "RTX 5080"]),
+    (32, ["RTX 5090"]),
+])  # fmt: skip
+def test_the_blackwell_presets_fit_their_cards_at_their_full_budget(gigabytes: int, names: list[str]) -> None:
+    settings = load_preset(f"blackwell-{gigabytes}gb", weights="dummy")
+    tokens = (settings.max_pixels or 0) // 784
+    for name in names:
+        margin = predict(settings, tokens, card(name)).margin_bytes
+        assert margin is not None and margin > 1.5 * GIB, "a desktop on the card needs some, too"
+    text = (PRESETS / "blackwell.yaml").read_text(encoding="utf-8")
+    told = predict(settings, tokens).memory.peak_bytes / GIB
+    assert f"{told:.1f} GiB" in text, "the figure in the file is what is predicted"
+
+
+def test_quantised_weights_take_what_their_bits_say() -> None:
+    sixteen = predict(TWO_B, 1280).memory.weights_bytes
+    parts = {q: predict(replace(TWO_B, weights="pretrained", quantization=q), 1280).memory for q in ("int8", "nf4")}
+    embedding = 233_373_696 * 2
+    assert parts["int8"].weights_bytes - embedding == pytest.approx((sixteen - embedding) / 2, rel=1e-6)
+    assert parts["nf4"].weights_bytes - embedding == pytest.approx((sixteen - embedding) * 4.5 / 16, rel=1e-6)

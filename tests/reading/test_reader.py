@@ -32,6 +32,7 @@ CHECKED_ELSEWHERE = {
     "compile",
     "batch_size",
     "seed",
+    "quantization",
 }
 
 
@@ -116,6 +117,29 @@ def test_cache_implementation_is_the_cache_that_generates(pages: list[Page], mon
         )
         reader.read(pages[0])
     assert set(seen) == {"StaticCache"}
+
+
+def test_static_caches_have_one_length_for_pages_of_like_size(pages: list[Page]) -> None:
+    with open_reader(Settings(cache_implementation="static", max_new_tokens=8)) as reader:
+        lengths = []
+        reader.model.model.language_model.register_forward_pre_hook(
+            lambda _m, _a, kwargs: lengths.append(kwargs["past_key_values"].layers[0].max_cache_len), with_kwargs=True
+        )
+        read = reader.read(pages)
+        assert len({reading.prompt_tokens for reading in read}) > 1 and set(lengths) == {reader_module.CACHE_STEP}
+        reader.apply(replace(reader.settings, max_new_tokens=400))
+        reader.read(pages[0])
+        reader.apply(replace(reader.settings, max_new_tokens=8))
+        lengths.clear()
+        reader.read(pages[0])
+    assert set(lengths) == {reader_module.CACHE_STEP}, "a longer cache of other settings is not kept"
+
+
+def test_batches_come_largest_first(pages: list[Page]) -> None:
+    with open_reader(Settings(batch_size=2, max_new_tokens=2)) as reader:
+        tokens = [reading.image_tokens for reading in reader.stream(load_pages("lines", limit=7))]
+    firsts = [max(tokens[i : i + 2]) for i in range(0, 7, 2)]
+    assert firsts == sorted(firsts, reverse=True) and len(set(firsts)) > 1
 
 
 def test_a_setting_that_did_not_arrive_stops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from ocrlab.reading.settings import PRESETS, SettingError, Settings, load_preset, make_settings
+from ocrlab.reading.presets import load_preset, preset_names
+from ocrlab.reading.settings import SettingError, Settings, make_settings
 
 
 def test_settings_are_values() -> None:
@@ -49,7 +50,7 @@ def test_views_hold_what_was_asked_and_nothing_else() -> None:
     assert settings.load_kwargs() == {"attn_implementation": "sdpa"}
 
 
-@pytest.mark.parametrize("preset", sorted(p.stem for p in PRESETS.glob("*.yaml")))
+@pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_loads_and_survives_a_round_trip(preset: str, tmp_path) -> None:
     settings = load_preset(preset)
     again = tmp_path / "again.yaml"
@@ -67,3 +68,15 @@ def test_presets_that_cannot_be(tmp_path) -> None:
     broken.write_text("- a list", encoding="utf-8")
     with pytest.raises(SettingError, match="holds `name: value` lines"):
         load_preset(broken)
+
+
+def test_a_preset_of_several_cards_asks_which() -> None:
+    with pytest.raises(SettingError, match="give one of blackwell-8gb, blackwell-12gb, blackwell-16gb, blackwell-32gb"):
+        load_preset("blackwell")
+    with pytest.raises(SettingError, match="give one of blackwell-8gb"):
+        load_preset("blackwell-24gb")
+
+
+def test_quantised_random_weights_are_refused() -> None:
+    with pytest.raises(SettingError, match="give weights='pretrained'"):
+        Settings(weights="dummy", quantization="int8")

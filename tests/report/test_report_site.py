@@ -1,5 +1,6 @@
 """The site from made-up runs: what is shown, and that no text in it can become markup, script or a request."""
 
+import hashlib
 import json
 import re
 from base64 import b64encode
@@ -12,6 +13,7 @@ from bleach._vendor import html5lib
 from nbformat.v4 import new_code_cell, new_output
 from PIL import Image
 
+from ocrlab.report import site as site_module
 from ocrlab.report.mathml import to_mathml
 from ocrlab.report.sanitise import sanitise
 from ocrlab.report.site import build_site
@@ -19,12 +21,15 @@ from tests.hostile import HOSTILE
 from tests.notebooks import write
 
 TAGS = """
-    html head meta title style body header main section article div span p a br hr h1 h2 h3 h4 h5 h6 ul ol li dl dt dd
+    html head meta title link script body header nav main section article div span p a br hr h1 h2 h3 h4 h5 h6 ul ol li
+    form label select option input output dl dt dd
     pre code kbd samp var em strong b i u s q sub sup small mark del ins abbr blockquote figure figcaption details
     summary img table caption colgroup col thead tbody tfoot tr th td math mrow mi mn mo ms mtext mspace msup msub
     msubsup mfrac msqrt mroot mover munder munderover mtable mtr mtd mstyle mpadded mphantom menclose
     """
 
+
+SCRIPT = (Path(site_module.__file__).parent / "site.js").read_text(encoding="utf-8")
 
 TABLE = (
     "<style scoped>.dataframe{color:red}</style><table border='1' class='dataframe'><tr><th>CER</th>"
@@ -67,13 +72,14 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict]] = []
         self.pieces: list[str] = []
+        self.scripts: list[str] = []
         self.feed(file.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
 
     def handle_data(self, data):
-        self.pieces.append(data)
+        (self.scripts if self.elements and self.elements[-1][0] == "script" else self.pieces).append(data)
 
     @property
     def text(self) -> str:
@@ -94,9 +100,11 @@ def as_a_browser_sees_it(file: Path) -> list[tuple[str, dict]]:
 
 
 def assert_harmless(file: Path) -> None:
+    assert Page(file).scripts[0] == SCRIPT  # ours, and nothing in it
     for elements in (Page(file).elements, as_a_browser_sees_it(file)):
         assert {tag for tag, _ in elements} <= set(TAGS.split())
-        assert sum(tag == "style" for tag, _ in elements) == 1
+        assert [a for tag, a in elements if tag == "link"] == [{"rel": "stylesheet", "href": "style.css"}]
+        assert [a for tag, a in elements if tag == "script"] == [{}]
         for tag, attributes in elements:
             for name, value in attributes.items():
                 assert not name.startswith("on") and name not in (
@@ -108,10 +116,10 @@ def assert_harmless(file: Path) -> None:
                 )
                 assert tag == "meta" or name != "http-equiv"
                 if name == "src":
-                    assert re.fullmatch(r"figures/[\w.%-]+", value), value
+                    assert re.fullmatch(r"figures/[\w.%-]+|\.\./\.\./data/pages/\w+/\w+\.png", value), value
                 elif name == "href":
-                    assert re.match(r"https?://[\w.]+|#|[\w.%-]+\.html(#|$)|mailto:", value), value
-                    assert tag == "a"
+                    assert re.match(r"https?://[\w.]+|#|(\.\./)?[\w.%/-]+\.html(#|$)|mailto:", value) or tag == "link"
+                    assert tag in ("a", "link")
                 elif name == "style":
                     assert not re.search(r"url|expression|position|@|inset", value), value
                 elif tag.startswith("m"):
@@ -172,6 +180,31 @@ def test_the_folder_holds_the_site_and_nothing_left_over(site):
     ]  # fmt: skip
 
 
+def test_each_figure_is_stored_once_and_found_again(site):
+    text = (site / "notebooks" / "04-pixels.ipynb").read_text(encoding="utf-8")
+    assert "image/png" not in text and "image/jpeg" not in text and '"ocrlab_figure": "04-pixels-5-2.png"' in text
+    assert "![The error falls with the pixel budget](../figures/04-pixels-5-1.png)" in text
+    assert "Slider(3)" not in text and "0123abc" not in text  # a widget's state at birth
+
+
+def test_a_link_to_a_figure_that_is_not_there_shows_nothing(tmp_path):
+    lifted = [new_output("display_data", {"text/plain": "gone"}, metadata={"ocrlab_figure": name})
+              for name in ("../secret.png", "a-2-9.png", "x.svg", 7)]  # fmt: skip
+    folder = run_folder(tmp_path / "r", {"a": ["# A?", ran("1", *lifted)]})
+    (tmp_path / "secret.png").write_bytes(b"\x89PNG")
+    build_site(folder)
+    assert not Page(folder / "a.html").every("img") and Page(folder / "a.html").text.count("gone") == 4
+
+
+def test_the_digest_says_what_the_index_says(site):
+    text = (site / "report.md").read_text(encoding="utf-8")
+    for words in (
+        "# ocrlab run r", "1 did not finish", "CER 5.1 %", "![A green one](figures/04-pixels-6-2.jpg)",
+        "make reproduce ONLY=04-pixels RUN=r", "5 ok, 1 oom, 1 damaged", "| gpu | none |", "failed\\: the kernel died",
+    ):  # fmt: skip
+        assert words in text, words
+
+
 def test_the_index_tells_the_run(site):
     page = Page(site / "index.html")
     text = " ".join(" ".join(page.pieces).split())
@@ -180,7 +213,7 @@ def test_the_index_tells_the_run(site):
         "aaaaaaaaaaaa with changes", "How many pixels does a max_pixels page need?", "completed 1 min 32 s", "16.0 GiB",
         "CER 5.1 % (4.5 to 5.7) * 2", "gpu none", "torch 2.13.0", "failed: the kernel died in cell 2, In [1]",
         "DeadKernelError: died", "skipped needs a GPU: torch sees none", 'pages 3 model_id "tiny"',
-        "rows/pixels.jsonl 7: 5 ok, 1 oom, 1 damaged",
+        "rows/pixels.jsonl 7: 5 ok, 1 oom, 1 damaged", "make reproduce ONLY=04-pixels RUN=r",
     ):  # fmt: skip
         assert words in text, words
     thumbnails = ["5-1.png", "5-2.png", "5-1.png", "6-2.jpg"]
@@ -228,9 +261,11 @@ def test_pages_ask_for_nothing_but_their_figures(site):
         assert_harmless(file)
         page = Page(file)
         policy = next(m["content"] for m in page.every("meta") if m.get("http-equiv") == "Content-Security-Policy")
-        assert policy.startswith("default-src 'none'; img-src 'self' data: file:; style-src 'unsafe-inline'")
+        pinned = b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+        assert policy.startswith("default-src 'none'; img-src 'self' data: file:; style-src 'self' file: ")
+        assert f"script-src 'sha256-{pinned}';" in policy and "connect" not in policy
         assert "viewport" in [m.get("name") for m in page.every("meta")]
-        assert file.stat().st_size < 60_000
+        assert file.stat().st_size < 40_000
 
 
 def test_building_again_gives_the_same_site(site):
@@ -294,7 +329,7 @@ def test_odd_images_cost_only_themselves(tmp_path):
                                                                display(image_png=picture()))]})  # fmt: skip
     index = Page(build_site(folder))
     assert [p.name for p in (folder / "figures").iterdir()] == ["a_b__-2-3.png"]
-    assert index.every("a")[0]["href"] == "a%20b%23%3F.html"
+    assert "a%20b%23%3F.html" in [a["href"] for a in index.every("a")]
 
 
 def test_malformed_maths_shows_its_source():

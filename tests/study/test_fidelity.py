@@ -21,8 +21,7 @@ from ocrlab.study.dispatch import count_kernels
 from ocrlab.study.experiment import readings_of, run_experiment
 from ocrlab.study.fidelity import measure_fidelity, reference_of
 from ocrlab.study.forced import answer_tokens, distance, forced_logits
-from ocrlab.study.hearsay_settings import failures, ratio_words, verdicts_on_attention, verdicts_on_dtypes
-from ocrlab.study.quantised import quantised_lines
+from ocrlab.study.ratios import failures, ratio, ratio_words
 from ocrlab.study.tf32 import tf32_here, tf32_table
 from tests.study import faults
 
@@ -179,21 +178,6 @@ def lines(**ways: list[float]) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def contrasts(**kinds: str) -> pd.DataFrame:
-    return pd.DataFrame([
-        {"way": way.replace("__", ", "), "pages": 3, "of": 3, "kind": kind, "words": f"words of {kind}",
-         "same_text": 1.0, "reason": ""}
-        for way, kind in kinds.items()
-    ])  # fmt: skip
-
-
-EXPONENTS = pd.DataFrame({"way": ["eager", "sdpa"], "exponent": [1.98, 1.02], "low": [1.9, 0.8], "high": [2.0, 1.1]})
-KERNELS = pd.DataFrame(
-    {"way": ["eager", "sdpa"], "status": "ok", "math": 0, "flash": [0, 9], "efficient": 0, "cudnn": 0,
-     "fused": [0, 9], "took": ["none", "flash × 9"]}
-)  # fmt: skip
-
-
 def test_ratios_are_paired() -> None:
     base = [1.0, 2.0, 4.0, 8.0, 1.0, 2.0]
     rows = lines(a=[2 * value for value in base], b=base, c=[2.0, 1.0, 8.0, 4.0, 2.0, 1.0])
@@ -204,6 +188,9 @@ def test_ratios_are_paired() -> None:
     assert ratio_words(few, "kl_mean", "a", "b") == "2 times b's (2 pairs, too few for an interval)"
     thrice = pd.concat([few.assign(repeat=i) for i in range(3)])
     assert ratio_words(thrice, "kl_mean", "a", "b") == "2 times b's (2 to 2 over 6 pairs)"
+    found = ratio(rows, "kl_mean", "a", "b")
+    assert found is not None and found == (pytest.approx(2), pytest.approx(2), pytest.approx(2), 6)
+    assert ratio(few, "kl_mean", "a", "b") == (2, None, None, 2) and ratio(rows, "kl_mean", "a", "z") is None
     assert ratio_words(lines(a=[0.0], b=[0.0]), "kl_mean", "a", "b") == "the same as b's"
 
 
@@ -211,72 +198,6 @@ def test_failures_are_the_ways_own() -> None:
     broken = lines(a=[1.0, math.nan])
     assert failures(broken, "a") == (1, 2, "NaN in logits")
     assert failures(broken.assign(reference=["ok", "error"]), "a") == (0, 1, ""), "a bad page is not the way's fault"
-
-
-def test_verdicts_on_attention_follow_the_rows() -> None:
-    calm = lines(eager=[1e-4] * 3, sdpa=[1e-4] * 3)
-    told = verdicts_on_attention(contrasts(eager="not worse", sdpa=""), calm, EXPONENTS, KERNELS)
-    assert (
-        told["eager-stable"].startswith("not supported here")
-        and "eager 1.98 (1.90 to 2.00), sdpa 1.02" in told["eager-stable"]
-    )
-    assert "exclude each other" in told["sdpa-active"] and "flash × 9" in told["sdpa-active"]
-
-    broken = lines(eager=[1e-4, math.nan, 1e-4], sdpa=[1e-4] * 3)
-    told = verdicts_on_attention(contrasts(eager="not worse", sdpa=""), broken, EXPONENTS[:0], KERNELS[:1])
-    assert told["eager-stable"].startswith("refuted here: eager failed on 1 of 3 pages (NaN in logits)")
-    assert "not measured" in told["eager-stable"] and told["sdpa-active"].startswith("not tested")
-
-    for kind, head in (("worse", "refuted here"), ("better", "supported here")):
-        told = verdicts_on_attention(contrasts(eager=kind, sdpa=""), calm, EXPONENTS, KERNELS.assign(flash=9))
-        assert told["eager-stable"].startswith(head) and "both at once" in told["sdpa-active"]
-    told = verdicts_on_attention(contrasts(eager="not worse"), calm, EXPONENTS, KERNELS)
-    assert told["eager-stable"].startswith("not settled: nothing but eager")
-
-
-def headroom(bits: float) -> pd.DataFrame:
-    return pd.DataFrame([
-        {"module": "layers.0.self_attn", "value": "scores", "bits": bits, "largest": 1.0},
-        {"module": "layers.1", "value": "output", "bits": bits + 1, "largest": 1.0},
-    ])  # fmt: skip
-
-
-def test_verdicts_on_dtypes_follow_the_rows() -> None:
-    kl = lines(float32__sdpa=[1e-12] * 3, bfloat16__sdpa=[1e-4] * 3, float16__sdpa=[1e-6] * 3)
-    speed = lines(float32__sdpa=[2.0, 4.0], bfloat16__sdpa=[1.0, 2.0], float16__sdpa=[4.0, 8.0])
-    table = contrasts(float32__sdpa="", bfloat16__sdpa="not worse", float16__sdpa="not worse")
-    grey = pd.DataFrame([{"dtype": "float32", "status": "unsupported", "reason": "no card"}])
-    told = verdicts_on_dtypes(table, kl, speed, headroom(7.0), grey)
-    assert "0.5 times float32, sdpa's (2 pairs, too few for an interval)" in told["bf16-100"]
-    assert "KL 0.0001 nats" in told["bf16-100"] and "words of not worse" in told["bf16-100"]
-    assert (
-        told["fp16-forbidden"].startswith("these pages do not bear it out") and "0.01 times" in told["fp16-forbidden"]
-    )
-    assert "7.0 bits at the scores of layers.0.self_attn" in told["fp16-forbidden"]
-    assert told["tf32"] == "not tested: no card"
-
-    nan = lines(bfloat16__sdpa=[1e-4] * 3, float16__sdpa=[math.nan] * 3)
-    run = {"status": "ok", "reason": "", "ratio": 0.6, "ratio_low": 0.5, "ratio_high": 0.7}
-    card = pd.DataFrame(
-        [{"dtype": "float32", "logit_error": 0.02} | run, {"dtype": "bfloat16", "logit_error": 0} | run]
-    )
-    told = verdicts_on_dtypes(table, nan, speed, headroom(7.0), card)
-    assert told["fp16-forbidden"].startswith("supported here") and "3 of 3 pages fail" in told["fp16-forbidden"]
-    full = nan.assign(status=nan["status"].replace("invalid", "oom"))
-    told = verdicts_on_dtypes(table, full, speed, headroom(7.0), card)
-    assert told["fp16-forbidden"].startswith("these pages do not"), "too little memory says nothing of float16"
-    assert "changes by up to 0.02, 0.60 times the time" in told["tf32"] and "no logit changes" in told["tf32"]
-    told = verdicts_on_dtypes(table, kl, speed, headroom(-2.0), card)
-    assert told["fp16-forbidden"].startswith("supported here") and "-2.0 bits" in told["fp16-forbidden"]
-    alone = contrasts(float32__sdpa="")
-    told = verdicts_on_dtypes(alone, kl, speed, headroom(7.0)[:0], grey)
-    assert told["bf16-100"].startswith("not tested") and told["fp16-forbidden"].startswith("not tested")
-
-
-def test_quantised_kinds_are_lines_with_a_reason() -> None:
-    table = quantised_lines()
-    assert len(table) == 2 and (table["status"] == "unsupported").all()
-    assert table["reason"].str.contains("Settings has no field").all()
 
 
 def test_one_worker_serves_several_measurements(pages: list[Page]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
@@ -9,7 +11,8 @@ import torch
 from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study import mechanisms
-from ocrlab.study.hearsay import verdicts_on_kernels, verdicts_on_the_assert
+from ocrlab.study.claims import verdicts
+from ocrlab.study.findings import keep_findings
 from ocrlab.study.recovery import recovery_table
 
 
@@ -84,45 +87,15 @@ def test_sampling_from_nan_is_the_assertion_on_cuda() -> None:
     )
 
 
-def test_verdicts_follow_the_tables(sampling: pd.DataFrame, overflow: pd.DataFrame, recovery: pd.DataFrame) -> None:
-    told = verdicts_on_the_assert(sampling, overflow, recovery, "cpu")
-    assert "mechanism is shown on cpu" in told["dots-ocr-assert"] and "not settled here" in told["cuda-recovery"]
-    assert "float16 overflows in eager" in told["fp16-forbidden"] and "stay finite" in told["fp16-forbidden"]
-
-    calm = sampling.assign(sampling="token 1")
-    lost = pd.DataFrame(
-        [("same process", "sample from NaN", False), ("same process", "a new tensor", False),
-         ("same process", "a matrix product", False), ("new process", "a matrix product", True)],
-        columns=["where", "attempt", "works"],
-    )  # fmt: skip
-    told = verdicts_on_the_assert(calm, overflow.assign(not_finite=0.0), lost, "cuda")
-    assert told["dots-ocr-assert"].startswith("not explained here")
-    assert told["cuda-recovery"].startswith("refuted: 0 of 2 attempts") and "new process works" in told["cuda-recovery"]
-    assert told["fp16-forbidden"].startswith("no overflow")
-    back = verdicts_on_the_assert(sampling, overflow, lost.assign(works=True), "cuda")
-    assert back["cuda-recovery"].startswith("confirmed: 2 of 2")
-
-
-def matrix(**flash: object) -> pd.DataFrame:
-    lines = [
-        {"attention": "eager", "kernel": None, "verdict": "works", "reason": "", "took": ""},
-        {"attention": "sdpa", "kernel": None, "verdict": "works", "reason": "", "took": "flash"},
-        {"attention": "flash_attention_2", "kernel": None, "took": ""} | flash,
-    ]
-    return pd.DataFrame(lines)
-
-
-def test_verdicts_on_kernels_know_which_card_they_saw() -> None:
-    cpu = {"machine": {}, "arch_list": []}
-    missing = matrix(verdict="not installed", reason="No module named 'flash_attn'")
-    told = verdicts_on_kernels(missing, cpu)
-    assert told["fa2-incompatible"].startswith("not tested") and told["sm120-torch"].startswith("not tested")
-    assert "never both at once" in told["sdpa-active"]
-
-    card = {"machine": {"compute_capability": "12.0"}, "arch_list": ["sm_90", "sm_120"]}
-    told = verdicts_on_kernels(matrix(verdict="works", reason=""), card)
-    assert told["fa2-incompatible"].startswith("refuted on this card") and "3 of 3 launches work" in told["sm120-torch"]
-    told = verdicts_on_kernels(missing, card)
-    assert told["fa2-incompatible"].startswith("not refuted here") and "flash_attn" in told["fa2-incompatible"]
-    both = matrix(verdict="works", reason="").assign(took="flash")
-    assert "both at once" in verdicts_on_kernels(both, card)["sdpa-active"]
+def test_the_ledger_reads_the_real_tables(
+    sampling: pd.DataFrame, overflow: pd.DataFrame, recovery: pd.DataFrame, tmp_path: Path
+) -> None:
+    keep_findings("sampling", sampling.to_dict("records"), tmp_path)
+    keep_findings("recovery", recovery.to_dict("records"), tmp_path)
+    cause, way_back = verdicts(tmp_path, ["dots-ocr-assert", "cuda-recovery"])
+    assert cause.verdict == "refuted" and "fail in 4 of 4 cases when sampled and pass in 4 when greedy" in cause.reason
+    assert way_back.verdict == "not settled here" and "SIGABRT" in way_back.reason
+    assert mechanisms.overflow_words(overflow).startswith("float16 overflows in eager from scores of 1.8e+05 on")
+    calm = mechanisms.overflow_words(overflow.assign(not_finite=0.0))
+    assert calm == "float16 does not overflow up to scores of 1.8e+05"
+    assert "bfloat16, float32 overflow too" in mechanisms.overflow_words(overflow.assign(not_finite=0.5))

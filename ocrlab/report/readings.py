@@ -1,0 +1,140 @@
+"""A run's readings, page by page and each text once: what could not be read first, then the worst, then the exact."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from ocrlab.scoring import STATUSES, align, character_edits
+from ocrlab.study.origin import pages_by_hash
+
+_NO_TEXT = tuple(status for status in STATUSES if status not in ("ok", "empty", "truncated", "loop"))
+_LONGEST = 6_000
+
+
+@dataclass
+class Reading:
+    """One text that a page was read as (or one reason why it was not), and the experiments and settings with it."""
+
+    status: str
+    reason: str
+    text: str
+    cer: float | None
+    line: Markup
+    settings: list[str] = field(default_factory=list)
+    experiments: list[str] = field(default_factory=list)
+    count: int = 0
+
+    @property
+    def outcome(self) -> str:
+        """Return what the page filters by: a status that is not ok, else `exact`, `differs` or `no truth`."""
+        if self.status != "ok":
+            return self.status
+        return "no truth" if self.cer is None else "differs" if self.cer else "exact"
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Return what sorts it: no text first, then cut or empty texts, then by falling CER."""
+        place = {"differs": 2, "no truth": 3, "exact": 4}.get(self.outcome, 1)
+        return (0 if self.status in _NO_TEXT else place, -(self.cer or 0))
+
+
+@dataclass
+class Sheet:
+    """A page as it was read: its id and hash, its truth, where its image lies, and its different readings."""
+
+    page: str
+    sha256: str
+    truth: str | None
+    image: str = ""
+    readings: list[Reading] = field(default_factory=list)
+
+
+@dataclass
+class Barred:
+    """A setting that read no page at all in an experiment, and the first reason why."""
+
+    experiment: str
+    setting: str
+    status: str
+    reason: str
+    pages: int
+
+
+def barred_of(readings: Sequence[dict[str, Any]]) -> list[Barred]:
+    """Return the settings that read no page: said once, as their reason is not the pages'."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for reading in readings:
+        groups.setdefault((reading["experiment"], reading["setting"]), []).append(reading)
+    return [
+        Barred(*names, mine[0]["status"], mine[0]["reason"], len({reading["page"] for reading in mine}))
+        for names, mine in groups.items() if all(reading["status"] in _NO_TEXT for reading in mine)
+    ]  # fmt: skip
+
+
+def sheets_of(readings: Sequence[dict[str, Any]], run: Path) -> list[Sheet]:
+    """Return the pages with their readings, failures first on each page and over all; less those of `barred_of`.
+
+    A page's image is linked where the run has a copy (`pages/`), or where it is one of our page sets and unchanged.
+    """
+    sheets: dict[tuple[str, str, str | None], Sheet] = {}
+    found: dict[tuple[str, str, str | None, str, str], Reading] = {}
+    barred = {(one.experiment, one.setting) for one in barred_of(readings)}
+    for reading in (r for r in readings if (r["experiment"], r["setting"]) not in barred):
+        truth, sha256 = reading.get("truth"), reading.get("page_sha256")
+        known = truth if isinstance(truth, str) else None
+        page = (reading["page"], sha256 if isinstance(sha256, str) else "", known)
+        text = "" if reading["status"] in _NO_TEXT else reading["text"]
+        key = (*page, reading["status"], text or reading["reason"])
+        if key not in found:
+            found[key] = _reading(reading["status"], reading["reason"], text, known)
+            sheets.setdefault(page, Sheet(*page)).readings.append(found[key])
+        same = found[key]
+        same.count += 1
+        for kept, name in ((same.settings, "setting"), (same.experiments, "experiment")):
+            if reading[name] not in kept:
+                kept.append(reading[name])
+    images = _images({sheet.sha256 for sheet in sheets.values()}, run)
+    for sheet in sheets.values():
+        sheet.image = images.get(sheet.sha256, "")
+        sheet.readings.sort(key=lambda reading: reading.rank)
+    return sorted(sheets.values(), key=lambda sheet: (sheet.readings[0].rank, sheet.page))
+
+
+def picture_name(sha256: str) -> str:
+    """Return the name of a page's copy in a run's `pages/`."""
+    return f"{sha256[:16]}.png"
+
+
+def _reading(status: str, reason: str, text: str, truth: str | None) -> Reading:
+    cer = None if truth is None or status in _NO_TEXT else character_edits(text, truth).rate
+    return Reading(status, reason, text, cer, Markup(_marked(text, truth)))  # escaped there, piece by piece
+
+
+def _marked(text: str, truth: str | None) -> str:
+    """Return the reading as HTML: `mark` for what is another letter in truth, `ins` for added, `del` for left out."""
+    if truth is None or not text or len(text) + len(truth) > _LONGEST:
+        return html.escape(text[:_LONGEST])
+    tags = {"equal": "", "replace": "mark", "insert": "ins", "delete": "del"}
+    made = []
+    for piece in align(text, truth):
+        letters, tag = html.escape(piece.reading or piece.truth), tags[piece.kind]
+        made.append(f"<{tag}>{letters}</{tag}>" if tag else letters)
+    return "".join(made)
+
+
+def _images(wanted: set[str], run: Path) -> dict[str, str]:
+    """Return where the images of these hashes lie, seen from the run's folder."""
+    copies = {sha256: run / "pages" / picture_name(sha256) for sha256 in wanted if sha256.isalnum()}
+    found = {sha256: f"pages/{file.name}" for sha256, file in copies.items() if file.is_file()}
+    for sha256, page in pages_by_hash().items() if wanted else ():
+        if sha256 in wanted:
+            # From results/<run>/ to data/pages/: images that the checkout has already are not stored again.
+            found.setdefault(sha256, f"../../data/pages/{quote(page.file.parent.name)}/{quote(page.file.name)}")
+    return found

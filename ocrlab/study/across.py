@@ -1,0 +1,150 @@
+"""Runs side by side: the same setting on several machines, or several times on one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ocrlab import paths
+from ocrlab.reading.settings import Settings, make_settings
+from ocrlab.study.records import read_records, record_files
+from ocrlab.study.rows import setting_label
+from ocrlab.study.summary import compare, summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NAMES = tuple(Settings().as_dict())
+_STEADY = {"page_s": "seconds a page", "tpot_s": "seconds a token", "cer": "CER", "peak_memory_bytes": "peak bytes"}
+
+
+def run_folders(results: Path, names: Sequence[str] = ()) -> list[Path]:
+    """Return the folders of the runs named (in `results`, or by path), or of all there and the one that is going on.
+
+    Raises:
+        ValueError: a name that is no run; the message names those that are.
+    """
+    found = {f.name: f for f in sorted(results.glob("*/")) if not f.name.startswith(".") and (f / "run.json").is_file()}
+    if names:
+        chosen = [found.get(name, Path(name).expanduser()) for name in names]
+        if absent := [folder for folder in chosen if not (folder / "run.json").is_file()]:
+            raise ValueError(f"{absent[0]}: no run there; the runs in results/ are: {', '.join(found) or 'none yet'}")
+        return chosen
+    going_on = paths.run_folder()
+    if (going_on / "run.json").is_file():
+        found.setdefault(going_on.name, going_on)
+    return list(found.values())
+
+
+def rows_across(folders: Iterable[Path]) -> pd.DataFrame:
+    """Return all runs' rows with their `run` and `setting` in words, which stands for the model, too.
+
+    Weights of another revision are another setting: they read other texts on any machine.
+
+    Raises:
+        RecordError: a damaged file; the message names it and the line.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame(
+        row | {"run": folder.name, "setting": _setting({name: row[name] for name in _NAMES if name in row}, row)}
+        for folder in folders
+        for file in record_files(folder / "rows")
+        for row in read_records(file)
+    )
+    return table.assign(**{name: getattr(Settings(), name) for name in _NAMES if len(table) and name not in table})
+
+
+def quality_across(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
+    """Return one line a setting × run of scored rows: machine, pages, CER with interval, costs, and the verdict.
+
+    `words` holds each run against the first that read the setting, over the pages that both read, page by page;
+    settings that most runs share come first.
+    """
+    import pandas as pd
+
+    if rows.empty or "cer_edits" not in rows:
+        return pd.DataFrame()
+    scored = rows[rows["cer_edits"].notna()]
+    table = summarise(scored, ["setting", "run", "machine"])
+    table["runs"] = table.groupby("setting")["run"].transform("nunique")
+    pairs = zip(table["setting"], table["run"], strict=True)
+    table["words"] = [_verdict(scored, str(setting), str(run), margin) for setting, run in pairs]
+    most = table.groupby("setting")["pages"].transform("max")
+    ranked = table.assign(most=most).sort_values(
+        ["runs", "most", "setting"], ascending=[False, False, True], kind="stable"
+    )
+    return ranked.drop(columns="most").reset_index(drop=True)
+
+
+def stability(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return how far a figure moves where nothing but the time changed: one line a machine × setting × figure.
+
+    `between` is `runs` of one machine, or `repeats` within a run; `count` how many there are; `low` and `high` the
+    least and most of their medians (CER: over all pages; memory: of their peaks), `ratio` most over least. All are over
+    the pages that every one of them read.
+    """
+    import pandas as pd
+
+    lines = []
+    done = rows[rows["status"] == "ok"] if len(rows) else rows
+    for column, keys in (("run", ["machine", "setting"]), ("repeat", ["machine", "setting", "run"])):
+        for names, group in done.groupby(keys, sort=False) if len(done) else ():
+            counts = group.groupby("page")[column].nunique()
+            common = group[group["page"].isin(counts[counts == group[column].nunique()].index)]
+            told = {"between": f"{column}s", "machine": names[0], "setting": names[1]}
+            for figure, words in _STEADY.items():
+                values = _figures(common, column, figure)
+                if len(values) > 1:
+                    low, high = float(values.min()), float(values.max())
+                    lines.append(told | {
+                        "figure": words, "count": len(values), "pages": common["page"].nunique(), "low": low,
+                        "high": high, "ratio": high / low if low else None,
+                    })  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def missing(rows: pd.DataFrame) -> list[str]:
+    """Return what these runs cannot tell, in sentences, each with what would help."""
+    if rows.empty:
+        return ["No run has rows yet: `make reproduce` makes one, `make add RUN=file.zip` adds one from elsewhere."]
+    machines = rows.groupby("machine")["run"].nunique()
+    told = []
+    if len(machines) < 2:
+        told.append("All rows are of one machine: how machines differ is not measured. `make add RUN=file.zip` adds a "
+                    "run from another.")  # fmt: skip
+    if machines.max() < 2:
+        told.append("No machine has two runs: how stable a figure is between runs is not measured. `make reproduce` "
+                    "makes a second.")  # fmt: skip
+    return told
+
+
+def _setting(values: dict[str, Any], row: dict[str, Any]) -> str:
+    label = setting_label(make_settings(values).as_dict())
+    revision = row.get("actual_revision")
+    return f"{label} (weights {str(revision).removeprefix('sha256:')[:8]})" if revision else label
+
+
+def _figures(rows: pd.DataFrame, column: str, figure: str) -> pd.Series:
+    """Return a figure for each run or repeat: a median, CER over all pages, the peak of memory."""
+    groups = rows.groupby(column)
+    if figure == "cer":
+        if "cer_edits" not in rows:
+            return rows.iloc[:0]["page"]
+        totals = rows.dropna(subset=["cer_edits"]).groupby(column)[["cer_edits", "cer_length"]].sum()
+        return totals["cer_edits"] / totals["cer_length"]
+    if figure not in rows:
+        return rows.iloc[:0]["page"]
+    return (groups[figure].max() if figure == "peak_memory_bytes" else groups[figure].median()).dropna()
+
+
+def _verdict(scored: pd.DataFrame, setting: str, run: str, margin: float) -> str:
+    mine = scored[scored["setting"] == setting]
+    first = str(mine["run"].iloc[0])
+    if run == first:
+        return "" if mine["run"].nunique() == 1 else "the one compared with"
+    try:
+        return compare(mine, "run", run, first, margin).words
+    except ValueError:
+        return "no page in common"

@@ -1,0 +1,40 @@
+"""Every setting as a flag of the same name, for the commands that read pages."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ocrlab.reading.presets import load_preset
+from ocrlab.reading.settings import Settings, field_types
+
+_NONE = object()
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Give a command `--preset` and a flag for each setting; both `--max_pixels` and `--max-pixels` are known."""
+    parser.add_argument("--preset", default="tiny", help="a preset of the package or a YAML file (default: tiny)")
+    settings = parser.add_argument_group("settings (they change the preset's)")
+    for name, (kind, default) in field_types().items():
+        flags = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
+        settings.add_argument(*flags, dest=name, type=_value(kind), metavar=kind.__name__, help=f"default {default!r}")
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """Return the settings that the flags ask for; raise SettingError where they cannot be."""
+    given = {name: value for name in field_types() if (value := getattr(args, name)) is not None}
+    return load_preset(args.preset, **{name: None if value is _NONE else value for name, value in given.items()})
+
+
+def _value(kind: type) -> Any:
+    def parse(text: str) -> Any:
+        if text.lower() == "none":
+            return _NONE
+        if kind is bool:
+            if text.lower() not in {"true", "false"}:
+                raise argparse.ArgumentTypeError(f"{text!r}: give true, false or none")
+            return text.lower() == "true"
+        return kind(text)
+
+    parse.__name__ = kind.__name__
+    return parse

@@ -1,0 +1,101 @@
+"""What a reading will take, told before it: image tokens, memory, and the least time that the machine allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ocrlab.machine.cards import Machine
+from ocrlab.reading.checkpoints import CheckpointError, locate
+from ocrlab.reading.limits import predict
+from ocrlab.reading.reader import LOAD_SETTINGS
+from ocrlab.reading.settings import Settings
+from ocrlab.workspace.playground.here import Here, resolved
+from ocrlab.workspace.playground.shown import chips, milliseconds, note, size
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """HTML to show, why the settings cannot run (empty where they may), and each choice's reason by setting."""
+
+    shown: str
+    against: str = ""
+    reasons: dict[str, dict[Any, str]] = field(default_factory=dict)
+
+
+def forecast(
+    settings: Settings, page_size: tuple[int, int] | None, here: Here, choices: Mapping[str, tuple[Any, ...]],
+    before: Sequence[dict[str, Any]],
+) -> Forecast:  # fmt: skip
+    """Return what the settings will take for a page of this size in pixels, and which `choices` do not run beside them.
+
+    `before` holds earlier rows: how long a token took is told from those that share the model.
+    """
+    against = here.reason(settings)
+    reasons = {name: here.reasons(settings, name, values) for name, values in choices.items()}
+    if page_size is None or against:
+        return Forecast("", against, reasons)
+    try:
+        shown = _costs(settings, page_size, here.machine(settings), before)
+    except CheckpointError as error:
+        return Forecast(note(f"no forecast: {error}"), "", reasons)
+    return Forecast(shown, "", reasons)
+
+
+def image_tokens(settings: Settings, width: int, height: int) -> int:
+    """Return how many image tokens a page of this size will take, without loading the model.
+
+    The pixel limits of a model that is not here are taken to be Qwen2-VL's; CheckpointError where its shapes are not
+    known.
+    """
+    try:
+        folder = locate(settings).folder
+    except CheckpointError:
+        folder = locate(_shape_of(settings)).folder
+    processor, own = _processor(folder, settings.model_id)
+    processor.size = {**own, **settings.pixel_kwargs()}
+    return int(processor.get_number_of_image_patches(height, width)) // processor.merge_size**2
+
+
+def _costs(
+    settings: Settings, page_size: tuple[int, int], machine: Machine | None, before: Sequence[dict[str, Any]]
+) -> str:
+    device, dtype = resolved(settings)
+    tokens = image_tokens(settings, *page_size)
+    found = predict(replace(settings, device=device), tokens, machine, dtype)
+    told = [("image tokens", f"{tokens:,}"), ("predicted peak", size(found.memory.peak_bytes)),
+            ("of it weights", size(found.memory.weights_bytes))]  # fmt: skip
+    warn = ""
+    if machine is not None and found.floors is not None and found.margin_bytes is not None:
+        first, each = found.floors.vision_s + found.floors.prefill_s, found.floors.tpot_s
+        told += [("to the first token, at best", milliseconds(first)), ("a token, at best", milliseconds(each))]
+        if found.margin_bytes < 0:
+            warn = f"it needs {size(-found.margin_bytes)} more than {machine.name} has: lower max_pixels, or use sdpa"
+    mine = [row for row in before if all(row[name] == getattr(settings, name) for name in LOAD_SETTINGS)]
+    if each_s := [row["tpot_s"] for row in mine if row.get("tpot_s")]:
+        told.append((f"a token, median of {len(each_s)} here", milliseconds(median(each_s))))
+    return chips(told) + note(warn, "bad")
+
+
+@lru_cache(maxsize=8)
+def _processor(folder: Path, model_id: str) -> tuple[Any, dict[str, int]]:
+    from transformers import AutoImageProcessor
+
+    from ocrlab.reading.dummy import build_image_processor
+
+    processor: Any
+    if (folder / "preprocessor_config.json").is_file():
+        processor = AutoImageProcessor.from_pretrained(
+            folder, backend="pil", trust_remote_code=False, local_files_only=True
+        )
+    else:
+        processor = build_image_processor(locate(_shape_of(Settings(model_id=model_id))).config)
+    return processor, dict(processor.size)
+
+
+def _shape_of(settings: Settings) -> Settings:
+    return Settings(model_id=settings.model_id, weights="dummy")

@@ -1,0 +1,132 @@
+"""`make app` and `make lab`: the playground as a page, and JupyterLab at its welcome page; on this computer only."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import webbrowser
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+from traitlets.config import Config
+
+from ocrlab import paths
+from ocrlab.reading.settings import SettingError
+from ocrlab.workspace.parameters import ParameterError, check
+from ocrlab.workspace.playground.form import find_preset
+from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
+from ocrlab.workspace.welcome import write_welcome
+
+MESSAGE_LIMIT_BYTES = UPLOAD_LIMIT_BYTES + 14 * 2**20
+"""The largest websocket message: an upload and what is wrapped around it. Jupyter's own 10 MiB drop larger ones."""
+PLAYGROUND = paths.NOTEBOOKS / "playground.ipynb"
+# Defaults that a user's own settings go before: Markdown is read, not edited; no news and no updates from the network.
+_LAB_DEFAULTS = {
+    "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+_SPECS = "ocrlab.workspace.kernels.OwnSpecs"
+_IDLE_S = 600  # a page that was closed without a word, or went to sleep, keeps its model for so long
+_SHARE = Path(__file__).parent / "share"
+
+
+def serve_app(preset: str | None, port: int | None, browser: bool) -> int:
+    """Serve the playground until Ctrl-C; return 0, or 2 for a preset that is none."""
+    try:
+        page = page_of(preset, paths.BUILD / "app")
+    except (SettingError, ParameterError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    kept = paths.RESULTS / f"playground-{datetime.now():%Y-%m-%d-%H%M%S}"  # made with the first reading
+    os.environ.setdefault("OCRLAB_RUN_FOLDER", str(kept))
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(_SHARE), os.environ.get("JUPYTER_PATH")]))
+    from voila.app import Voila
+
+    class App(Voila):  # type: ignore[misc]
+        def listen(self) -> None:
+            from tornado.ioloop import IOLoop
+
+            IOLoop.current().add_callback(lambda: print(f"app: {self.display_url} (Ctrl-C ends it)", flush=True))
+            super().listen()
+
+        def launch_browser(self) -> None:  # Voilà's own opens the address without its token
+            threading.Thread(target=webbrowser.open, args=(self.display_url,), daemon=True).start()
+
+    config = _shared("Voila")
+    config.Voila.update(open_browser=browser, auto_token=True, log_level="WARN", **({"port": port} if port else {}))
+    config.VoilaConfiguration.update(template="ocrlab", show_tracebacks=True, kernel_spec_manager_class=_SPECS)
+    config.MappingKernelManager.update(cull_idle_timeout=_IDLE_S, cull_interval=60)
+    App.launch_instance([str(page)], config=config)
+    return 0
+
+
+def page_of(preset: str | None, folder: Path) -> Path:
+    """Return a copy of the playground with its parameters set and only the cells that make the page.
+
+    Raises:
+        SettingError: no such preset.
+        ParameterError: the notebook has no such parameter.
+    """
+    values = {}
+    if preset:
+        find_preset(preset)
+        values = {"preset": str(Path(preset).resolve()) if Path(preset).is_file() else preset}
+    notebook = load_notebook_node(str(PLAYGROUND))
+    notebook = parameterize_notebook(notebook, check(PLAYGROUND, values), report_mode=False)
+    needed = {"parameters", "injected-parameters", "app"}
+    notebook.cells = [cell for cell in notebook.cells if needed & set(cell.metadata.get("tags", []))]
+    notebook.metadata.title = "ocrlab playground"
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, folder / PLAYGROUND.name)
+    return folder / PLAYGROUND.name
+
+
+def serve_lab(port: int | None, browser: bool) -> int:
+    """Open JupyterLab at the welcome page until Ctrl-C; our notebooks are trusted, the kernel is this Python."""
+    from jupyterlab.labapp import LabApp
+
+    trust(paths.NOTEBOOKS)
+    first = write_welcome().relative_to(paths.ROOT).as_posix()
+    asked = {"open_browser": browser} | ({"port": port} if port else {})
+    LabApp.launch_instance([f"--config={lab_config(paths.ROOT, first, paths.BUILD / 'lab', asked)}"])
+    return 0
+
+
+def lab_config(root: Path, first: str, folder: Path, asked: dict[str, Any]) -> Path:
+    """Write JupyterLab's configuration into `folder` and return it: a root folder, the file in it that opens first.
+
+    `asked` holds more of ServerApp's settings.
+    """
+    config = _shared("ServerApp")
+    # root: as in containers; the server hears this computer only, and asks for its token.
+    config.ServerApp.update(root_dir=str(root), allow_root=True, kernel_spec_manager_class=_SPECS, **asked)
+    config.LabApp.update(default_url=f"/lab/tree/{first}", app_settings_dir=str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "overrides.json").write_text(json.dumps(_LAB_DEFAULTS), encoding="utf-8")
+    file = folder / "lab.json"  # LabApp takes no configuration but from a file
+    file.write_text(json.dumps(config), encoding="utf-8")
+    return file
+
+
+def trust(folder: Path) -> int:
+    """Sign a folder's notebooks, as `jupyter trust` does, so that JupyterLab shows their outputs; return how many."""
+    from nbformat.sign import NotebookNotary
+
+    notary, files = NotebookNotary(), sorted(folder.glob("*.ipynb"))
+    for file in files:
+        notary.sign(nbformat.read(file, as_version=4))
+    return len(files)
+
+
+def _shared(server: str) -> Config:
+    """What both servers have: loopback, large messages, and no kernel but this Python's own."""
+    own: dict[str, Any] = {
+        "ip": "127.0.0.1", "tornado_settings": {"websocket_max_message_size": MESSAGE_LIMIT_BYTES}
+    }  # fmt: skip
+    return Config({server: own, "KernelManager": {"transport": "tcp" if os.name == "nt" else "ipc"}})

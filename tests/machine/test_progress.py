@@ -1,0 +1,66 @@
+"""What a call says before it returns, and that it ends when asked: by itself, or with its process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ocrlab.machine.progress import STOP, report, stop_asked
+from ocrlab.machine.worker import Worker
+from tests.machine import deaths, talkers
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    with Worker() as shared:
+        yield shared
+
+
+def stopping(worker: Worker, patience_s: float) -> Any:
+    """Return a progress callback that asks for a stop at the first word, from another thread as a button does."""
+    return lambda _: threading.Thread(target=worker.stop, args=(patience_s,)).start()
+
+
+def test_values_come_in_order_and_before_the_result(worker: Worker) -> None:
+    heard: list[int] = []
+    outcome = worker.call(talkers.count_aloud, 200, on_progress=heard.append)
+    assert heard == list(range(200)) and outcome.value == "done"
+
+
+def test_nobody_needs_to_listen(worker: Worker) -> None:
+    assert worker.call(talkers.count_aloud, 3).value == "done"
+
+
+def test_outside_a_worker_nothing_is_said_or_asked() -> None:
+    report("to nobody")
+    assert stop_asked() is False
+
+
+def test_a_function_that_listens_ends_early_and_keeps_its_process(worker: Worker) -> None:
+    worker.call(deaths.add, 1, 1)
+    before, started = worker.pid, time.perf_counter()
+    outcome = worker.call(talkers.until_stopped, on_progress=stopping(worker, 20))
+    assert outcome.value == "stopped early" and time.perf_counter() - started < 10
+    assert worker.call(talkers.count_aloud, 1).value == "done" and worker.pid == before
+
+
+def test_a_deaf_function_loses_its_process_and_the_next_call_is_healthy(worker: Worker) -> None:
+    worker.call(deaths.add, 1, 1)
+    before, started = worker.pid, time.perf_counter()
+    outcome = worker.call(talkers.deaf, on_progress=stopping(worker, 0.2))
+    assert outcome.kind == "stopped" and outcome.fatal and "process was ended" in outcome.reason
+    assert time.perf_counter() - started < 10
+    assert worker.call(deaths.add, 2, 2).value == 4 and worker.pid != before
+
+
+def test_a_stop_that_comes_late_hurts_nobody(worker: Worker) -> None:
+    worker.call(deaths.add, 1, 1)
+    before = worker.pid
+    worker.stop()  # nothing goes on
+    assert worker._connection is not None
+    worker._connection.send_bytes(STOP)  # one that crossed with the answer
+    assert worker.call(talkers.count_aloud, 2).value == "done" and worker.pid == before

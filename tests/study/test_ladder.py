@@ -1,0 +1,57 @@
+"""From the field report to the fast preset: each rung changes one thing, gains are hand-worked, texts are compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ocrlab.pages import load_pages
+from ocrlab.reading.presets import load_preset
+from ocrlab.reading.settings import Settings
+from ocrlab.report import fast
+from ocrlab.study.experiment import readings_of, run_experiment
+from ocrlab.study.ladder import RUNGS, gains, rungs, same_texts
+
+
+def test_from_the_field_report_to_fast_one_change_at_a_time() -> None:
+    start, goal = (load_preset(name, model_id="tiny") for name in ("field-report", "fast"))
+    steps = rungs(start, goal)
+    assert [label for label, _ in steps] == [
+        "start", "generation settings", "attn_implementation=sdpa", "batch_size=8", "cache_implementation=static",
+        "compile=True",
+    ]  # fmt: skip
+    last = steps[-1][1]
+    assert all(getattr(last, name) == getattr(goal, name) for _, group in RUNGS for name in group)
+    assert rungs(start, start) == [("start", start)]
+
+
+def test_gains_by_hand() -> None:
+    start = Settings()
+    steps = [("start", start), ("batch", replace(start, batch_size=4)), ("eager", replace(start, device="cpu",
+             batch_size=4, attn_implementation="eager"))]  # fmt: skip
+    rows = pd.DataFrame([
+        s.as_dict() | {"status": status, "reason": why, "page_s": seconds, "tpot_s": 0.1, "vision_s": 0.1,
+                       "peak_memory_bytes": 1}
+        for (_, s), seconds, status, why in zip(
+            [*steps, steps[0], steps[1]], [2.0, 0.5, None, 4.0, 0.5], ["ok", "ok", "oom", "ok", "ok"],
+            ["", "", "too large", "", ""], strict=True)
+    ])  # fmt: skip
+    table = gains(rows, steps).set_index("rung")
+    assert table.loc["start", "page_s"] == 3.0 and table.loc["start", "times"] == 1
+    assert table.loc["batch", "times"] == pytest.approx(6) and table.loc["batch", "step_times"] == pytest.approx(6)
+    assert table.loc["eager", ["status", "reason"]].tolist() == ["oom", "too large"]
+    figure = fast.ladder_plot(table.reset_index())
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert "6.00 ×" in words and "oom: too large" in words
+
+
+def test_a_rung_that_reads_something_else_is_seen(tmp_path: Path) -> None:
+    start = Settings(dtype="float32", max_new_tokens=24)
+    runs = [start, replace(start, batch_size=4), replace(start, repetition_penalty=3.0)]
+    run_experiment("texts", runs, load_pages("lines", limit=4), folder=tmp_path)
+    table = same_texts(readings_of("texts", tmp_path), ["start", "batch", "penalty"], runs).set_index("rung")
+    assert table.loc["start", "same"] == table.loc["batch", "same"] == 4
+    assert table.loc["penalty", "same"] < 4 and (table["pages"] == 4).all()

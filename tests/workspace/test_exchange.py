@@ -1,0 +1,123 @@
+"""Share on one machine, add on another: rows are scored again, pages built again, and what is there already stays."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ocrlab import paths
+from ocrlab.report.parcel import MANIFEST, manifest
+from ocrlab.study.rows import load_rows
+from ocrlab.workspace.cli import main
+from ocrlab.workspace.exchange import add_run, share_run
+from tests.notebooks import write
+from tests.report.test_report_share import unpacked
+from tests.report.test_report_site import display, picture, ran
+from tests.runs import reading, write_run
+
+
+@pytest.fixture
+def parcel(tmp_path, capsys) -> Path:
+    """A zip of a run with two readings and a notebook, made by `share`."""
+    run = write_run(tmp_path / "there" / "my-card", reading("p1", "abX", "abc"), reading("p2", "abc", "abc"),
+                    notebooks={"a": {"status": "ok", "profile": "gpu", "seconds": 1.5}})  # fmt: skip
+    write(run / "notebooks" / "a.ipynb", "# A?", ran("x", display(image_png=picture("red"))))
+    assert share_run("my-card", None, str(tmp_path / "my-card.zip"), tmp_path / "there") == 0
+    assert "were read from pages, and their truth, are inside" in capsys.readouterr().out
+    return tmp_path / "my-card.zip"
+
+
+def test_a_run_travels(tmp_path, parcel, capsys):
+    results = tmp_path / "here"
+    assert add_run(str(parcel), None, results) == 0
+    said = capsys.readouterr().out
+    assert str(results / "my-card" / "index.html") in said and "make verify RUN=my-card" in said
+    rows = load_rows(results / "my-card").set_index("page")
+    assert rows["cer"].to_dict() == {"p1": pytest.approx(1 / 3), "p2": 0.0}
+    record = json.loads((results / "my-card" / "run.json").read_text(encoding="utf-8"))
+    assert record["added"]["file"] == "my-card.zip" and record["commit"] == "a" * 40
+    index = (results / "my-card" / "index.html").read_text(encoding="utf-8")
+    assert "Added from elsewhere (my-card.zip" in index
+    # Its rows would stand for readings of this machine, were its notebooks run again in its own folder.
+    assert "make reproduce ONLY=a RUN=my-card-here PROFILE=gpu" in index
+    assert "added from elsewhere" in (results / "index.html").read_text(encoding="utf-8")
+    assert sorted(f.name for f in results.iterdir()) == ["index.html", "my-card", "style.css"]
+
+
+def test_what_is_there_stays_and_another_name_is_taken(tmp_path, parcel, capsys):
+    results = tmp_path / "here"
+    mine = write_run(results / "my-card", reading("mine"))
+    before = {f: f.read_bytes() for f in mine.rglob("*") if f.is_file()}
+    assert add_run(str(parcel), None, results) == 2
+    assert "is there already and stays as it is" in (said := capsys.readouterr().err) and "--as my-card-2" in said
+    assert {f: f.read_bytes() for f in mine.rglob("*") if f.is_file()} == before
+    assert add_run(str(parcel), "my-card-2", results) == 0
+    assert json.loads((results / "my-card-2" / "run.json").read_text(encoding="utf-8"))["run"] == "my-card-2"
+    assert add_run(str(parcel), "../x", results) == 2 and "not a folder name" in capsys.readouterr().err
+    assert sorted(f.name for f in results.iterdir()) == ["index.html", "my-card", "my-card-2", "style.css"]
+
+
+def changed(parcel: Path, name: str, data: bytes | None) -> Path:
+    files = unpacked(parcel) | {name: data or b""}
+    files.pop(MANIFEST)
+    if data is None:
+        files.pop(name)
+    with zipfile.ZipFile(parcel, "w") as archive:
+        for file, content in (files | {MANIFEST: manifest("my-card", files)}).items():
+            archive.writestr(file, content)
+    return parcel
+
+
+def test_scores_and_pages_that_were_made_up_are_not_taken_over(tmp_path, parcel):
+    made_up = json.loads(unpacked(parcel)["rows/e.jsonl"].splitlines()[0]) | {"cer": 0.0, "cer_edits": 0}
+    changed(parcel, "rows/e.jsonl", (json.dumps(made_up) + "\n").encode())
+    changed(parcel, "index.html", b"<script>window.pwned=1</script>")
+    changed(parcel, "report.md", b"<script>window.pwned=1</script>")
+    assert add_run(str(parcel), None, tmp_path / "here") == 0
+    assert load_rows(tmp_path / "here" / "my-card").set_index("page")["cer_edits"].to_dict() == {"p1": 1, "p2": 0}
+    for name in ("index.html", "report.md"):
+        assert "pwned" not in (tmp_path / "here" / "my-card" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "data", "words"), [
+    ("rows/other.jsonl", b"", "rows/other.jsonl has no readings of that name"), ("run.json", None, "no run.json in it"),
+])  # fmt: skip
+def test_a_run_without_its_evidence_is_refused_and_leaves_nothing(tmp_path, parcel, capsys, name, data, words):
+    changed(parcel, name, None) if data is None else changed(parcel, name, unpacked(parcel)["rows/e.jsonl"])
+    assert add_run(str(parcel), None, tmp_path / "here") == 2
+    assert words in capsys.readouterr().err and list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_run_of_findings_alone_travels_too(tmp_path, capsys):
+    run = write_run(tmp_path / "there" / "probes")
+    (run / "findings").mkdir()
+    (run / "findings" / "ceilings.jsonl").write_text('{"ceiling": "copy", "machine": "M"}\n', encoding="utf-8")
+    assert (
+        share_run(str(run), None, str(tmp_path / "p.zip")) == 0
+        and add_run(str(tmp_path / "p.zip"), None, tmp_path) == 0
+    )
+    assert (tmp_path / "probes" / "findings" / "ceilings.jsonl.gz").is_file() and (
+        tmp_path / "probes" / "index.html"
+    ).is_file()
+
+
+def test_the_commands_say_what_is_wrong(tmp_path, capsys):
+    assert main(["share", "absent"]) == 2 and "no run there" in capsys.readouterr().err
+    assert main(["add", str(tmp_path / "absent.zip")]) == 2 and "cannot be read" in capsys.readouterr().err
+    assert main(["verify", "absent"]) == 2 and "no run there" in capsys.readouterr().err
+    assert main(["verify", "--share", "0"]) == 2 and "above 0 and at most 1" in capsys.readouterr().err
+    run = write_run(tmp_path / "r", reading())
+    assert main(["share", str(run), "--to", str(tmp_path / "no" / "r.zip")]) == 2
+    assert "choose --to" in capsys.readouterr().err
+
+
+def test_make_hands_names_with_spaces_on(tmp_path, parcel):
+    """`make -n` shows what make would run; the file's name stays one word."""
+    made = subprocess.run(
+        ["make", "-n", "-o", ".venv/.ready", "add", f"RUN={tmp_path}/a b.zip", "AS=x"],
+        cwd=paths.ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f'ocrlab add "{tmp_path}/a b.zip" --as "x"' in made.stdout and sys.version_info >= (3, 11)

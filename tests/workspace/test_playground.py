@@ -1,0 +1,200 @@
+"""The playground's parts without a browser: what is shown is escaped, what is exported loads, what is known is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import bs4
+import pytest
+
+from ocrlab import paths
+from ocrlab.machine.cards import Machine, card
+from ocrlab.machine.probes import Probe
+from ocrlab.pages import load_pages
+from ocrlab.reading.live import Seen
+from ocrlab.reading.outcome import Reading
+from ocrlab.reading.presets import load_preset, preset_names
+from ocrlab.reading.settings import Settings
+from ocrlab.workspace.playground import shown
+from ocrlab.workspace.playground.comparison import compared
+from ocrlab.workspace.playground.export import cell_source, preset_text
+from ocrlab.workspace.playground.forecast import forecast, image_tokens
+from ocrlab.workspace.playground.form import SettingsForm
+from ocrlab.workspace.playground.here import Here, remembered
+from ocrlab.workspace.playground.history import history_html
+from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES, Picker
+from ocrlab.workspace.playground.sitting import keep_here
+from tests.hostile import HOSTILE
+
+CPU = Settings(dtype="float32", device="cpu")
+SOME = [
+    Settings(),
+    load_preset("tiny"),
+    Settings(prompt='Say "it\'s"\nand # no more: \\', max_pixels=50_176, do_sample=True, temperature=0.5, seed=7),
+    Settings(dtype="bfloat16", attn_implementation="flash_attention_2", num_beams=None, do_sample=None),
+]
+# Every element that the playground makes by itself.
+OURS = {"div", "span", "b", "button", "a", "table", "tr", "td", "th", "tbody", "br", "h2", "li", "ul", "details",
+        "summary"}  # fmt: skip
+
+
+def inert(markup: str, text: str) -> None:
+    """Assert that markup holds our elements only, ours alone act, and nothing but the copy button has a handler."""
+    soup = bs4.BeautifulSoup(markup, "html.parser")
+    assert {element.name for element in soup.find_all(True)} <= OURS, text
+    for element in soup.find_all(True):
+        acting = {name for name in element.attrs if name.startswith("on")}
+        assert acting <= ({"onclick"} if element.get("class") == ["ocr-copy"] else set()), text
+        assert "pwned" not in str(element.get("onclick", "")) + str(element.get("style", "")), text
+        assert element.name != "a" or str(element["href"]).startswith("data:text/plain;charset=utf-8;base64,"), text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_that_was_read_typed_or_named_becomes_markup(text: str) -> None:
+    page = replace(load_pages("lines", limit=1)[0], id=text, truth=text[::-1] + text)
+    reading = Reading(text, text, "ok", text, ttft_s=0.1, tokens=3)
+    row = Settings(prompt=text).as_dict() | {
+        "time_utc": "2026-11-24T12:00:00+00:00", "page": text, "status": "ok", "text": text,
+    }  # fmt: skip
+    pieces = [
+        shown.block(text, "ocr-text"), shown.note(text), shown.busy(text), shown.chips([(text, text)]),
+        shown.table([text], [[text]]), shown.savable(text, text, text), shown.costs(reading),
+        shown.ruled_out({text: {text: text}}), history_html([row], Path(text)),
+        compared(Seen(reading), Seen(replace(reading, text=text[::-1])), page, page),
+    ]  # fmt: skip
+    for piece in pieces:
+        inert(piece, text)
+    assert bs4.BeautifulSoup(pieces[0], "html.parser").get_text() == text.replace("\x00", "\ufffd")
+
+
+@pytest.mark.parametrize("settings", SOME, ids=range(len(SOME)))
+def test_what_is_taken_along_makes_the_same_settings(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(preset_text(settings), encoding="utf-8")
+    assert load_preset(tmp_path / "mine.yaml") == settings
+    made: dict[str, object] = {}
+    exec(cell_source(settings), made)
+    assert made["settings"] == settings
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_the_form_holds_what_the_preset_says(preset: str) -> None:
+    assert SettingsForm(preset, lambda: None).settings() == load_preset(preset)
+
+
+def test_a_choice_that_does_not_run_is_marked_and_stays_chosen() -> None:
+    form = SettingsForm("tiny", lambda: None)
+    form.fields["sdpa_kernel"].value = "cudnn"
+    form.mark({"sdpa_kernel": {"cudnn": "no such kernel", "math": ""}})
+    labels = {value: label for label, value in form.fields["sdpa_kernel"].options}
+    assert "✗" in labels["cudnn"] and "✗" not in labels["math"]
+    assert form.settings().sdpa_kernel == "cudnn"
+
+
+def test_another_attention_lets_go_of_the_kernel_and_a_wrong_number_is_named() -> None:
+    changes: list[int] = []
+    form = SettingsForm("tiny", lambda: changes.append(1))
+    form.fields["sdpa_kernel"].value = "math"
+    form.fields["attn_implementation"].value = "eager"
+    assert form.settings().sdpa_kernel is None and form.fields["sdpa_kernel"].disabled and changes
+    form.fields["max_pixels"].value = "50,176"
+    assert form.settings().max_pixels == 50_176
+    form.fields["max_pixels"].value = "many"
+    with pytest.raises(ValueError, match=r"max_pixels='many' is not a number"):
+        form.settings()
+
+
+def test_image_tokens_are_the_readers_own() -> None:
+    from ocrlab import open_reader
+
+    pages = [*load_pages("lines", limit=2), *load_pages("documents", limit=1)]
+    for budget in (None, 8192):
+        settings = replace(CPU, max_pixels=budget)
+        with open_reader(settings) as reader:
+            for page in pages:
+                assert image_tokens(settings, *page.open().size) == reader.size_of(page)
+
+
+def test_a_forecast_needs_no_download_and_says_what_does_not_fit() -> None:
+    asked = Settings(model_id="Qwen/Qwen2-VL-2B-Instruct", dtype="float32", device="cpu", max_pixels=1_003_520)
+    small = replace(card("RTX 5070 Ti"), name="a small one", memory_bytes=2**31, device="cpu")
+    here = Here(machines={("cpu", "float32"): small})
+    found = forecast(asked, (1000, 1400), here, {}, [])
+    assert "8.23 GiB" in found.shown, "2,208,985,600 parameters of four bytes"
+    assert "more than a small one has" in found.shown and not found.against
+    told = forecast(CPU, (300, 60), Here(), {}, [CPU.as_dict() | {"tpot_s": 0.002}])
+    assert "median of 1 here" in told.shown and "2 ms" in told.shown
+
+
+def test_choices_are_ruled_out_by_probes_by_readings_and_by_what_cannot_be_together() -> None:
+    here = Here()
+    here.try_kernels([Probe("sdpa", kernel, "float32", "decode") for kernel in ("math", "cudnn")], int, str)
+    here.learn(replace(CPU, attn_implementation="flex_attention"), "the model has no such attention")
+    kernels = here.reasons(CPU, "sdpa_kernel", (None, "math", "cudnn"))
+    assert not kernels["math"] and kernels["cudnn"].startswith("unsupported: ")
+    attentions = here.reasons(CPU, "attn_implementation", ("sdpa", "eager", "flex_attention", "flash_attention_2"))
+    assert not attentions["sdpa"] and not attentions["eager"]
+    assert attentions["flex_attention"] == "the model has no such attention"
+    assert "bfloat16 or float16 only" in attentions["flash_attention_2"]
+    found = forecast(replace(CPU, sdpa_kernel="cudnn"), (300, 60), here, {"device": ("cpu", "mps")}, [])
+    assert found.against == kernels["cudnn"] and found.shown == "" and "Metal" in found.reasons["device"]["mps"]
+
+
+def test_what_was_found_out_is_kept_for_this_stack_only(tmp_path: Path) -> None:
+    file = tmp_path / "machine.json"
+    machine = Machine("here", 1, 2.0, 3.0, "measured here", "cpu")
+    here = Here("stack 1", {("sdpa", None, "float32", "cpu"): "why"}, {}, {("cpu", "float32"): machine}, True)
+    here.save(file)
+    assert remembered(file, "stack 1") == here
+    assert remembered(file, "stack 2") == Here("stack 2")
+    file.write_text("{", encoding="utf-8")
+    assert remembered(file, "stack 1") == Here("stack 1")
+
+
+def given(name: str, content: bytes) -> tuple[dict[str, object], ...]:
+    now = datetime.now(UTC)
+    return ({"name": name, "type": "", "size": len(content), "content": memoryview(content), "last_modified": now},)
+
+
+def test_an_upload_is_shown_or_refused_by_name() -> None:
+    changes: list[int] = []
+    picker = Picker("lines", 0, lambda: changes.append(1))
+    png = load_pages("labels", limit=1)[0]
+    picker.upload.value = given("../my page.png", png.file.read_bytes())
+    assert picker.page is not None and picker.page.id == "my-page.png" and picker.page.sha256 == png.sha256
+    picker.upload.value = given("notes.png", b"not an image")
+    assert picker.page is None and "is text, not an image" in picker.said.value
+    picker.upload.value = given("big.png", bytes(UPLOAD_LIMIT_BYTES + 1))
+    assert picker.page is None and "above the upload limit of 50 MiB" in picker.said.value
+    assert picker.upload.value == () and changes
+
+
+def test_a_path_may_name_a_page_of_a_pdf(tmp_path: Path) -> None:
+    from PIL import Image
+
+    sheets = [Image.new("RGB", (100, 100), colour) for colour in ("red", "blue")]
+    sheets[0].save(tmp_path / "two.pdf", save_all=True, append_images=sheets[1:])
+    picker = Picker("lines", 0, lambda: None)
+    picker.way.value, picker.path.value = "path", str(tmp_path / "two.pdf")
+    assert picker.leaf.max == 2 and picker.page is not None and picker.page.id == "two.pdf, page 1"
+    picker.leaf.value = 2
+    assert picker.page.id == "two.pdf, page 2" and picker.page.open().getpixel((5, 5))[2] > 240  # type: ignore[index]
+    picker.path.value = str(tmp_path / "three.pdf")
+    assert picker.page is None and "no such file" in picker.said.value
+    picker.way.value = "a page of a set"
+    assert picker.page.set == "lines"
+
+
+def test_a_truth_that_is_typed_makes_a_score(tmp_path: Path) -> None:
+    picker = Picker("lines", 3, lambda: None)
+    picker.truth.value = "typed"
+    assert picker.page is not None and picker.page.truth == "typed"
+    row = keep_here(tmp_path, CPU, picker.page, Seen(Reading(picker.page.id, "typed", "ok", "")))
+    again = keep_here(tmp_path, CPU, picker.page, Seen(Reading(picker.page.id, "", "crashed", "why"), died=True))
+    assert row["cer"] == 0 and row["actual_streamed"] and again["repeat"] == 1 and "cer" not in again
+    kept = (tmp_path / "readings" / "playground.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in kept] == ["typed", ""]
+    assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["profile"] == "playground"
+    assert paths.ROOT.name not in row["page"]

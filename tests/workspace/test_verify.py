@@ -1,0 +1,118 @@
+"""`verify` with the embedded reader itself: the same texts come out again, planted differences are found."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ocrlab import paths
+from ocrlab.pages import load_pages
+from ocrlab.reading.settings import Settings
+from ocrlab.study.experiment import run_experiment
+from ocrlab.study.rereading import draw, repeatable
+from ocrlab.workspace.verify import verify
+from tests.runs import reading
+
+BASE = Settings(dtype="float32", max_new_tokens=48)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run of four lines, read here and now."""
+    folder = tmp_path_factory.mktemp("results") / "mine"
+    run_experiment("lines", [BASE], load_pages("lines", limit=4), folder=folder)
+    return folder
+
+
+@pytest.fixture
+def edited(run, tmp_path):
+    """A copy of the run, each reading changed by a function."""
+
+    def edit(change) -> Path:
+        folder = tmp_path / "results" / "edited"
+        (folder / "readings").mkdir(parents=True)
+        lines = (run / "readings" / "lines.jsonl").read_text(encoding="utf-8").splitlines()
+        changed = [json.dumps(change(json.loads(line)), ensure_ascii=False) for line in lines]
+        (folder / "readings" / "lines.jsonl").write_text("\n".join(changed) + "\n", encoding="utf-8")
+        (folder / "run.json").write_text('{"run": "edited", "notebooks": {}}', encoding="utf-8")
+        return folder
+
+    return edit
+
+
+def test_the_same_texts_come_out_again_from_the_folder_that_the_run_read(tmp_path, edited, capsys):
+    (tmp_path / "scans").mkdir()
+    for page in load_pages("lines", limit=4):
+        (tmp_path / "scans" / page.file.name).write_bytes(page.file.read_bytes())
+    folder = edited(lambda one: one | {"set": "scans", "page": f"{one['page'].removeprefix('lines-')}.png"})
+    record = {"run": "edited", "notebooks": {"04-pixels": {"parameters": {"page_set": str(tmp_path / "scans")}}}}
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert verify("edited", results=folder.parent) == 0
+    said = capsys.readouterr().out
+    assert "edited: 3 pages (seed 0), 3 readings" in said and "3 same text, 0 different, 0 left out" in said
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before  # nothing is written
+
+
+def test_a_planted_difference_a_changed_page_and_other_weights_are_told_apart(edited, capsys):
+    def change(one):
+        changes = {
+            "lines-001": {"page_sha256": "0" * 64}, "lines-002": {"text": one["text"][:2] + "§" + one["text"][3:]},
+            "lines-003": {"actual": one["actual"] | {"actual_revision": "sha256:other"}},
+        }  # fmt: skip
+        return one | changes.get(one["page"], {})
+
+    assert verify(str(edited(change)), share=1.0) == 1
+    caught = capsys.readouterr()
+    assert (
+        "lines-002 (lines: dtype=float32, max_new_tokens=48): at letter 3, after" in caught.out and "'§" in caught.out
+    )
+    assert "1 same text, 1 different, 1 left out" in caught.out
+    assert "page lines-001: its file has changed since (sha256 000000000000… then, " in caught.err
+    assert "the weights are others: sha256:other then, sha256:" in caught.err
+
+
+def test_a_setting_that_cannot_be_here_is_left_out_with_its_reason(edited, capsys):
+    def asked(one):
+        return one | {"asked": one["asked"] | {"attn_implementation": "flash_attention_3", "dtype": "bfloat16"}}
+
+    assert verify(str(edited(asked))) == 2
+    assert "cannot be read here: flash_attention_3" in capsys.readouterr().err
+
+
+def test_what_cannot_be_compared_is_said(edited, capsys):
+    folder = edited(lambda one: one | {"page_sha256": "0" * 64, "set": "gone"})
+    assert verify(str(folder)) == 2
+    assert (
+        "not found here; name the folder it lies in" in (said := capsys.readouterr().err)
+        and "nothing to compare" in said
+    )
+    assert verify(str(folder), only="other") == 2 and "has no readings of other" in capsys.readouterr().err
+    (folder / "readings" / "lines.jsonl").write_text("{\n", encoding="utf-8")
+    assert verify(str(folder)) == 2 and "line 1 is not JSON" in capsys.readouterr().err
+
+
+def test_the_reference_runs_texts_come_out_again(capsys):
+    """The bar of `make verify`, over three pages and one experiment; `make verify RUN=reference-cpu` does the rest."""
+    code = verify(str(paths.RESULTS / "reference-cpu"), share=0.001, only="04-pixels")
+    said = capsys.readouterr()
+    if "the weights are others" in said.err:
+        pytest.skip("the embedded reader is newer than the reference run: `make reproduce` that run again")
+    assert code == 0, said
+    assert "3 pages (seed 0), 15 readings\n15 same text, 0 different, 0 left out" in said.out
+
+
+def test_the_draw_is_a_tenth_and_the_same_for_a_seed():
+    hashes = [f"{n:064x}" for n in range(340)]
+    assert len(draw(hashes, 0.1, 0)) == 34 and draw(hashes, 0.1, 0) == draw(hashes[::-1], 0.1, 0) != draw(
+        hashes, 0.1, 1
+    )
+    assert len(draw(hashes[:20], 0.1, 0)) == 3 and draw(hashes[:2], 0.1, 0) == hashes[:2]
+
+
+def test_only_what_must_come_out_again_is_compared():
+    asked = [{"do_sample": True}, {"do_sample": None}, {"min_new_tokens": 5}, {"weights": "dummy"},
+             {"trust_remote_code": True, "revision": "a" * 40}]  # fmt: skip
+    others = [reading(asked=one) for one in asked] + [reading(status="oom"), reading(repeat=1), reading("p2")]
+    kept = repeatable([reading(), *others])
+    assert [(one["page"], one["repeat"]) for one in kept] == [("p1", 0), ("p2", 0)]
