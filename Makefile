@@ -54,10 +54,11 @@ reproduce: $(READY) ## run every notebook and build the site; PROFILE= MODEL= ON
 		$(if $(ONLY),--only "$(ONLY)") $(if $(RUN),--run "$(RUN)") $(if $(PARAMS),--params "$(PARAMS)")
 
 # One thread a process: the embedded reader gains nothing from two, and a busy neighbour cannot stall it.
+JOBS ?= 2
 test: export OMP_NUM_THREADS ?= 1
-test: $(READY) ## all tests, then every notebook checked cell by cell with nbval
-	@$(BIN)/python -m pytest tests
-	@$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=120 --timeout=600 notebooks
+test: $(READY) ## all tests, then every notebook checked cell by cell with nbval; JOBS=2 processes
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile tests
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=120 --timeout=600 notebooks
 
 check: $(READY) ## ruff and mypy
 	@$(BIN)/python -m ruff check ocrlab tests notebooks
@@ -70,8 +71,8 @@ report: $(READY) ## build the site of RUN= again without running anything
 share: $(READY) ## RUN= as one zip without what names a person; WITH_IMAGES=folder TO=
 	@$(BIN)/python -m ocrlab share "$(RUN)" $(if $(WITH_IMAGES),--with-images "$(WITH_IMAGES)") $(if $(TO),--to "$(TO)")
 
-add: $(READY) ## check a shared RUN=file.zip and put it into results/; AS=
-	@$(BIN)/python -m ocrlab add "$(RUN)" $(if $(AS),--as "$(AS)")
+add: $(READY) ## check a shared RUN=file.zip and put it into results/; AS_NAME=
+	@$(BIN)/python -m ocrlab add "$(RUN)" $(if $(AS_NAME),--as "$(AS_NAME)")
 
 verify: $(READY) ## read a random tenth of the pages of RUN= again and compare the texts; SHARE= SEED= ONLY= PAGES=
 	@$(BIN)/python -m ocrlab verify $(if $(RUN),"$(RUN)") $(if $(SHARE),--share "$(SHARE)") $(if $(SEED),--seed "$(SEED)") \

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from ocrlab.machine.coverage import Capability, coverage
 from ocrlab.paths import ROOT
+from ocrlab.study.contrast import way_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +63,7 @@ def coverage_table(here: list[str] | None = None) -> pd.DataFrame:
 
 def probe_matrix(probes: pd.DataFrame) -> Figure:
     """Return a heatmap of verdicts: attention and kernel down, dtype and case across, with the reason in the grey."""
-    probes = probes.assign(way=[_way(a, k) for a, k in zip(probes["attention"], probes["kernel"], strict=True)])
+    probes = probes.assign(way=[way_words(a, k) for a, k in zip(probes["attention"], probes["kernel"], strict=True)])
     ways = list(dict.fromkeys(probes["way"]))
     columns = list(dict.fromkeys(zip(probes["dtype"], probes["case"], strict=True)))
     figure, axes = plt.subplots(figsize=(9.5, 1.5 + 0.34 * len(ways)), dpi=110, layout="constrained")
@@ -95,7 +96,9 @@ def canary_table(found: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     shown = pd.DataFrame({"dtype": found["dtype"]})
-    shown["attention"] = [_way(a, k) for a, k in zip(found["attn_implementation"], found["sdpa_kernel"], strict=True)]
+    shown["attention"] = [
+        way_words(a, k) for a, k in zip(found["attn_implementation"], found["sdpa_kernel"], strict=True)
+    ]
     shown["verdict"] = [in_short(v, r) if r else v for v, r in zip(found["verdict"], found["reason"], strict=True)]
     shown["tokens"] = found["tokens"]
     shown["parts at token"] = [f"{at:.0f}" if pd.notna(at) else "" for at in found["parted_at"]]
@@ -105,10 +108,6 @@ def canary_table(found: pd.DataFrame) -> pd.DataFrame:
     ]
     shown["doubled words"], shown["longest run"] = found["doubled"], found["run"]
     return shown.set_index(["dtype", "attention"])
-
-
-def _way(attention: str, kernel: str | None) -> str:
-    return f"{attention}, {kernel}" if isinstance(kernel, str) else attention
 
 
 def in_short(verdict: str, reason: str, most: int = 105) -> str:

@@ -16,19 +16,20 @@ _READ = ("ok", "empty", "truncated", "loop")
 
 def way_of(settings: Settings) -> str:
     """Return attention and pinned kernel in words: what the column `way` calls a setting."""
-    return _words(settings.attn_implementation, settings.sdpa_kernel)
+    return way_words(settings.attn_implementation, settings.sdpa_kernel)
 
 
 def name_ways(rows: pd.DataFrame, *, with_dtype: bool = False) -> pd.DataFrame:
     """Return the rows with a column `way`: attention and pinned kernel in words, dtype and quantization before them."""
-    names = [_words(a, k) for a, k in zip(rows["attn_implementation"], rows["sdpa_kernel"], strict=True)]
+    names = [way_words(a, k) for a, k in zip(rows["attn_implementation"], rows["sdpa_kernel"], strict=True)]
     if with_dtype:
         kinds = [f"{q} + " if isinstance(q, str) else "" for q in rows.get("quantization", [None] * len(rows))]
         names = [f"{kind}{dtype}, {name}" for kind, dtype, name in zip(kinds, rows["dtype"], names, strict=True)]
     return rows.assign(way=names)
 
 
-def _words(attention: str, kernel: object) -> str:
+def way_words(attention: str, kernel: object) -> str:
+    """Return an attention and its pinned kernel, if there is one, in words."""
     return f"{attention}, {kernel}" if isinstance(kernel, str) else attention
 
 

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ocrlab.machine.describe import choose_device
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
+from ocrlab.reading.limits import score_bytes
 from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
 from ocrlab.study.attempt import attempt
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 _NUMBERS = ("image_tokens", "patches", "vision_heads", "peak_memory_bytes", "vision_s", "prefill_s")
 _TOKENS = 2  # enough for the prompt's pass and one step
 PATCHES_PER_TOKEN = 4
-BYTES_PER_SCORE = 8  # two copies of QK^T at once: unscaled beside scaled, then float32 beside the dtype's
 
 
 def measure_growth(
@@ -124,9 +124,10 @@ def eager_limits(memory_gib: Sequence[float], heads: int = 16, cell_pixels: int 
     """
     import pandas as pd
 
+    score = score_bytes(Settings(attn_implementation="eager"), size=2, on_cpu=False)
     lines = []
     for memory in memory_gib:
-        patches = math.isqrt(int(memory * 2**30) // (heads * BYTES_PER_SCORE))
+        patches = math.isqrt(int(memory * 2**30) // (heads * score))
         tokens = patches // PATCHES_PER_TOKEN
         lines.append({"memory_gib": memory, "image_tokens": tokens, "megapixels": tokens * cell_pixels / 1e6})
     return pd.DataFrame(lines)

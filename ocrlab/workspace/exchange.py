@@ -95,7 +95,7 @@ def _target(results: Path, name: str) -> Path:
         raise ParcelError(f"--as {name}: not a folder name; use letters, digits, '-', '_' and '.'")
     if (results / name).exists():
         raise ParcelError(f"{results / name}: is there already and stays as it is; add this one under another name: "
-                          f"--as {name}-2 (with make: AS={name}-2)")  # fmt: skip
+                          f"--as {name}-2 (with make: AS_NAME={name}-2)")  # fmt: skip
     return results / name
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from ocrlab.pages import load_pages
 from ocrlab.reading.presets import load_preset
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.report import fast
 from ocrlab.study.experiment import readings_of, run_experiment
@@ -55,3 +57,18 @@ def test_a_rung_that_reads_something_else_is_seen(tmp_path: Path) -> None:
     table = same_texts(readings_of("texts", tmp_path), ["start", "batch", "penalty"], runs).set_index("rung")
     assert table.loc["start", "same"] == table.loc["batch", "same"] == 4
     assert table.loc["penalty", "same"] < 4 and (table["pages"] == 4).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_fast_preset_compiles_once_and_reads_the_same_on_a_card() -> None:
+    from torch._dynamo.utils import counters
+
+    pages = load_pages("lines", limit=16)
+    with open_reader(load_preset("fast", model_id="tiny", max_new_tokens=64, compile=False)) as reader:
+        plain = [reading.text for reading in reader.read(pages)]
+        reader.apply(replace(reader.settings, compile=True))
+        counters.clear()
+        compiled = [reading.text for reading in reader.read(pages)]
+        assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+    assert sum(a == b for a, b in zip(plain, compiled, strict=True)) >= 15

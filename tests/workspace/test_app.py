@@ -65,6 +65,8 @@ def says(page: Any, place: str, words: str) -> str:
 
 
 def read_whole(page: Any, column: str = "a") -> None:
+    forget = f"document.querySelectorAll('.ocr-{column}-state .ocr-note').forEach(e => e.textContent = 'earlier')"
+    page.evaluate(forget)
     page.click(f".ocr-{column}-read")
     says(page, f".ocr-{column}-state", "ok: read to its end")
 
@@ -156,7 +158,7 @@ def test_uploads_good_bad_and_too_large(page: Any, tmp_path: Path) -> None:
 
 def test_a_hostile_truth_is_text(page: Any) -> None:
     choose_set(page, "labels")
-    page.click("text=truth >> nth=0")
+    page.click(".jupyter-widget-Collapse-header:has-text('truth')")
     field = page.locator(".ocr-pick-truth textarea")
     field.fill("<img src=x onerror=window.pwned=1><script>window.pwned=2</script>")
     field.press("Tab")

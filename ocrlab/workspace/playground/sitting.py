@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Sitting:
         self.rows: list[dict[str, Any]] = []
         self.reader = LiveReader()
         self._helper, self._turn, self._cancelled = helper, threading.Lock(), threading.Event()
+        self._keeper = ThreadPoolExecutor(1)  # in the order of reading, however long the helper takes to start
 
     def wait(self) -> None:
         """Return when nothing is read, so that what comes next does not slow a reading down."""
@@ -53,6 +55,9 @@ class Sitting:
         Raises:
             HelperError: the run's folder cannot be written; the message names it.
         """
+        return self._keeper.submit(self._keep, settings, page, seen).result()
+
+    def _keep(self, settings: Settings, page: Page, seen: Seen) -> dict[str, Any]:
         row: dict[str, Any] = self._helper.call(keep_here, self.folder, settings, page, seen)
         self.rows.append(row | {"text": seen.reading.text})
         return self.rows[-1]
@@ -65,6 +70,7 @@ class Sitting:
     def close(self) -> None:
         """End what is read and the worker's process."""
         self.cancel()
+        self._keeper.shutdown(wait=False, cancel_futures=True)
         with self._turn:
             self.reader.close()
 
