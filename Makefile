@@ -9,7 +9,7 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor ready soak lab reproduce test check report share add verify notebooks pages train-tiny clean
+.PHONY: help setup doctor ready soak lab app reproduce test check report share add verify notebooks pages train-tiny clean
 
 help: ## this list
 	@echo "ocrlab: which settings should read my documents with Qwen2-VL, on this machine?"; echo
