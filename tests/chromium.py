@@ -54,9 +54,10 @@ class Server:
         self.started_s = time.monotonic() - self.started_s
 
     def workers(self) -> list[psutil.Process]:
-        """Return the processes that hold models or think, all below the server."""
+        """Return the worker processes below the server, the oldest first: in the app the one that holds the model."""
         below = psutil.Process(self.process.pid).children(recursive=True)
-        return [one for one in below if any("spawn_main" in part for part in _command(one))]
+        workers = [one for one in below if any("spawn_main" in part for part in _command(one))]
+        return sorted(workers, key=psutil.Process.create_time)
 
     def stop(self) -> None:
         """End the server and all below it."""

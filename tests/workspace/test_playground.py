@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import bs4
+import psutil
 import pytest
 
 from ocrlab import paths
@@ -23,6 +25,7 @@ from ocrlab.workspace.playground.comparison import compared
 from ocrlab.workspace.playground.export import cell_source, preset_text
 from ocrlab.workspace.playground.forecast import forecast, image_tokens
 from ocrlab.workspace.playground.form import SettingsForm
+from ocrlab.workspace.playground.helper import Helper, HelperError
 from ocrlab.workspace.playground.here import Here, remembered
 from ocrlab.workspace.playground.history import history_html
 from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES, Picker
@@ -198,3 +201,15 @@ def test_a_truth_that_is_typed_makes_a_score(tmp_path: Path) -> None:
     assert [json.loads(line)["text"] for line in kept] == ["typed", ""]
     assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["profile"] == "playground"
     assert paths.ROOT.name not in row["page"]
+
+
+def test_a_helper_that_dies_is_asked_again_and_a_closed_one_answers_nobody() -> None:
+    helper = Helper()
+    first = helper.call(os.getpid)
+    psutil.Process(first).kill()  # the next call may still find it alive
+    assert helper.call(os.getpid) != first
+    with pytest.raises(HelperError, match="no such preset"):
+        helper.call(load_preset, "no-such")
+    helper.close()
+    with pytest.raises(HelperError, match="closed"):
+        helper.call(os.getpid)
