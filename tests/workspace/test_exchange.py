@@ -117,7 +117,7 @@ def test_make_hands_names_on_and_nothing_that_was_not_given():
     """`make -n` shows what make would run: a file's name stays one word, and make's own variables stay out of it."""
 
     def shown(*arguments: str) -> str:
-        command = ["make", "-n", "-o", ".venv/.ready", *arguments]
+        command = ["make", "--no-print-directory", "-n", "-o", ".venv/.ready", *arguments]
         return subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     assert shown("add", "RUN=/a b.zip", "AS_NAME=x").endswith('-m ocrlab add "/a b.zip" --as "x"')

@@ -73,6 +73,6 @@ def test_every_session_of_a_run_stays_on_record_with_what_was_asked_and_its_exit
 
 def test_the_reference_runs_record_is_whole():
     record = read_record(paths.RESULTS / "reference-cpu")
-    assert sum(len(pages) for pages in record["pages"].values()) > 300 and record["experiments"]["04-pixels"]["weights"]
+    assert sum(len(pages) for pages in record["pages"].values()) > 100 and record["experiments"]["04-pixels"]["weights"]
     assert {"commit", "dirty", "versions", "machine", "started", "ended"} <= record.keys()
     assert str(Path.home()) not in json.dumps(record)
