@@ -15,6 +15,12 @@ EXPERIMENTS = ROOT / "experiments.yaml"
 CONSTRAINTS = ROOT / "constraints.txt"
 
 
+def runs_in(results: Path) -> list[Path]:
+    """Return the folders of runs in `results`, by name; what is half added there is none."""
+    folders = (folder for folder in sorted(results.glob("*/")) if not folder.name.startswith("."))
+    return [folder for folder in folders if (folder / "run.json").is_file()]
+
+
 def run_folder() -> Path:
     """Return where rows and readings go: the run that `make reproduce` named, else `build/scratch`."""
     return Path(os.environ.get("OCRLAB_RUN_FOLDER", BUILD / "scratch"))

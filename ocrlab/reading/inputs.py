@@ -26,6 +26,11 @@ class Inputs:
     prompt_tokens: tuple[int, ...]
 
 
+def count_image_tokens(image_processor: Any, width: int, height: int) -> int:
+    """Return how many image tokens an image of this size in pixels takes under a processor's limits."""
+    return int(image_processor.get_number_of_image_patches(height, width)) // image_processor.merge_size**2
+
+
 class InputBuilder:
     """Holds a checkpoint's tokenizer and image processor; `build` turns pages into `Inputs`."""
 
@@ -45,9 +50,7 @@ class InputBuilder:
 
     def count(self, width: int, height: int) -> int:
         """Return how many image tokens an image of this size in pixels will take."""
-        return (
-            int(self.image_processor.get_number_of_image_patches(height, width)) // self.image_processor.merge_size**2
-        )
+        return count_image_tokens(self.image_processor, width, height)
 
     def text(self, prompt: str) -> str:
         """Return the chat template's text for one image and a prompt, ready for the answer.

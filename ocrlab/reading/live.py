@@ -11,8 +11,8 @@ from ocrlab.machine.progress import report, stop_asked
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
 from ocrlab.reading.outcome import Reading, status_of
-from ocrlab.reading.reader import LOAD_SETTINGS, Reader, same_load
-from ocrlab.reading.served import DEATHS, reader_here
+from ocrlab.reading.reader import Reader, same_load
+from ocrlab.reading.served import ending, reader_here
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.failures import Status
 
@@ -78,7 +78,7 @@ class LiveReader:
 def _ending(outcome: Outcome) -> tuple[Status, str]:
     if outcome.kind == "stopped":
         return "error", f"cancelled; {outcome.reason}"
-    return DEATHS.get(outcome.kind, "crashed" if outcome.fatal else "error"), outcome.reason
+    return ending(outcome), outcome.reason
 
 
 def _load(settings: Settings) -> None:
@@ -124,6 +124,3 @@ def _followers(reader: Reader) -> dict[str, Any]:
     if reader.model.generation_config.num_beams == 1:
         followers["streamer"] = Told(reader.builder.tokenizer, skip_prompt=True, skip_special_tokens=True)
     return followers
-
-
-__all__ = ["LOAD_SETTINGS", "PATIENCE_S", "LiveReader", "Seen"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ocrlab.reading.checkpoints import CHAT_TEMPLATE, Checkpoint, CheckpointError
@@ -56,7 +57,7 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
     else:
         import torch
         from safetensors import SafetensorError
-        from transformers import AutoImageProcessor, AutoModelForImageTextToText
+        from transformers import AutoModelForImageTextToText
         from transformers.utils import logging
 
         small = sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors")) < _SMALL_BYTES
@@ -68,9 +69,7 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
                 output_loading_info=True, quantization_config=quantization_config(settings, dtype),
                 **settings.load_kwargs(),
             )  # fmt: skip
-            image_processor = AutoImageProcessor.from_pretrained(
-                checkpoint.folder, backend="pil", trust_remote_code=False, local_files_only=True
-            )
+            image_processor = load_image_processor(checkpoint.folder)
         except ImportError as error:  # only code of the repository's own, which was allowed for this commit
             words = " ".join(str(error).split())
             raise Unsupported(f"{checkpoint.model_id}: its own code cannot be loaded here ({words})") from error
@@ -82,6 +81,13 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
             raise Unsupported(reason)
         tokenizer = _tokenizer(checkpoint)
     return model.eval(), InputBuilder(tokenizer, image_processor, model.config.image_token_id)
+
+
+def load_image_processor(folder: Path) -> Any:
+    """Return a checkpoint's own image processor in its PIL form; no code of the checkpoint's is run."""
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, local_files_only=True)
 
 
 def _refuse_incomplete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:

@@ -36,6 +36,12 @@ def same_load(one: Settings, other: Settings) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in LOAD_SETTINGS)
 
 
+def largest_first(pages: Sequence[Page], sizes: Sequence[int]) -> list[Page]:
+    """Return the pages in the order in which batches are read; `sizes` are their image tokens."""
+    by_size = sorted(zip(sizes, pages, strict=True), key=lambda pair: pair[0], reverse=True)
+    return [page for _, page in by_size]
+
+
 def open_reader(settings: Settings) -> Reader:
     """Return a loaded reader whose settings are confirmed; use it as a context manager to free the model.
 
@@ -105,9 +111,9 @@ class Reader:
             eos_token_id=own.eos_token_id,
             pad_token_id=own.pad_token_id,
         )
-        tensors = self.builder.build([Image.new("RGB", (64, 64), "white")], self.settings.prompt).tensors
+        tensors = self.tensors(Image.new("RGB", (64, 64), "white"))
         with torch.inference_mode(), pinned(self.settings.sdpa_kernel):
-            self.model.generate(**{n: t.to(self.device) for n, t in tensors.items()}, generation_config=two)
+            self.model.generate(**tensors, generation_config=two)
         self._memory = MemoryMeter(self.device)
 
     def __enter__(self) -> Self:
@@ -141,9 +147,10 @@ class Reader:
         So what does not fit shows at once, and a static cache need not grow (and its step not be compiled) again.
         """
         size = self.settings.batch_size
-        ordered = list(pages) if size == 1 or len(pages) <= size else sorted(pages, key=self.size_of, reverse=True)
-        for start in range(0, len(ordered), size):
-            batch = ordered[start : start + size]
+        if 1 < size < len(pages):
+            pages = largest_first(pages, [self.size_of(page) for page in pages])
+        for start in range(0, len(pages), size):
+            batch = pages[start : start + size]
             images: dict[str, Image.Image] = {}
             started = time.perf_counter()
             for page in batch:
@@ -162,13 +169,18 @@ class Reader:
         """
         import torch
 
-        tensors = self.builder.build([page.open()], self.settings.prompt).tensors
+        tensors = self.tensors(page.open())
         with torch.inference_mode(), pinned(self.settings.sdpa_kernel), tracing(self.model):
             try:
-                self.model.generate(**{n: t.to(self.device) for n, t in tensors.items()}, do_sample=False)
+                self.model.generate(**tensors, do_sample=False)
             except NotFinite as found:
                 return found.trace
         return None
+
+    def tensors(self, image: Image.Image) -> dict[str, Any]:
+        """Return what `generate` takes for one image and the prompt in force, on the reader's device."""
+        built = self.builder.build([image], self.settings.prompt)
+        return {name: tensor.to(self.device) for name, tensor in built.tensors.items()}
 
     def size_of(self, page: Page) -> int:
         """Return a page's image tokens under the settings in force, from its header alone; 0 where that fails."""

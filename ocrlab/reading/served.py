@@ -8,11 +8,18 @@ from typing import Any, Self
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
 from ocrlab.reading.outcome import Reading, status_of
-from ocrlab.reading.reader import Reader, same_load
+from ocrlab.reading.reader import Reader, largest_first, same_load
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.failures import Status
 
 DEATHS: dict[str, Status] = {"oom": "oom", "timeout": "timeout"}
+
+
+def ending(outcome: Outcome) -> Status:
+    """Return the status that a call which gave no value stands for: how its process ended, or an exception in it."""
+    return DEATHS.get(outcome.kind, "crashed" if outcome.fatal else "error")
+
+
 _reader: Reader | None = None  # in the worker's process: the model that stays for the next page
 
 
@@ -73,8 +80,7 @@ class ServedReader:
         if 1 < size < len(pages):
             sizes = self._call(_sizes, list(pages))
             if sizes.ok:  # else the batches come as they are: slower, with the same texts
-                by_size = sorted(zip(sizes.value, pages, strict=True), key=lambda pair: pair[0], reverse=True)
-                pages = [page for _, page in by_size]
+                pages = largest_first(pages, sizes.value)
         for start in range(0, len(pages), size):
             yield from self._read(list(pages[start : start + size]))
 
@@ -87,8 +93,7 @@ class ServedReader:
             outcome, words = self._call(_read, batch), "; twice at this page, each time in a fresh process"
         if outcome.ok:
             return list(outcome.value)
-        status = DEATHS.get(outcome.kind, "crashed" if outcome.fatal else "error")
-        return [Reading(batch[0].id, "", status, outcome.reason + words)]
+        return [Reading(batch[0].id, "", ending(outcome), outcome.reason + words)]
 
     def _call(self, function: Callable[[list[Page]], Any], pages: list[Page]) -> Outcome:
         if self._worker.pid is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ocrlab import paths
 from ocrlab.report.frame import templates, write_style
 from ocrlab.report.material import begun, count_rows, read_json
 
@@ -17,8 +18,11 @@ def build_overview(results: Path) -> Path:
     Raises:
         OSError: the folder cannot be written to.
     """
-    folders = (f for f in results.glob("*/") if not f.name.startswith(".") and (f / "run.json").is_file())
-    runs = sorted((_line(folder) for folder in folders), key=lambda run: (run["started"], run["name"]), reverse=True)
+    runs = sorted(
+        (_line(folder) for folder in paths.runs_in(results)),
+        key=lambda run: (run["started"], run["name"]),
+        reverse=True,
+    )
     write_style(results)
     index = results / "index.html"
     index.write_text(templates().get_template("overview.html.j2").render(runs=runs), encoding="utf-8", newline="\n")

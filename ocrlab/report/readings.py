@@ -11,10 +11,9 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from ocrlab.scoring import STATUSES, align, character_edits
+from ocrlab.scoring import WITHOUT_TEXT, align, character_edits
 from ocrlab.study.origin import pages_by_hash
 
-_NO_TEXT = tuple(status for status in STATUSES if status not in ("ok", "empty", "truncated", "loop"))
 _LONGEST = 6_000
 
 
@@ -42,7 +41,7 @@ class Reading:
     def rank(self) -> tuple[int, float]:
         """Return what sorts it: no text first, then cut or empty texts, then by falling CER."""
         place = {"differs": 2, "no truth": 3, "exact": 4}.get(self.outcome, 1)
-        return (0 if self.status in _NO_TEXT else place, -(self.cer or 0))
+        return (0 if self.status in WITHOUT_TEXT else place, -(self.cer or 0))
 
 
 @dataclass
@@ -74,7 +73,7 @@ def barred_of(readings: Sequence[dict[str, Any]]) -> list[Barred]:
         groups.setdefault((reading["experiment"], reading["setting"]), []).append(reading)
     return [
         Barred(*names, mine[0]["status"], mine[0]["reason"], len({reading["page"] for reading in mine}))
-        for names, mine in groups.items() if all(reading["status"] in _NO_TEXT for reading in mine)
+        for names, mine in groups.items() if all(reading["status"] in WITHOUT_TEXT for reading in mine)
     ]  # fmt: skip
 
 
@@ -90,7 +89,7 @@ def sheets_of(readings: Sequence[dict[str, Any]], run: Path) -> list[Sheet]:
         truth, sha256 = reading.get("truth"), reading.get("page_sha256")
         known = truth if isinstance(truth, str) else None
         page = (reading["page"], sha256 if isinstance(sha256, str) else "", known)
-        text = "" if reading["status"] in _NO_TEXT else reading["text"]
+        text = "" if reading["status"] in WITHOUT_TEXT else reading["text"]
         key = (*page, reading["status"], text or reading["reason"])
         if key not in found:
             found[key] = _reading(reading["status"], reading["reason"], text, known)
@@ -113,7 +112,7 @@ def picture_name(sha256: str) -> str:
 
 
 def _reading(status: str, reason: str, text: str, truth: str | None) -> Reading:
-    cer = None if truth is None or status in _NO_TEXT else character_edits(text, truth).rate
+    cer = None if truth is None or status in WITHOUT_TEXT else character_edits(text, truth).rate
     return Reading(status, reason, text, cer, Markup(_marked(text, truth)))  # escaped there, piece by piece
 
 

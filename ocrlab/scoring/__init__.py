@@ -4,7 +4,7 @@ from ocrlab.scoring.alignment import Piece, align, confusions, first_divergence
 from ocrlab.scoring.chance import swap_test
 from ocrlab.scoring.comparison import Verdict, VerdictKind, verdict
 from ocrlab.scoring.digits import Kept, digit_strings, digits_kept, lines_kept, text_lines
-from ocrlab.scoring.failures import STATUSES, Loop, Status, StopReason, find_loop, judge
+from ocrlab.scoring.failures import STATUSES, WITH_TEXT, WITHOUT_TEXT, Loop, Status, StopReason, find_loop, judge
 from ocrlab.scoring.growth import growth_rate
 from ocrlab.scoring.normalise import PROFILES, Profile, graphemes, normalise
 from ocrlab.scoring.rates import Edits, Score, character_edits, corpus_rate, macro_mean, score, word_edits
@@ -20,6 +20,8 @@ from ocrlab.scoring.statistics import (
 __all__ = [
     "PROFILES",
     "STATUSES",
+    "WITHOUT_TEXT",
+    "WITH_TEXT",
     "Edits",
     "Interval",
     "Kept",

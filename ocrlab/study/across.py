@@ -25,7 +25,7 @@ def run_folders(results: Path, names: Sequence[str] = ()) -> list[Path]:
     Raises:
         ValueError: a name that is no run; the message names those that are.
     """
-    found = {f.name: f for f in sorted(results.glob("*/")) if not f.name.startswith(".") and (f / "run.json").is_file()}
+    found = {folder.name: folder for folder in paths.runs_in(results)}
     if names:
         chosen = [found.get(name, Path(name).expanduser()) for name in names]
         if absent := [folder for folder in chosen if not (folder / "run.json").is_file()]:

@@ -8,7 +8,7 @@ from typing import Any
 from ocrlab.machine.death import sticky
 from ocrlab.machine.worker import Worker
 from ocrlab.reading.outcome import status_of
-from ocrlab.reading.served import DEATHS
+from ocrlab.reading.served import ending
 from ocrlab.scoring.failures import Status
 
 
@@ -19,7 +19,7 @@ def attempt(
     outcome = worker.call(guarded, function, *args, timeout_s=timeout_s)
     if outcome.ok:
         return outcome.value
-    return None, DEATHS.get(outcome.kind, "crashed" if outcome.fatal else "error"), outcome.reason
+    return None, ending(outcome), outcome.reason
 
 
 def guarded(function: Callable[..., Any], *args: Any) -> tuple[Any, Status, str]:

@@ -107,8 +107,7 @@ def generate(settings: Settings, page: Page, prepare: Prepare | None = None) -> 
     if prepare is not None:
         prepare()
     reader = reader_here(settings)
-    inputs = reader.builder.build([page.open()], settings.prompt)
-    tensors = {name: tensor.to(reader.device) for name, tensor in inputs.tensors.items()}
+    tensors = reader.tensors(page.open())
     steps: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def note(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

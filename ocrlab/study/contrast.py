@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ocrlab.reading.settings import Settings
-from ocrlab.scoring import first_divergence
+from ocrlab.scoring import WITH_TEXT, first_divergence
 from ocrlab.study.summary import compare, interval_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_READ = ("ok", "empty", "truncated", "loop")
 
 
 def way_of(settings: Settings) -> str:
@@ -49,7 +47,7 @@ def contrast(rows: pd.DataFrame, readings: pd.DataFrame, against: str, margin: f
     lines = []
     for way, mine in rows.groupby("way", sort=False):
         line: dict[str, Any] = {"way": way, "model_id": mine["model_id"].iloc[0], "weights": mine["weights"].iloc[0]}
-        read, bad = mine[mine["status"].isin(_READ)], mine[~mine["status"].isin(_READ)]
+        read, bad = mine[mine["status"].isin(WITH_TEXT)], mine[~mine["status"].isin(WITH_TEXT)]
         pairs = [(texts[k], expected[p]) for k, p in zip(read["key"], read["page"], strict=True) if p in expected]
         parted = [at for one, two in pairs if (at := first_divergence(one, two)) is not None]
         line |= {"pages": read["page"].nunique(), "of": mine["page"].nunique()}

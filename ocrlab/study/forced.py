@@ -40,8 +40,7 @@ def answer_tokens(reader: Reader, page: Page) -> list[int]:
     """Return the tokens of a page's answer as the reader's settings generate it, the end's token included."""
     import torch
 
-    inputs = reader.builder.build([page.open()], reader.settings.prompt)
-    tensors = {name: tensor.to(reader.device) for name, tensor in inputs.tensors.items()}
+    tensors = reader.tensors(page.open())
     with torch.inference_mode(), pinned(reader.settings.sdpa_kernel):
         output = reader.model.generate(**tensors)
     return [int(token) for token in output[0, tensors["input_ids"].shape[1] :]]

@@ -74,9 +74,9 @@ def largest_here(
     reader = reader_here(settings)
     if prepare is not None:
         prepare()
-    tensors = reader.builder.build([page.open()], settings.prompt).tensors
+    tensors = reader.tensors(page.open())
     with torch.inference_mode(), pinned(settings.sdpa_kernel), _watched(reader.model) as largest:
-        reader.model.generate(**{n: t.to(reader.device) for n, t in tensors.items()}, do_sample=False)
+        reader.model.generate(**tensors, do_sample=False)
     lines = []
     for (module, value), tensor in largest.items():
         most = float(tensor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ocrlab.scoring import WITH_TEXT
 from ocrlab.study.readiness_pages import EMBEDDED, Limits, State, Subject, memory, quality
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def finite(subject: Subject, limits: Limits) -> tuple[State, str]:
     """Return whether no reading was `invalid` in any dtype but float16."""
     ended = subject.rows
     if len(ended):
-        ended = ended[ended["status"].isin(["ok", "empty", "truncated", "loop", "invalid"])]
+        ended = ended[ended["status"].isin([*WITH_TEXT, "invalid"])]
         ended = ended[ended["dtype"] != "float16"]
     if ended.empty:
         return "not measured", "nothing was read"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ocrlab.machine.quarantine import reason_against
 from ocrlab.reading.settings import Settings, make_settings
-from ocrlab.scoring import bootstrap_median
+from ocrlab.scoring import WITH_TEXT, bootstrap_median
 from ocrlab.study.rows import load_rows
 from ocrlab.study.summary import compare
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 Stand = Literal["recommended", "on the front", "dominated", "worse", "not settled", "not valid", "could not run"]
 MIN_PAGES = 8
 _NAMES = [name for name in Settings().as_dict() if name != "seed"]
-_READ = ("ok", "empty", "truncated", "loop")
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def groups_by_setting(rows: pd.DataFrame) -> Iterator[tuple[Settings, pd.DataFra
 
 def _line(group: pd.DataFrame, anchor: pd.DataFrame, margin: float) -> dict[str, Any]:
     settings = settings_of(group.iloc[0])
-    read = group[group["status"].isin(_READ)]
+    read = group[group["status"].isin(WITH_TEXT)]
     numbers = ("difference", "low", "high", "speed", "speed_low", "speed_high", "cer", "pages_per_second")
     line: dict[str, Any] = dict.fromkeys(numbers) | {
         "settings": settings,

@@ -12,11 +12,11 @@ from ocrlab.pages import Page
 from ocrlab.reading.reader import LOAD_SETTINGS
 from ocrlab.reading.served import Refused, ServedReader
 from ocrlab.reading.settings import Settings, make_settings
+from ocrlab.scoring import WITH_TEXT
 from ocrlab.study.parting import Parting, parting
 from ocrlab.study.rows import setting_label
 
 LEAST_PAGES = 3
-_WITH_TEXT = ("ok", "empty", "truncated", "loop")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def repeatable(readings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
     for reading in readings:
         settings = make_settings(reading["asked"])
         usual = settings.weights == "pretrained" and settings.min_new_tokens is None and settings.do_sample is False
-        if usual and not settings.trust_remote_code and reading["status"] in _WITH_TEXT:
+        if usual and not settings.trust_remote_code and reading["status"] in WITH_TEXT:
             found.setdefault(repr((settings, reading["page_sha256"])), reading)
     return list(found.values())
 
@@ -90,7 +90,7 @@ def _read(reader: ServedReader, mine: list[Mapping[str, Any]], here: Mapping[str
     by_page = {here[one["page_sha256"]].id: one for one in comparable}
     for reading in reader.stream([here[one["page_sha256"]] for one in comparable]):
         one = by_page[reading.page]
-        if reading.status not in _WITH_TEXT:
+        if reading.status not in WITH_TEXT:
             yield _again(one, "different", f"{reading.status}: {reading.reason}")
             continue
         parted = parting(one["text"], reading.text)

@@ -14,13 +14,12 @@ from ocrlab.machine.describe import machine_name, versions
 from ocrlab.pages import Page
 from ocrlab.reading.outcome import Reading
 from ocrlab.reading.settings import Settings, make_settings
-from ocrlab.scoring import score
+from ocrlab.scoring import WITH_TEXT, score
 from ocrlab.study.records import RecordFile, read_records, record_files
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SCORED = ("ok", "empty", "truncated", "loop")
 _SOURCES = ("reading", "pages")
 
 
@@ -65,7 +64,7 @@ def row_of(record: dict[str, Any]) -> dict[str, Any]:
     row |= record["asked"] | record["actual"] | record["measured"]
     asked = record["asked"]
     quality = asked["min_new_tokens"] is None and asked["weights"] == "pretrained"
-    if quality and record["truth"] is not None and record["status"] in _SCORED:
+    if quality and record["truth"] is not None and record["status"] in WITH_TEXT:
         row |= score(record["text"], record["truth"]).as_dict()
     return row
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from ocrlab.scoring import WITH_TEXT
 from ocrlab.study.evidence import Tables
 from ocrlab.study.verdict import CONFIRMED, OPEN, REFUTED, Told
 
 _USED = ("a new tensor", "a matrix product")
-_READ = ("ok", "empty", "truncated", "loop")
 
 
 def dots_ocr_assert(tables: Tables) -> Told:
@@ -50,7 +50,7 @@ def remote_code(tables: Tables) -> Told:
     """Return whether Qwen2-VL was read without `trust_remote_code`, or only with it."""
     rows = tables["rows/*"]
     mine = rows[rows["model_id"].eq("tiny") | rows["model_id"].str.contains("Qwen2-VL")]
-    read = mine[mine["status"].isin(_READ)]
+    read = mine[mine["status"].isin(WITH_TEXT)]
     trusted = read["trust_remote_code"].astype(bool)
     without = read[~trusted]
     if len(without):

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ocrlab.reading.outcome import Reading
-from ocrlab.scoring import median_spread
-from ocrlab.study.soak_verdict import FAILED
+from ocrlab.scoring import WITHOUT_TEXT, median_spread
 
 
 @dataclass
@@ -29,7 +28,7 @@ class Tally:
         """Count a reading, with what the process held after it."""
         self.pages += 1
         self.statuses[reading.status] += 1
-        if reading.status in FAILED:
+        if reading.status in WITHOUT_TEXT:
             self.reason = self.reason or f"{reading.page}: {reading.status}: {reading.reason}"
         elif self.texts.setdefault(reading.page, reading.text) != reading.text:
             self.changed.append(reading.page)

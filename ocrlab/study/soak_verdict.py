@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from ocrlab.scoring import growth_rate, median_spread
+from ocrlab.scoring import WITHOUT_TEXT, growth_rate, median_spread
 
 Verdict = Literal["pass", "fail", "open"]
-FAILED = ("invalid", "oom", "unsupported", "timeout", "crashed", "error")
-"""Statuses that end a soak as failed; a page that is cut off or loops does so at every reading alike."""
 LIMIT_MB = 10.0
 """Growth in MB (of 10^6 bytes) per 1,000 pages that does not matter: some 1 GB after a day of 100,000 pages."""
 SETTLES_MB = 20.0
@@ -31,7 +29,7 @@ def judge_soak(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for line in lines:
         statuses.update(line["statuses"])
     changed = sorted({page for line in lines for page in line["changed"]})
-    failed = sum(statuses[status] for status in FAILED)
+    failed = sum(statuses[status] for status in WITHOUT_TEXT)  # a page that is cut off or loops does so each time
     seconds = [line["page_s"] for line in lines if line["page_s"] is not None]
     found: dict[str, Any] = {
         "pages": lines[-1]["pages"] if lines else 0, "minutes": lines[-1]["minutes"] if lines else 0.0,

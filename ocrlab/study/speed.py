@@ -31,8 +31,8 @@ def run_speed(
 
     In every repetition all settings read all pages (a batch at a time) in one order drawn by seed, so that drift of the
     machine hits all alike. Each setting reads its first batch once before, unrecorded; one that is compiled, all
-    batches. Models of different loads
-    stay loaded side by side, each in its own process. Quality columns stay empty: a forced length is no reading.
+    batches. Models of different loads stay loaded side by side, each in its own process. Quality columns stay empty: a
+    forced length is no reading.
 
     Raises:
         RecordError: the folder cannot be written; what was measured is kept.
@@ -82,6 +82,9 @@ class _Fleet:
 def _records(
     name: str, todo: Sequence[Job], fleet: _Fleet, rng: random.Random, bar: Any
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
+    # What is compiled for one shape is compiled again for another: such a setting warms up with all its pages.
+    compiled = {job.settings for job in todo if job.settings.compile}
+    every = {s: list({job.page.id: job.page for job in todo if job.settings == s}.values()) for s in compiled}
     for repeat in sorted({job.repeat for job in todo}):
         batches = _batches([job for job in todo if job.repeat == repeat])
         rng.shuffle(batches)
@@ -92,9 +95,7 @@ def _records(
             try:
                 if batch[0].refused:
                     raise Refused("unsupported", batch[0].refused)
-                # What is compiled for one shape is compiled again for another: every batch of such a setting is read.
-                mine = [job for job in todo if job.settings == settings] if settings.compile else batch
-                reader = fleet.reader(settings, list({job.page.id: job.page for job in mine}.values()))
+                reader = fleet.reader(settings, every.get(settings) or [job.page for job in batch])
                 for reading in reader.stream([job.page for job in batch]):
                     job = by_page.pop(reading.page)
                     yield reading_record(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from ocrlab.machine.kernels import pinned
 from ocrlab.machine.worker import Worker
@@ -113,12 +114,11 @@ class _Tally:
 def _generate(reader: Reader, page: Page, new_tokens: int, tally: _Tally) -> None:
     import torch
 
-    tensors = reader.builder.build([page.open()], reader.settings.prompt).tensors
+    tensors = reader.tensors(page.open())
     tally.steps, tally.since = -1, time.perf_counter()
     with torch.inference_mode(), pinned(reader.settings.sdpa_kernel):
         reader.model.generate(
-            **{n: t.to(reader.device) for n, t in tensors.items()},
-            min_new_tokens=new_tokens, max_new_tokens=new_tokens, logits_processor=[tally],
+            **tensors, min_new_tokens=new_tokens, max_new_tokens=new_tokens, logits_processor=[tally],
         )  # fmt: skip
 
 
@@ -135,22 +135,14 @@ def _parts(reader: Reader, tally: _Tally) -> Iterator[None]:
     ]  # fmt: skip
     with ExitStack() as stack:
         for owner, name, part in places:
-            stack.enter_context(_behind(owner, name, part, tally))
+            stack.enter_context(patch.object(owner, name, _behind(getattr(owner, name), part, tally)))
         yield
 
 
-@contextmanager
-def _behind(owner: Any, name: str, part: str, tally: _Tally) -> Iterator[None]:
-    real: Callable[..., Any] = getattr(owner, name)
-    own = name in vars(owner)
-
-    @wraps(real)
+def _behind(function: Callable[..., Any], part: str, tally: _Tally) -> Callable[..., Any]:
+    @wraps(function)
     def counted(*args: Any, **kwargs: Any) -> Any:
         with tally.inside(part):
-            return real(*args, **kwargs)
+            return function(*args, **kwargs)
 
-    setattr(owner, name, counted)
-    try:
-        yield
-    finally:
-        setattr(owner, name, real) if own else delattr(owner, name)
+    return counted

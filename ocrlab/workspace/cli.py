@@ -152,7 +152,7 @@ def _report(args: argparse.Namespace) -> int:
 
     folder = Path(args.run) if Path(args.run).is_dir() else paths.RESULTS / args.run
     if not (folder / "run.json").is_file():
-        known = sorted(p.name for p in paths.RESULTS.glob("*/") if (p / "run.json").is_file())
+        known = [run.name for run in paths.runs_in(paths.RESULTS)]
         print(f"{folder}: no run.json there; the runs here are: {', '.join(known) or 'none yet'}", file=sys.stderr)
         return 2
     if record := read_record(folder):

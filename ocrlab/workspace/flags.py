@@ -26,6 +26,15 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return load_preset(args.preset, **{name: None if value is _NONE else value for name, value in given.items()})
 
 
+def refuse_held(settings: Settings, quarantined: bool) -> None:
+    """Raise Refused for a setting that the canary holds, unless it was asked for all the same."""
+    from ocrlab.reading.served import Refused
+    from ocrlab.study.canary import held_in_quarantine
+
+    if not quarantined and (reason := held_in_quarantine(settings)):
+        raise Refused("unsupported", f"{reason}; use another setting, or --quarantined to read all the same")
+
+
 def _value(kind: type) -> Any:
     def parse(text: str) -> Any:
         if text.lower() == "none":

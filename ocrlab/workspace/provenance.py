@@ -15,6 +15,7 @@ from typing import Any
 from ocrlab import paths
 from ocrlab.machine.describe import describe_machine, versions
 from ocrlab.reading.settings import make_settings
+from ocrlab.report.material import read_json
 from ocrlab.study.records import RecordError, read_records, record_files
 from ocrlab.workspace.repair import without_home
 
@@ -34,11 +35,7 @@ def start_record(run: str, profile: str, reason: str) -> dict[str, Any]:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Return a run folder's `run.json`, or nothing where it is absent or damaged."""
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return read_json(folder / "run.json")
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from ocrlab.reading.outcome import Reading
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring import character_edits, corpus_rate
 from ocrlab.study.rows import reading_record, row_of
+from ocrlab.workspace.flags import refuse_held
 
 
 def read_paths(
@@ -25,7 +26,6 @@ def read_paths(
     A setting that the canary holds is not read unless `quarantined`.
     """
     from ocrlab.reading.served import Refused, ServedReader
-    from ocrlab.study.canary import held_in_quarantine
 
     try:
         pages = [page for source in sources for page in load_pages(source, limit=limit)]
@@ -33,8 +33,7 @@ def read_paths(
             pages = list({str(page.file): replace(page, id=str(page.file)) for page in pages}.values())
         if not pages:
             raise PageError("no page found; give images, a folder of images, or a set")
-        if not quarantined and (reason := held_in_quarantine(settings)):
-            raise Refused("unsupported", f"{reason}; use another setting, or --quarantined to read all the same")
+        refuse_held(settings, quarantined)
         reader = ServedReader(settings)
     except (PageError, Refused) as error:
         print(error, file=sys.stderr)

@@ -11,7 +11,7 @@ from ocrlab.workspace.provenance import read_record
 
 def known_runs(results: Path) -> list[Path]:
     """Return the folders of `results` that are runs, the newest first."""
-    runs = [folder for folder in results.glob("*/") if read_record(folder)]
+    runs = [folder for folder in paths.runs_in(results) if read_record(folder)]
     return sorted(runs, key=lambda folder: str(read_record(folder).get("started", "")), reverse=True)
 
 

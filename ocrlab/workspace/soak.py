@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ocrlab.workspace.flags import add_settings, settings_of
+from ocrlab.workspace.flags import add_settings, refuse_held, settings_of
 
 
 def add_soak(commands: Any) -> None:
@@ -32,7 +32,6 @@ def soak_run(args: argparse.Namespace) -> int:
     from ocrlab.pages import PageError, load_pages
     from ocrlab.reading.served import Refused
     from ocrlab.reading.settings import SettingError
-    from ocrlab.study.canary import held_in_quarantine
     from ocrlab.study.records import RecordError
     from ocrlab.study.soak import run_soak
     from ocrlab.workspace.plan import PlanError
@@ -43,8 +42,7 @@ def soak_run(args: argparse.Namespace) -> int:
     try:
         settings = settings_of(args)
         pages = load_pages(args.pages, limit=args.limit)
-        if not args.quarantined and (reason := held_in_quarantine(settings)):
-            raise Refused("unsupported", f"{reason}; use another setting, or --quarantined to read all the same")
+        refuse_held(settings, args.quarantined)
         folder = _folder(args.run or None)
         print(f"{len(pages)} pages of {args.pages} for {args.minutes:g} min, into {folder.name}", flush=True)
         found = run_soak(settings, pages, minutes=args.minutes, count=args.count, folder=folder, tell=_tell)

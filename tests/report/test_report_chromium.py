@@ -1,37 +1,27 @@
 """The site in a real browser with the network off: it looks right, its tables work, and nothing else runs."""
 
-import shutil
 from pathlib import Path
 
 import mistune
 import pytest
 from nbformat.v4 import new_output
-from playwright.sync_api import Error, sync_playwright
 
 from ocrlab import paths
 from ocrlab.pages import load_pages
 from ocrlab.report.overview import build_overview
 from ocrlab.report.site import build_site
 from ocrlab.workspace.exchange import add_run, share_run
+from tests.chromium import chromium
 from tests.hostile import EVERY
 from tests.notebooks import write
 from tests.report.test_report_site import display, picture, ran
 from tests.runs import reading, write_run
 
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-    with sync_playwright() as playwright:
-        try:
-            started = playwright.chromium.launch(executable_path=found, args=QUIET)
-        except Error as error:
-            pytest.skip(f"no Chromium here: {str(error).splitlines()[0]}")
+    with chromium() as started:
         yield started
-        started.close()
 
 
 def readings():

@@ -12,7 +12,7 @@ from ocrlab.pages import Page
 from ocrlab.reading.live import Seen
 from ocrlab.reading.settings import SettingError, Settings
 from ocrlab.report import tables
-from ocrlab.scoring import character_edits
+from ocrlab.scoring import WITH_TEXT, character_edits
 from ocrlab.workspace.playground.export import cell_source, preset_text
 from ocrlab.workspace.playground.form import SettingsForm
 from ocrlab.workspace.playground.helper import HelperError
@@ -22,7 +22,6 @@ from ocrlab.workspace.playground.sitting import Sitting
 from ocrlab.workspace.playground.widgets import wide
 
 _SHOW_EVERY_S = 0.05
-_SCORED = ("ok", "empty", "truncated", "loop")
 
 
 class Column:
@@ -126,7 +125,7 @@ class Column:
             told += ". The process that held the model is gone; the next Read starts a fresh one"
         self.state.value = note(told, STATUS_KIND.get(reading.status, "bad"))
         parts = [costs(reading)]
-        if page.truth is not None and reading.status in _SCORED:
+        if page.truth is not None and reading.status in WITH_TEXT:
             found = character_edits(reading.text, page.truth)
             words = f"CER {found.rate:.2%}: {found.edits} edits in {found.length} letters, white space collapsed"
             parts += [note(words), str(tables.diff(reading.text, page.truth).data)]

@@ -11,7 +11,9 @@ from typing import Any
 
 from ocrlab.machine.cards import Machine
 from ocrlab.reading.checkpoints import CheckpointError, locate
+from ocrlab.reading.inputs import count_image_tokens
 from ocrlab.reading.limits import predict
+from ocrlab.reading.loading import load_image_processor
 from ocrlab.reading.reader import LOAD_SETTINGS
 from ocrlab.reading.settings import Settings
 from ocrlab.workspace.playground.here import Here, resolved
@@ -58,7 +60,7 @@ def image_tokens(settings: Settings, width: int, height: int) -> int:
         folder = locate(_shape_of(settings)).folder
     processor, own = _processor(folder, settings.model_id)
     processor.size = {**own, **settings.pixel_kwargs()}
-    return int(processor.get_number_of_image_patches(height, width)) // processor.merge_size**2
+    return count_image_tokens(processor, width, height)
 
 
 def _costs(
@@ -83,15 +85,10 @@ def _costs(
 
 @lru_cache(maxsize=8)
 def _processor(folder: Path, model_id: str) -> tuple[Any, dict[str, int]]:
-    from transformers import AutoImageProcessor
-
     from ocrlab.reading.dummy import build_image_processor
 
-    processor: Any
     if (folder / "preprocessor_config.json").is_file():
-        processor = AutoImageProcessor.from_pretrained(
-            folder, backend="pil", trust_remote_code=False, local_files_only=True
-        )
+        processor = load_image_processor(folder)
     else:
         processor = build_image_processor(locate(_shape_of(Settings(model_id=model_id))).config)
     return processor, dict(processor.size)

@@ -34,12 +34,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "device": ("auto", "cpu", "cuda", "mps"),
     "do_sample": (False, True, None), "cache_implementation": (None, *get_args(CacheImplementation)),
 }  # fmt: skip
-_NONE = {
-    "sdpa_kernel": "torch chooses",
-    "quantization": "none",
-    "do_sample": "the checkpoint's",
-    "cache_implementation": "the checkpoint's",
-}
+_NONE = {"sdpa_kernel": "torch chooses", "quantization": "none"}
+"""What None means where it is not the checkpoint's own value."""
 _NOTHING = ""  # a dropdown takes None for "nothing chosen"
 _FIRST = (
     "model_id", "weights", "dtype", "quantization", "attn_implementation", "sdpa_kernel", "device", "max_pixels",
