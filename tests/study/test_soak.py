@@ -55,7 +55,7 @@ def test_a_calm_soak_is_kept_with_its_lines_and_first_readings(
 
 
 def test_a_planted_leak_and_a_planted_change_of_text_are_seen(pages: list[Page], tmp_path: Path) -> None:
-    found = run_soak(TINY, pages, minutes=0.02, count=60, folder=tmp_path, prepare=soakers.leak_and_change)
+    found = run_soak(TINY, pages, minutes=0.02, count=150, folder=tmp_path, prepare=soakers.leak_and_change)
     assert found["verdict"] == "fail" and found["failed"] == 0
     assert 500 < found["growth_low"] <= found["growth_mb"] <= found["growth_high"] < 1500, found["words"]
     assert found["changed"] >= 1 and "lines-00" in found["words"], found["words"]
