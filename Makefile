@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_TEST := $(VENV)/.ready-test
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_USER := 0
 unexport PYTHONPATH
@@ -23,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -c '' 2>/dev/null || { echo "setup: making .venv with $(PYTHON)"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
 	@echo "setup: installing the versions of constraints.txt into .venv (some minutes, once)"
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,quantized,train]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,quantized,serve,train]'
 	@$(BIN)/python -m ocrlab.machine.describe
 	@touch $(READY)
 
@@ -49,14 +50,19 @@ lab: $(READY) ## explore in JupyterLab (this computer only)
 app: $(READY) ## try pages and settings by hand, in the browser (this computer only); PRESET=
 	@$(BIN)/python -m ocrlab app $(if $(PRESET),--preset "$(PRESET)")
 
-reproduce: $(READY) ## run every notebook and build the site; PROFILE= MODEL= ONLY= RUN= PARAMS=
+reproduce: $(READY) ## run every notebook and build the site; PROFILE= MODEL= ONLY= RUN= PARAMS= ENGINE=
 	@$(BIN)/python -m ocrlab reproduce $(if $(PROFILE),--profile "$(PROFILE)") $(if $(MODEL),--model "$(MODEL)") \
-		$(if $(ONLY),--only "$(ONLY)") $(if $(RUN),--run "$(RUN)") $(if $(PARAMS),--params "$(PARAMS)")
+		$(if $(ONLY),--only "$(ONLY)") $(if $(RUN),--run "$(RUN)") $(if $(PARAMS),--params "$(PARAMS)") \
+		$(if $(ENGINE),--engine "$(ENGINE)") $(if $(ADDRESS),--address "$(ADDRESS)")
+
+$(READY_TEST): $(READY)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster]'
+	@touch $(READY_TEST)
 
 # One thread a process: the embedded reader gains nothing from two, and a busy neighbour cannot stall it.
 JOBS ?= 2
 test: export OMP_NUM_THREADS ?= 1
-test: $(READY) ## all tests, then every notebook checked cell by cell with nbval; JOBS=2 processes
+test: $(READY_TEST) ## all tests, then every notebook checked cell by cell with nbval; JOBS=2 processes
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile tests
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=120 --timeout=600 notebooks
 

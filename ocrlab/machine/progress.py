@@ -1,4 +1,4 @@
-"""What a function that runs in a worker's process says before it returns, and whether it was asked to stop."""
+"""What a function that runs in a worker's process says and asks before it returns, and whether it should stop."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 STOP = b"stop"
-"""The one message that a caller sends while a call goes on; a late one is dropped before the next call."""
-PROGRESS = "progress"
+"""A message that a caller may send while a call goes on; a late one is dropped before the next call."""
+PROGRESS, QUESTION = "progress", "question"
 
 _line: Connection | None = None
 _stopped = False
@@ -20,6 +20,21 @@ def report(value: Any) -> None:
     """Send a picklable value to the caller at once; outside a worker's call nothing happens."""
     if _line is not None:
         _line.send_bytes(pickle.dumps((PROGRESS, value, "", "")))
+
+
+def ask(question: Any) -> Any:
+    """Return the caller's answer to a picklable question; call it from one thread only.
+
+    Raises:
+        RuntimeError: outside a worker's call nobody answers.
+    """
+    global _stopped
+    if _line is None:
+        raise RuntimeError("ask: nobody answers outside a worker's call")
+    _line.send_bytes(pickle.dumps((QUESTION, question, "", "")))
+    while (answer := _line.recv_bytes()) == STOP:
+        _stopped = True
+    return pickle.loads(answer)
 
 
 def stop_asked() -> bool:
@@ -32,7 +47,7 @@ def stop_asked() -> bool:
 
 @contextmanager
 def on_line(connection: Connection) -> Iterator[None]:
-    """Connect `report` and `stop_asked` to the caller for the length of one call."""
+    """Connect `report`, `ask` and `stop_asked` to the caller for the length of one call."""
     global _line, _stopped
     _line, _stopped = connection, False
     try:

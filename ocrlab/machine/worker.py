@@ -20,7 +20,7 @@ import psutil
 
 from ocrlab.machine.child import serve
 from ocrlab.machine.death import Kind, death, kernel_kills, kind_of
-from ocrlab.machine.progress import PROGRESS, STOP
+from ocrlab.machine.progress import PROGRESS, QUESTION, STOP
 
 _POLL_S = 0.05
 
@@ -50,7 +50,8 @@ class Outcome:
 class Worker:
     """A long-lived process that runs one function after another and keeps what they leave in its modules.
 
-    It starts at the first call, and again at the first call after it died. `memory_limit_bytes` bounds what it may
+    It starts at the first call, and again at the first call after it died; on Linux it ends with the thread that made
+    that call. `memory_limit_bytes` bounds what it may
     hold beyond its start. Functions and arguments must be importable and picklable, as spawn wants them.
     """
 
@@ -76,11 +77,14 @@ class Worker:
 
     def call(
         self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None,
-        on_progress: Callable[[Any], None] | None = None, **kwargs: Any,
+        silence_s: float | None = None, on_progress: Callable[[Any], None] | None = None,
+        on_question: Callable[[Any], Any] | None = None, **kwargs: Any,
     ) -> Outcome:  # fmt: skip
         """Run `function(*args, **kwargs)` in the process and return what came of it.
 
-        `on_progress` gets, in this thread, each value that the function hands to `progress.report`.
+        `on_progress` gets, in this thread, each value that the function hands to `progress.report`; what `on_question`
+        returns is the answer to `progress.ask`. `timeout_s` bounds the whole call, `silence_s` the time between two
+        messages of a call that reports or asks.
 
         Raises:
             ValueError: function or arguments cannot be pickled; nothing was run.
@@ -98,7 +102,8 @@ class Worker:
             assert self._connection is not None
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self._connection.send_bytes(request)
-            kind, value, reason, trace = self._await(started, timeout_s, kills, on_progress)
+            heard = {PROGRESS: on_progress or _ignore, QUESTION: on_question or _ignore}
+            kind, value, reason, trace = self._await(started, timeout_s, silence_s, kills, heard)
         except BaseException:  # Ctrl-C above all: the process must not outlive the caller's interest
             self._end(patience_s=0)
             raise
@@ -158,30 +163,40 @@ class Worker:
         self.starts += 1
 
     def _await(
-        self, started: float, timeout_s: float | None, kills: int, on_progress: Callable[[Any], None] | None
-    ) -> tuple[Kind, Any, str, str]:
+        self, started: float, timeout_s: float | None, silence_s: float | None, kills: int,
+        heard: dict[str, Callable[[Any], Any]],
+    ) -> tuple[Kind, Any, str, str]:  # fmt: skip
         connection, process = self._connection, self._process
         assert connection is not None
+        last = started
         while True:
-            left = None if timeout_s is None else timeout_s - (time.perf_counter() - started)
-            if left is not None and left <= 0:
-                return "timeout", None, f"no answer within {timeout_s:g} s; the process was ended", ""
-            if self._stop_by is not None and time.perf_counter() > self._stop_by:
+            now = time.perf_counter()
+            for limit, since in ((timeout_s, started), (silence_s, last)):
+                if limit is not None and now - since >= limit:
+                    return "timeout", None, f"no answer within {limit:g} s; the process was ended", ""
+            if self._stop_by is not None and now > self._stop_by:
                 return "stopped", None, "it did not stop by itself when asked; the process was ended", ""
-            ready = wait([connection, process.sentinel], _POLL_S if left is None else min(left, _POLL_S))
+            ready = wait([connection, process.sentinel], _POLL_S)
             if connection in ready:
                 try:
                     message = pickle.loads(connection.recv_bytes())
                 except (EOFError, ConnectionResetError):
                     return self._dead(kills)
-                if message[0] != PROGRESS:
+                if message[0] not in heard:
                     return _received(*message)
-                if on_progress is not None:
-                    on_progress(message[1])
+                answer = heard[message[0]](message[1])
+                if message[0] == QUESTION:
+                    self._send(pickle.dumps(answer))
+                last = time.perf_counter()
             elif process.sentinel in ready:
                 return self._dead(kills)
             if self.memory_limit_bytes is not None and _resident(process.pid) > self._limit():
                 return "oom", None, f"held more than its limit of {self.memory_limit_bytes:,} bytes", ""
+
+    def _send(self, message: bytes) -> None:
+        with self._lock, contextlib.suppress(OSError):  # a process that is gone shows at the next look
+            assert self._connection is not None
+            self._connection.send_bytes(message)
 
     def _dead(self, kills: int) -> tuple[Kind, Any, str, str]:
         kind, reason = death(_exit_code(self._process), kernel_kills() > kills)
@@ -199,6 +214,10 @@ def run_alone(
     """Run a function in a process of its own that ends with it, and return what came of it."""
     with Worker(memory_limit_bytes) as worker:
         return worker.call(function, *args, timeout_s=timeout_s, **kwargs)
+
+
+def _ignore(_: Any) -> None:
+    """Stand in where the caller gave no ear."""
 
 
 def _received(kind: str, payload: Any, reason: str, trace: str) -> tuple[Kind, Any, str, str]:

@@ -2,7 +2,8 @@
 
 from ocrlab.pages.errors import PageError
 from ocrlab.pages.images import open_image
-from ocrlab.pages.page import Page
+from ocrlab.pages.lists import expand
+from ocrlab.pages.page import Page, page_size
 from ocrlab.pages.sets import load_pages, set_names
 
-__all__ = ["Page", "PageError", "load_pages", "open_image", "set_names"]
+__all__ = ["Page", "PageError", "expand", "load_pages", "open_image", "page_size", "set_names"]

@@ -1,100 +1,108 @@
-"""One page out of a file of several: a PDF or a TIFF becomes an image file that can be read like any other."""
+"""The leaves of a file of several pages, PDF or TIFF: which there are, how large each is, and one opened."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from ocrlab.pages import pdf
+from ocrlab.pages.colours import to_rgb
 from ocrlab.pages.errors import PageError
-from ocrlab.pages.images import MAX_IMAGE_PIXELS
+from ocrlab.pages.images import DECODER_ERRORS, begins_as_pdf, large_allowed, shape_problem
 
-PDF_DPI = 150
-"""Dots per inch at which a PDF page is drawn: print of 10 points is then some 20 pixels high."""
-
-
-def count_leaves(file: Path) -> int:
-    """Return how many pages a file holds: above one for PDF and TIFF only.
-
-    Raises:
-        PageError: a PDF or TIFF that cannot be opened.
-    """
-    if is_pdf(file):
-        document = _pdf(file)
-        try:
-            return len(document)
-        finally:
-            document.close()
-    try:
-        with Image.open(file) as image:
-            return int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
-    except Image.DecompressionBombError as error:
-        raise PageError(f"{file}: {error}; scale the page down before it is read") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        return 1  # opening it as a page says what is wrong
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF 6.0: bit 0 is set on a smaller copy of another page
 
 
-def extract_leaf(file: Path, number: int, folder: Path) -> Path:
-    """Return page `number` (from 1) of a PDF or TIFF as a PNG in `folder`; a file of one image is returned as it is.
+def is_pdf(file: Path, start: bytes) -> bool:
+    """Return whether a file is taken for a PDF: by its first bytes, or by its name."""
+    return begins_as_pdf(start) or file.suffix.lower() == ".pdf"
+
+
+def leaves(file: Path, start: bytes, dpi: int) -> dict[int, str] | None:
+    """Return a PDF's or multi-page TIFF's leaves, numbered from 1, each with its problem (or ""); None: one image.
+
+    `start` are the file's first bytes. Thumbnails inside a TIFF are no leaves.
 
     Raises:
-        PageError: no such page, a page that cannot be drawn, or one that is too large.
+        PageError: a PDF that cannot be opened or has no pages.
     """
-    count = count_leaves(file)
-    if not 1 <= number <= count:
-        raise PageError(f"{file}: has {count} page(s), so there is no page {number}")
-    if not is_pdf(file) and count == 1:
-        return file
-    target = folder / f"{file.stem}-p{number}.png"
-    if is_pdf(file):
-        _draw(file, number, target)
-        return target
+    if is_pdf(file, start):
+        return {number: pdf.page_problem(size, dpi) for number, size in enumerate(pdf.page_sizes(file), 1)}
+    if not start.startswith(_TIFF):
+        return None
     try:
-        with Image.open(file) as image:
+        frames = _frames_of(file)
+    except (Image.DecompressionBombError, *DECODER_ERRORS):
+        return None  # opening it as an image says what is wrong
+    if len(frames) < 2:
+        return None
+    return {number: shape_problem(*size) for number, size in enumerate(frames, 1) if size is not None}
+
+
+def open_leaf(file: Path, number: int, dpi: int) -> Image.Image:
+    """Return a leaf as upright 8-bit RGB; `dpi` is for PDFs.
+
+    Raises:
+        PageError: no such leaf, or one that cannot be read or is too large.
+    """
+    if _is_pdf_here(file):
+        return pdf.draw_page(file, number, dpi)
+    name = f"{file}: page {number}"
+    try:
+        # By a file object: from a path, Pillow 13 maps an uncompressed turned frame with its sides exchanged.
+        with file.open("rb") as opened, large_allowed(), Image.open(opened, formats=("TIFF",)) as image:
             image.seek(number - 1)
-            image.save(target)
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise PageError(f"{file}: page {number} is damaged ({error}); re-export it") from error
-    return target
+            if problem := shape_problem(*image.size):
+                raise PageError(f"{name}: {problem}")
+            image.load()
+            return to_rgb(name, ImageOps.exif_transpose(image), dict(getattr(image, "tag_v2", {})))
+    except PageError:
+        raise
+    except (Image.DecompressionBombError, *DECODER_ERRORS) as error:
+        raise PageError(f"{name} is damaged or absent ({error}); export the file again or remove it") from error
 
 
-def is_pdf(file: Path) -> bool:
-    """Return whether a file begins as a PDF does, whatever its name.
+def leaf_size(file: Path, number: int, dpi: int) -> tuple[int, int]:
+    """Return the pixels that a leaf has once opened, without decoding it.
 
     Raises:
-        PageError: it cannot be read.
+        PageError: no such leaf, or its file cannot be read.
     """
+    try:
+        sizes = pdf.page_sizes(file) if _is_pdf_here(file) else _frames_of(file)
+    except PageError:
+        raise
+    except (Image.DecompressionBombError, *DECODER_ERRORS) as error:
+        raise PageError(f"{file}: damaged TIFF ({error}); export it again or remove it") from error
+    size = sizes[number - 1] if 1 <= number <= len(sizes) else None
+    if size is None:
+        raise PageError(f"{file}: page {number} of {len(sizes)} is absent or cannot be opened; export the file again")
+    return pdf.drawn_size(size, dpi) if _is_pdf_here(file) else (int(size[0]), int(size[1]))
+
+
+def _is_pdf_here(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
-            return opened.read(1024).lstrip().startswith(b"%PDF")
+            return is_pdf(file, opened.read(1024))
     except OSError as error:
         raise PageError(f"{file}: cannot be read ({error.strerror}); check that it is a file you may read") from error
 
 
-def _pdf(file: Path):  # type: ignore[no-untyped-def]  # pypdfium2's types are not exported
-    import pypdfium2
-
-    try:
-        return pypdfium2.PdfDocument(file)
-    except pypdfium2.PdfiumError as error:
-        raise PageError(f"{file}: not a PDF that can be opened ({error}); re-export it, without a password") from error
+def _frames_of(file: Path) -> tuple[tuple[int, int] | None, ...]:
+    stat = file.stat()
+    return _frames(file, stat.st_mtime_ns, stat.st_size)
 
 
-def _draw(file: Path, number: int, target: Path) -> None:
-    import pypdfium2
-
-    document = _pdf(file)
-    try:
-        page = document[number - 1]
-        scale = PDF_DPI / 72
-        width, height = page.get_size()
-        if width * scale * height * scale > MAX_IMAGE_PIXELS:
-            raise PageError(
-                f"{file}: page {number} is {width / 72:.0f} x {height / 72:.0f} inches, at {PDF_DPI} dots an inch "
-                f"more than the limit of {MAX_IMAGE_PIXELS:,} pixels; make a smaller image of it first"
-            )
-        page.render(scale=scale).to_pil().convert("RGB").save(target)
-    except pypdfium2.PdfiumError as error:
-        raise PageError(f"{file}: page {number} cannot be drawn ({error}); re-export it") from error
-    finally:
-        document.close()
+@lru_cache(maxsize=64)
+def _frames(file: Path, _changed: int, _length: int) -> tuple[tuple[int, int] | None, ...]:
+    """Return the size of each frame, None for a smaller copy of another."""
+    sizes = []
+    with large_allowed(), Image.open(file, formats=("TIFF",)) as image:
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            tags = getattr(image, "tag_v2", {})
+            sizes.append(None if tags.get(_SUBFILE_TYPE, 0) & _REDUCED else image.size)
+    return tuple(sizes)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab.pages.errors import PageError
-from ocrlab.pages.files import hash_of, truth_beside
+from ocrlab.pages.files import hash_of
 from ocrlab.pages.page import Page
+from ocrlab.pages.truth import truth_beside
 
 NAME = "manifest.jsonl"
 _TEXTS = ("id", "file", "sha256", "set", "language", "kind", "degradation", "font", "truth", "licence")

@@ -1,4 +1,4 @@
-"""One page: which file, what it says if that is known, and what is wrong with it."""
+"""One page: which file and which leaf of it, what it says if that is known, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from pathlib import Path
 from PIL import Image
 
 from ocrlab.pages.errors import PageError
-from ocrlab.pages.images import open_image
+from ocrlab.pages.images import image_size, open_image
+from ocrlab.pages.leaves import leaf_size, open_leaf
+from ocrlab.pages.pdf import PDF_DPI
 
 
 @dataclass(frozen=True)
 class Page:
     """A page and its truth; `truth` None means no score.
+
+    `leaf` is the number, from 1, of a page inside a PDF or TIFF of several, None for an image; `dpi` is the resolution
+    at which a PDF page is drawn. A leaf's `sha256` is its own: of the file's, the leaf and, in a PDF, the dpi.
 
     `problem` is empty, or a sentence for the user. With `refused` it forbids reading the image (its hash is not the
     manifest's, it lies outside the manifest's folder, it is missing); without, only the truth is unusable.
@@ -31,13 +36,28 @@ class Page:
     licence: str = ""
     problem: str = ""
     refused: bool = False
+    leaf: int | None = None
+    dpi: int = PDF_DPI
 
     def open(self) -> Image.Image:
-        """Return the page's image as upright 8-bit RGB.
+        """Return the page's image as upright 8-bit RGB, in any thread or process.
 
         Raises:
             PageError: the page is refused, or its file cannot be read as an image.
         """
         if self.refused:
             raise PageError(self.problem)
-        return open_image(self.file)
+        return open_image(self.file) if self.leaf is None else open_leaf(self.file, self.leaf, self.dpi)
+
+
+def page_size(page: Page) -> tuple[int, int]:
+    """Return a page's width and height in pixels without decoding it; a quarter turn by EXIF is not counted.
+
+    An image's and a TIFF leaf's stand in the header; a PDF leaf's are its page box at the page's dpi.
+
+    Raises:
+        PageError: the page is refused, or its header cannot be read.
+    """
+    if page.refused:
+        raise PageError(page.problem)
+    return image_size(page.file) if page.leaf is None else leaf_size(page.file, page.leaf, page.dpi)

@@ -1,14 +1,16 @@
-"""Pages by name or by path: one of our sets, a user's folder, a manifest, one image or a glob."""
+"""Pages by name or by path: one of our sets, a user's folder, a manifest, one image or PDF, or a glob."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ocrlab import paths
 from ocrlab.pages import files, manifest
 from ocrlab.pages.errors import PageError
 from ocrlab.pages.page import Page
+from ocrlab.pages.pdf import PDF_DPI
 
 OWN_SETS = ("lines", "labels", "sizes", "documents")
 
@@ -23,10 +25,13 @@ def set_names() -> list[str]:
 
 
 def load_pages(
-    source: str | Path, *, limit: int | None = None, kind: str | None = None, spread: int | None = None
+    source: str | Path, *, limit: int | None = None, kind: str | None = None, spread: int | None = None,
+    recursive: bool = False, dpi: int = PDF_DPI,
 ) -> list[Page]:  # fmt: skip
-    """Return the pages of a set, folder, `manifest.jsonl`, image or glob, in order; no image is decoded.
+    """Return the pages of a set, folder, `manifest.jsonl`, image, PDF or glob, in order; no image is decoded.
 
+    A PDF or a TIFF of several pages gives each of its pages, a PDF's drawn at `dpi` dots an inch when opened.
+    `recursive` takes the folders below a folder too (one with a `manifest.jsonl` is what that says).
     A set's name goes before a folder of that name here (write `./lines` for the folder). `kind` keeps the pages of
     one kind, then `limit` the first so many; `spread` keeps so many evenly over the rest, for a short run over all
     kinds. A page whose file or truth is unusable is listed with its `problem`.
@@ -37,26 +42,42 @@ def load_pages(
     for name, value in (("limit", limit), ("spread", spread)):
         if value is not None and value < 1:
             raise PageError(f"{name}={value}: give a whole number of pages from 1 on, or None for all")
-    pages = _load(source, limit, kind)
+    check_dpi(dpi)
+    pages = _load(source, limit, kind, recursive, dpi)
     if spread is None or spread >= len(pages):
         return pages
     return [pages[index * len(pages) // spread] for index in range(spread)]
 
 
-def _load(source: str | Path, limit: int | None, kind: str | None) -> list[Page]:
+def check_dpi(dpi: int) -> None:
+    """Refuse a resolution that is none."""
+    if dpi < 1:
+        raise PageError(f"dpi={dpi}: give a whole number of dots an inch from 1 on; {PDF_DPI} suits most print")
+
+
+def root_of(files: Sequence[Path]) -> Path:
+    """Return the lowest folder that holds all files, given by absolute paths; the first's where drives differ."""
+    try:
+        return Path(os.path.commonpath([file.parent for file in files]))
+    except ValueError:
+        return files[0].parent
+
+
+def _load(source: str | Path, limit: int | None, kind: str | None, recursive: bool, dpi: int) -> list[Page]:
     place = _place(source)
     listed = place / manifest.NAME
-    if place.is_dir() and not listed.is_file():
-        return _of_files(files.in_folder(place), place, source, limit, kind)
-    if place.is_dir() or place.suffix.lower() == ".jsonl":
+    if listed.is_file() or (place.suffix.lower() == ".jsonl" and not place.is_dir()):
         return _of_manifest(listed if place.is_dir() else place, limit, kind)
+    if kind is not None:
+        raise PageError(f"{source}: its pages have no kinds, so kind={kind!r} keeps none; kinds come from a manifest")
+    if place.is_dir():
+        return files.as_pages(files.in_folder(place, recursive=recursive), place, limit=limit, dpi=dpi)
     if place.is_file():
         if place.suffix.lower() not in files.LISTED:
-            raise PageError(f"{place}: not a page; give an image, a folder of images, a manifest.jsonl or a set")
-        return _of_files([place], place.parent, source, limit, kind)
-    found = files.by_pattern(str(source))
-    root = Path(os.path.commonpath([file.parent.absolute() for file in found]))
-    return _of_files([file.absolute() for file in found], root, source, limit, kind)
+            raise PageError(f"{place}: {files.NO_PAGE}, a folder of them, a manifest.jsonl or a set")
+        return files.as_pages([place], place.parent, limit=limit, dpi=dpi)
+    found = [file.absolute() for file in files.by_pattern(str(source))]
+    return files.as_pages(found, root_of(found), limit=limit, dpi=dpi)
 
 
 def _place(source: str | Path) -> Path:
@@ -73,12 +94,6 @@ def _place(source: str | Path) -> Path:
         f"{source}: no such file or folder, seen from {Path.cwd()}, and no set of this name; "
         f"our sets are {', '.join(set_names()) or 'missing (data/pages is empty)'}"
     )
-
-
-def _of_files(found: list[Path], root: Path, source: str | Path, limit: int | None, kind: str | None) -> list[Page]:
-    if kind is not None:
-        raise PageError(f"{source}: its pages have no kinds, so kind={kind!r} keeps none; kinds come from a manifest")
-    return files.as_pages(found[:limit], root)
 
 
 def _of_manifest(listed: Path, limit: int | None, kind: str | None) -> list[Page]:

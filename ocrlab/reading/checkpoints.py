@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from ocrlab import paths
+from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.settings import Settings
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -48,6 +49,8 @@ def locate(settings: Settings) -> Checkpoint:
         CheckpointError: unknown id, no such folder, no network and not cached, pickle weights only, remote code,
             or a family that the reader does not know.
     """
+    if is_endpoint(settings.model_id):
+        raise CheckpointError(f"{settings.model_id}: a server holds this model, and nothing of it is on this computer")
     _refuse_elsewhere("model_id", settings.model_id, settings.model_id)
     if settings.weights == "dummy":
         return _dummy(settings)

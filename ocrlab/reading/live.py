@@ -10,6 +10,7 @@ from typing import Any
 from ocrlab.machine.progress import report, stop_asked
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
+from ocrlab.reading.endpoint import EndpointReader
 from ocrlab.reading.outcome import Reading, status_of
 from ocrlab.reading.reader import Reader, same_load
 from ocrlab.reading.served import ending, reader_here
@@ -102,7 +103,9 @@ def _read(settings: Settings, page: Page) -> Seen:
 
 
 def _followers(reader: Reader) -> dict[str, Any]:
-    """Return what `generate` calls at every token: a streamer that reports text, a criterion that asks for a stop."""
+    """Return what is called at every token: what reports the text, and what asks whether to stop."""
+    if isinstance(reader, EndpointReader):
+        return {"on_text": report, "stop": stop_asked}
     import torch
     from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ocrlab.machine.death import kind_of
-from ocrlab.scoring.failures import Status
+from ocrlab.scoring.failures import STATUSES, Status
 
 # What torch and transformers say where a kernel or an attention does not exist for a device, dtype or model.
 _NO_SUCH_KERNEL = (
@@ -20,6 +20,8 @@ class Reading:
     """One page read once. Times in seconds, memory in bytes, tokens as counts; None where not measured.
 
     In a batch, times of phases are the batch's, `page_s` is the batch's time over its pages, memory the batch's.
+    `prepare_s` is the work of opening the pages, `wait_s` what the model waited for it, `generate_s` the whole call of
+    `generate`; `page_s` counts the last two. `retried` says in words that the page was read otherwise than asked.
     """
 
     page: str
@@ -31,6 +33,8 @@ class Reading:
     image_tokens: int = 0
     prompt_tokens: int = 0
     prepare_s: float | None = None
+    wait_s: float | None = None
+    generate_s: float | None = None
     vision_s: float | None = None
     prefill_s: float | None = None
     decode_s: float | None = None
@@ -41,6 +45,7 @@ class Reading:
     peak_memory_bytes: int | None = None
     reserved_memory_bytes: int | None = None
     batch_pages: int = 1
+    retried: str = ""
     token_ids: tuple[int, ...] = field(default=(), repr=False)
 
     def measured(self) -> dict[str, Any]:
@@ -52,14 +57,15 @@ class Reading:
 
 
 def failed(page: str, error: BaseException) -> Reading:
-    """Return the reading of a page that raised; an error that carries its own `status` keeps it."""
-    own: Status | None = getattr(error, "status", None)
-    status, reason = (own, str(error)) if own else status_of(error)
-    return Reading(page, "", status, reason)
+    """Return the reading of a page that raised."""
+    return Reading(page, "", *status_of(error))
 
 
 def status_of(error: BaseException) -> tuple[Status, str]:
-    """Return the status and the reason in words that an exception stands for."""
+    """Return the status and the reason in words that an exception stands for; one with its own `status` keeps it."""
+    own = getattr(error, "status", None)
+    if own in STATUSES:
+        return own, str(error)
     text = " ".join(str(error).split()) or type(error).__name__
     name = type(error).__name__
     if kind_of(f"{name}: {text}") == "oom":

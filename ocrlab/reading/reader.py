@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Self, overload
 
 from PIL import Image
@@ -11,13 +12,15 @@ from PIL import Image
 from ocrlab.machine.death import sticky
 from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.machine.kernels import pinned
-from ocrlab.pages import Page
+from ocrlab.pages import Page, page_size
+from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.confirm import confirm, generation_config
 from ocrlab.reading.inputs import Inputs
 from ocrlab.reading.loading import Unsupported, load, refuse_missing_attention
 from ocrlab.reading.meter import Memory, MemoryMeter, StepMeter
-from ocrlab.reading.outcome import Reading, failed
+from ocrlab.reading.outcome import Reading, failed, status_of
+from ocrlab.reading.prepared import Prepared, prepare
 from ocrlab.reading.quantization import missing_library, stored_bytes
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.trace import NotFinite, Trace, tracing
@@ -49,7 +52,12 @@ def open_reader(settings: Settings) -> Reader:
         CheckpointError: the model cannot be had or must not be loaded.
         Unsupported: the device, dtype or attention cannot run here.
         SettingNotApplied: a setting did not arrive.
+        EndpointError: the server that the model_id names does not answer.
     """
+    if is_endpoint(settings.model_id):
+        from ocrlab.reading.endpoint import EndpointReader
+
+        return EndpointReader(settings)
     return Reader(settings)
 
 
@@ -150,17 +158,11 @@ class Reader:
         if 1 < size < len(pages):
             pages = largest_first(pages, [self.size_of(page) for page in pages])
         for start in range(0, len(pages), size):
-            batch = pages[start : start + size]
-            images: dict[str, Image.Image] = {}
-            started = time.perf_counter()
-            for page in batch:
-                try:
-                    images[page.id] = page.open()
-                except (ValueError, OSError) as error:
-                    yield failed(page.id, error)
-            good = [page for page in batch if page.id in images]
-            if good:
-                yield from self._read_batch(good, [images[page.id] for page in good], started)
+            yield from self.read_prepared(prepare(self.builder, self.settings.prompt, pages[start : start + size]))
+
+    def read_prepared(self, batch: Prepared) -> list[Reading]:
+        """Return the readings of a batch that `prepared` made ready for this reader's settings."""
+        return [*batch.failures, *(self._read_batch(batch) if batch.pages else ())]
 
     def trace_nonfinite(self, page: Page) -> Trace | None:
         """Read a page greedily and return where the first NaN or infinity arose, or None where all stayed finite.
@@ -185,14 +187,14 @@ class Reader:
     def size_of(self, page: Page) -> int:
         """Return a page's image tokens under the settings in force, from its header alone; 0 where that fails."""
         try:
-            with Image.open(page.file) as image:
-                return self.builder.count(*image.size)
+            return self.builder.count(*page_size(page))
         except (ValueError, OSError):
             return 0
 
-    def _read_batch(self, pages: list[Page], images: list[Image.Image], started: float) -> list[Reading]:
+    def _read_batch(self, batch: Prepared) -> list[Reading]:
+        pages = batch.pages
         try:
-            return self._generate(pages, images, started)
+            return self._generate(batch)
         except Exception as error:  # the boundary where any failure of a model becomes data
             if sticky(str(error)):
                 raise  # this process can read nothing more: `served` replaces it
@@ -202,28 +204,37 @@ class Reader:
                 torch.cuda.empty_cache()
             if len(pages) == 1:
                 return [failed(pages[0].id, error)]
-        return [
-            self._read_batch([page], [image], time.perf_counter())[0] for page, image in zip(pages, images, strict=True)
-        ]
+            status = status_of(error)[0]
+        # Half the batch at a time: what does not fit at 16 may fit at 8, and one page at fault is found.
+        middle = len(pages) // 2
+        halves = [prepare(self.builder, self.settings.prompt, half) for half in (pages[:middle], pages[middle:])]
+        note = f"{status} in a batch of {len(pages)}"
+        again = [reading for half in halves for reading in self.read_prepared(half)]
+        return [replace(r, retried=r.retried or f"{note}, read in one of {r.batch_pages}") for r in again]
 
-    def _generate(self, pages: list[Page], images: list[Image.Image], started: float) -> list[Reading]:
+    def _generate(self, batch: Prepared) -> list[Reading]:
         import torch
 
+        inputs = batch.inputs
+        assert inputs is not None
         if self.model.generation_config.do_sample:
             torch.manual_seed(self.settings.seed)  # some 0.2 ms, which a greedy reading need not pay
+        started = time.perf_counter()
         with torch.inference_mode(), self._memory.measure() as memory:
-            inputs = self.builder.build(images, self.settings.prompt)
             tensors = {name: tensor.to(self.device) for name, tensor in inputs.tensors.items()}
-            prepare_s = time.perf_counter() - started
             if self.settings.cache_implementation in STATIC:
                 self.model.generation_config.max_cache_len = self._cache_length(tensors["input_ids"].shape[1])
             meter = StepMeter(self.device)
             with meter.around(self.model.model.visual), pinned(self.settings.sdpa_kernel):
                 output = self.model.generate(**tensors, logits_processor=[meter], **self.followers)
             new = output[:, tensors["input_ids"].shape[1] :].tolist()
-        page_s = (time.perf_counter() - started) / len(pages)
+        generate_s = time.perf_counter() - started
+        pages = batch.pages
         finite = meter.finite(len(pages))
-        costs = meter.phases(len(new[0])) | {"prepare_s": prepare_s, "page_s": page_s}
+        costs = meter.phases(len(new[0])) | {
+            "prepare_s": batch.prepare_s, "wait_s": batch.wait_s, "generate_s": generate_s,
+            "page_s": (batch.wait_s + generate_s) / len(pages),
+        }  # fmt: skip
         return [self._reading(page, new[i], inputs, i, costs, memory, finite[i]) for i, page in enumerate(pages)]
 
     def _cache_length(self, prompt_tokens: int) -> int:

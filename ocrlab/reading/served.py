@@ -8,7 +8,7 @@ from typing import Any, Self
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
 from ocrlab.reading.outcome import Reading, status_of
-from ocrlab.reading.reader import Reader, largest_first, same_load
+from ocrlab.reading.reader import Reader, largest_first, open_reader, same_load
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.failures import Status
 
@@ -66,7 +66,7 @@ class ServedReader:
             Refused: they cannot be put in force here.
         """
         self.settings = settings
-        outcome = self._worker.call(_open, settings)
+        outcome = self._worker.call(open_here, settings)
         if not outcome.ok:
             raise Refused(DEATHS.get(outcome.kind, "crashed"), f"loading: {outcome.reason}")
         if outcome.value["refused"]:
@@ -110,11 +110,12 @@ def reader_here(settings: Settings) -> Reader:
         if _reader is not None:
             _reader.close()
             _reader = None
-        _reader = Reader(settings)
+        _reader = open_reader(settings)
     return _reader
 
 
-def _open(settings: Settings) -> dict[str, Any]:
+def open_here(settings: Settings) -> dict[str, Any]:
+    """Put settings in force in this process; return `refused` (status and reason, or None), `actual` and `load_s`."""
     try:
         reader = reader_here(settings)
     except (RuntimeError, ValueError, MemoryError) as error:

@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from ocrlab.reading.address import is_endpoint, parse_address
+
 Weights = Literal["pretrained", "dummy"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "nf4"]
@@ -156,6 +158,11 @@ def _check_ranges(s: Settings) -> None:
             raise SettingError(f"{name}={value} is out of range: give above 0" + (f", at most {high}" if high else ""))
     if not s.model_id.strip() or not s.prompt.strip():
         raise SettingError("model_id and prompt must not be empty")
+    if is_endpoint(s.model_id):
+        try:
+            parse_address(s.model_id)
+        except ValueError as error:
+            raise SettingError(str(error)) from None
     device = s.device.split(":")[0]
     if device not in {"auto", "cpu", "cuda", "mps"}:
         raise SettingError(f"device={s.device!r} is not known: use auto, cpu, cuda, cuda:N or mps")

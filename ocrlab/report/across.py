@@ -38,7 +38,7 @@ def quality_time_plot(quality: pd.DataFrame, most: int = 10) -> Figure:
             middle, low, high = (mine[f"{column}{end}"] * scale for end in ("", "_low", "_high"))
             spread = [(middle - low).clip(lower=0), (high - middle).clip(lower=0)]
             axes.errorbar(middle, y, xerr=spread, label=f"{run} ({mine['machine'].iloc[0]})", **style)
-    both[0].set_yticks(range(len(settings)), [fill(s, 38) for s in _short(settings, 70)], fontsize=7)
+    both[0].set_yticks(range(len(settings)), [fill(s, 38) for s in short_settings(settings, 70)], fontsize=7)
     both[0].invert_yaxis()
     both[0].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     both[0].set(xlabel="CER, 95 % interval over pages", xlim=(0, None))
@@ -78,7 +78,7 @@ def quality_table(quality: pd.DataFrame, most: int = 20) -> pd.DataFrame:
         return pd.DataFrame({"no run has scored rows": []})
     table = quality.head(most)
     return pd.DataFrame({
-        "setting": _short(table["setting"].tolist()), "run": table["run"], "pages": table["pages"],
+        "setting": short_settings(table["setting"].tolist()), "run": table["run"], "pages": table["pages"],
         "CER": ["" if pd.isna(c) else f"{c:.2%} ({low:.2%} to {high:.2%})"
                 for c, low, high in zip(table["cer"], table["cer_low"], table["cer_high"], strict=True)],
         "ms a page": (table["page_s"] * 1000).round(1),
@@ -96,7 +96,7 @@ def speed_table(speed: pd.DataFrame, most: int = 30) -> pd.DataFrame:
     table = speed.head(most)
     times = table[["tpot_s", "tpot_s_low", "tpot_s_high"]] * 1000
     return pd.DataFrame({
-        "setting": _short(table["setting"].tolist()), "run": table["run"],
+        "setting": short_settings(table["setting"].tolist()), "run": table["run"],
         "ms a token": [f"{m:.2f} ({low:.2f} to {high:.2f})" for m, low, high in times.itertuples(index=False)],
         "share of the limit": [f"{share:.0%}" if pd.notna(share) else why
                                for share, why in zip(table["tpot_share"], table["why_no_share"], strict=True)],
@@ -107,7 +107,7 @@ def speed_table(speed: pd.DataFrame, most: int = 30) -> pd.DataFrame:
 
 def parted_table(parted: pd.DataFrame, most: int = 20) -> pd.DataFrame:
     """Return where texts part, what a person looks for first: page, letter, what stands there in either run."""
-    shown = parted.head(most).assign(setting=_short(parted["setting"].head(most).tolist()))
+    shown = parted.head(most).assign(setting=short_settings(parted["setting"].head(most).tolist()))
     return shown[["page", "at", "shared", "one", "two", "setting", "run", "other", "actual"]].set_index("page")
 
 
@@ -116,11 +116,11 @@ def steady_table(steady: pd.DataFrame) -> pd.DataFrame:
     if steady.empty:
         return steady
     worst = steady.sort_values("ratio", ascending=False, kind="stable").groupby(["between", "figure"]).head(1)
-    worst = worst.assign(ratio=worst["ratio"].round(2), setting=_short(worst["setting"].tolist()))
+    worst = worst.assign(ratio=worst["ratio"].round(2), setting=short_settings(worst["setting"].tolist()))
     return worst.set_index(["between", "figure"])[["ratio", "count", "pages", "setting", "machine"]]
 
 
-def _short(settings: list[str], width: int = 44) -> list[str]:
+def short_settings(settings: list[str], width: int = 44) -> list[str]:
     """Return settings without what all of them say: the weights, the cap."""
     parts = [setting.replace(" (weights ", ", (weights ").split(", ") for setting in settings]
     shared = set.intersection(*map(set, parts)) if len(set(settings)) > 1 else set()

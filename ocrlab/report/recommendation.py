@@ -26,14 +26,15 @@ def pareto(judged: pd.DataFrame) -> Figure:
     """
     figure, axes = blank_figure(7.5, 4.4)
     placed = judged[judged["stand"].isin(_SETTLED)].dropna(subset=["cer"])
-    largest = placed["memory_bytes"].max()
+    placed = placed.assign(memory_bytes=placed["memory_bytes"].astype(float).fillna(0))  # a server's is not known
+    largest = placed["memory_bytes"].max() or 1.0
     for stand, mine in placed.groupby("stand", sort=False):
         colour, alpha = STYLES[str(stand)]
         base = mine["cer"] - mine["difference"]
         spread = [(mine["difference"] - mine["low"]).clip(lower=0), (mine["high"] - mine["difference"]).clip(lower=0)]
         axes.errorbar(mine["pages_per_second"], base + mine["difference"], yerr=spread, fmt="none", ecolor=colour,
                       alpha=0.6 * alpha, capsize=3)  # fmt: skip
-        axes.scatter(mine["pages_per_second"], mine["cer"], s=20 + 120 * mine["memory_bytes"].fillna(0) / largest,
+        axes.scatter(mine["pages_per_second"], mine["cer"], s=20 + 120 * mine["memory_bytes"] / largest,
                      color=colour, alpha=alpha, label=f"{stand} ({len(mine)})", zorder=3)  # fmt: skip
     front = placed[placed["stand"].isin(["recommended", "on the front"])].sort_values("pages_per_second")
     axes.plot(front["pages_per_second"], front["cer"], color=COLOURS[0], lw=1, alpha=0.5)

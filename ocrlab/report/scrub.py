@@ -21,6 +21,10 @@ _HOMES = re.compile(
     r"""(?:/(?:home|Users|export/home|var/home)/|[A-Za-z]:(?:\\{1,2}|/)Users(?:\\{1,2}|/))[^\s/\\"'<>|:;,]+"""
     r"|(?<![\w/])/root(?![\w-])"
 )
+# A model's server: in a model_id, and where messages name its API's address. This computer's own names nobody.
+_SERVERS = re.compile(
+    r"""(endpoint:https?://|https?://(?=[^/\s#"'<>]+/v1\b))(?!127\.|localhost\b|\[::1\])[^/\s#"'<>]+"""
+)
 PAGE_TEXTS = frozenset({"text", "truth"})
 """Fields of a reading that hold what a page says: the evidence itself, which only loses home folders."""
 
@@ -28,8 +32,9 @@ PAGE_TEXTS = frozenset({"text", "truth"})
 def scrubber(user: str | None = None, hosts: tuple[str, ...] | None = None, home: Path | None = None) -> Scrub:
     """Return what replaces home folders by `~`, this checkout's path by `CHECKOUT`, user by `USER`, hosts by `HOST`.
 
-    Names count as whole words in any case; names of under three letters and those that anybody has (`root`, `ubuntu`)
-    stay where they are no home folder. The defaults are of whoever runs this.
+    Hosts are this machine, and servers that a model_id names. Names count as whole words in any case; names of under
+    three letters and those that anybody has (`root`, `ubuntu`) stay where they are no home folder. The defaults are of
+    whoever runs this.
     """
     try:
         user = getpass.getuser() if user is None else user
@@ -46,7 +51,7 @@ def scrubber(user: str | None = None, hosts: tuple[str, ...] | None = None, home
     def scrub(text: str) -> str:
         for place, word in exact:
             text = re.sub(re.escape(place) + r"(?![\w-])", word, text)
-        text = _HOMES.sub("~", text)
+        text = _SERVERS.sub(r"\1HOST", _HOMES.sub("~", text))
         for pattern, word in words:
             text = pattern.sub(word, text)
         return text

@@ -16,6 +16,7 @@ from ocrlab.machine.kernels import pinned
 from ocrlab.machine.quarantine import Way, judge_ways, reason_against
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
+from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
 from ocrlab.study.divergence import TOP, Generation, compare
@@ -142,6 +143,8 @@ def _finding(settings: Settings, outcome: Outcome, reference: Generation) -> Fin
 
 def held_in_quarantine(settings: Settings) -> str | None:
     """Return why the canary holds a setting on this machine, or None; experiments refuse one that it holds."""
+    if is_endpoint(settings.model_id):
+        return None  # its kernels are not this machine's
     try:
         dtype = choose_dtype(settings.dtype, choose_device(settings.device).value).value
     except ValueError:

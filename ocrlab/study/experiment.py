@@ -16,6 +16,7 @@ from ocrlab.reading.served import Refused, ServedReader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.records import RecordFile
 from ocrlab.study.rows import reading_record, setting_label
+from ocrlab.study.spread import engine_is_ray, spread
 from ocrlab.study.store import Job, Store, plan_jobs
 
 if TYPE_CHECKING:
@@ -41,9 +42,10 @@ def run_experiment(
     limits = {"page_timeout_s": page_timeout_s, "memory_limit_bytes": memory_limit_bytes}
     todo = store.missing(jobs)
     with tqdm(total=len(todo), desc=name, unit="page", disable=not todo) as bar:
-        for record in _read(name, todo, bar, limits):
-            store.append(record)
-            bar.update()
+        for record in _spread(name, todo, limits) if engine_is_ray() else _read(name, todo, bar, limits):
+            if record["key"] not in store.readings.keys:  # a lost machine's task begins again
+                store.append(record)
+                bar.update()
     return store.table(jobs)
 
 
@@ -52,6 +54,24 @@ def readings_of(name: str, folder: Path | None = None) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(RecordFile((folder or paths.run_folder()) / "readings" / f"{name}.jsonl").records)
+
+
+def _spread(name: str, jobs: Sequence[Job], limits: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """Yield records from the machines of a Ray cluster; what a task that failed for good left over says so."""
+    left = _groups(jobs)
+    for index, value in spread(_records, list(left), name, limits):
+        if not isinstance(value, BaseException):
+            left[index] = [job for job in left[index] if job.key != value["key"]]
+            yield value
+            continue
+        for job in left[index]:
+            refused = failed(job.page.id, value)
+            yield reading_record(name, job.key, job.settings, job.page, refused, {}, None, job.repeat)
+
+
+def _records(jobs: Sequence[Job], name: str, limits: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    with tqdm(disable=True) as bar:
+        yield from _read(name, jobs, bar, limits)
 
 
 def _read(name: str, jobs: Sequence[Job], bar: Any, limits: dict[str, Any]) -> Iterable[dict[str, Any]]:
@@ -89,6 +109,10 @@ def _readings(name: str, reader: ServedReader, settings: Settings, jobs: list[Jo
 
 def _grouped(jobs: Sequence[Job]) -> list[Job]:
     """Jobs whose settings share a loaded model together, in the order of their first appearance."""
+    return [job for group in _groups(jobs) for job in group]
+
+
+def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
     firsts: list[Settings] = []
     groups: dict[int, list[Job]] = {}
     for job in jobs:
@@ -96,4 +120,4 @@ def _grouped(jobs: Sequence[Job]) -> list[Job]:
         if index == len(firsts):
             firsts.append(job.settings)
         groups.setdefault(index, []).append(job)
-    return [job for group in groups.values() for job in group]
+    return list(groups.values())

@@ -9,6 +9,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
 from ocrlab.machine.quarantine import reason_against
+from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.scoring import WITH_TEXT, bootstrap_median
 from ocrlab.study.rows import load_rows
@@ -85,12 +86,17 @@ def rows_of_runs(folders: Iterable[Path]) -> pd.DataFrame:
 
 
 def quality_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that ask about reading: no forced length, own weights, and every setting's column."""
+    """Return the rows that ask about reading: no forced length, own weights, and every setting's column.
+
+    Beside readings in this process a server's are left out: dtype and attention behind them only the server knows.
+    """
     for name in _NAMES:
         if name not in rows:
             rows = rows.assign(**{name: getattr(Settings(), name)})
     forced = rows["min_new_tokens"].notna()
-    return rows[~forced & (rows["weights"] == "pretrained")]
+    rows = rows[~forced & (rows["weights"] == "pretrained")]
+    remote = rows["model_id"].map(is_endpoint).astype(bool)
+    return rows if remote.all() else rows[~remote]
 
 
 def groups_by_setting(rows: pd.DataFrame) -> Iterator[tuple[Settings, pd.DataFrame]]:

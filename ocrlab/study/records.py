@@ -14,18 +14,19 @@ class RecordError(ValueError):
 
 
 class RecordFile:
-    """One JSONL file of dicts with a `key`; `records` holds what it has, in order."""
+    """One JSONL file of dicts with a `key`; `records` holds what it has, in order, unless only `keys` are kept."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, *, keys_only: bool = False) -> None:
+        self.file, self.keys_only = file, keys_only
         packed = _packed(file)
         if packed.exists() and not file.exists():
             part = file.with_suffix(".part")
             part.write_bytes(gzip.decompress(packed.read_bytes()))
             part.replace(file)
             packed.unlink()
-        self.records: list[dict[str, Any]] = read_records(file, repair=True) if file.exists() else []
-        self.keys = {record["key"] for record in self.records}
+        records = read_records(file, repair=True) if file.exists() else []
+        self.keys = {record["key"] for record in records}
+        self.records: list[dict[str, Any]] = [] if keys_only else records
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one record and wait until it is on the disk.
@@ -48,10 +49,11 @@ class RecordFile:
                     raise
         except OSError as error:
             raise RecordError(
-                f"{self.file}: cannot be written ({error.strerror}); {len(self.records)} records before it are kept. "
+                f"{self.file}: cannot be written ({error.strerror}); {len(self.keys)} records before it are kept. "
                 f"Free space or choose a writable folder, then run the same command again: it goes on from here"
             ) from error
-        self.records.append(record)
+        if not self.keys_only:
+            self.records.append(record)
         self.keys.add(record["key"])
 
 

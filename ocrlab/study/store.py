@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ocrlab import paths
 from ocrlab.pages import Page
+from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.checkpoints import locate
+from ocrlab.reading.endpoint import revision_at
 from ocrlab.reading.settings import Settings
 from ocrlab.study.canary import held_in_quarantine
 from ocrlab.study.records import RecordFile
@@ -59,15 +61,20 @@ class Store:
         return pd.DataFrame(chosen)
 
 
+def pinned_revision(settings: Settings) -> str:
+    """Return what pins the weights that the settings name, or `absent` where they cannot be had: a row will say why."""
+    try:
+        return revision_at(settings) if is_endpoint(settings.model_id) else locate(settings).revision
+    except RuntimeError:
+        return "absent"
+
+
 def plan_jobs(runs: Sequence[Settings], pages: Sequence[Page], repeats: int, read_quarantined: bool) -> list[Job]:
     """Return every setting × repetition × page once, with its key."""
     jobs = {}
     for settings in runs:
         refused = None if read_quarantined else held_in_quarantine(settings)
-        try:
-            checkpoint = locate(settings).revision
-        except RuntimeError:
-            checkpoint = "absent"  # the row will say why
+        checkpoint = pinned_revision(settings)
         for repeat in range(repeats):
             for page in pages:
                 # A refused row must not stand for the reading once the quarantine is over.

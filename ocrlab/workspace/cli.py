@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-from ocrlab.reading.settings import SettingError
 from ocrlab.workspace.exchange import add_exchange
-from ocrlab.workspace.flags import add_settings, settings_of
+from ocrlab.workspace.read import add_read
 from ocrlab.workspace.ready import add_ready
+from ocrlab.workspace.serve import add_serve
 from ocrlab.workspace.soak import add_soak
 
 
@@ -27,13 +26,15 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ocrlab", description="Read pages with Qwen2-VL and measure it.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_read(commands)
+    add_read(commands)
     run = commands.add_parser("reproduce", help="run the notebooks and build the site")
     run.add_argument("--profile", choices=["smoke", "cpu", "gpu"], help="default: gpu where there is one, else cpu")
     run.add_argument("--model", help="tiny, a folder, or a Hub id (which may be downloaded)")
     run.add_argument("--only", help="notebook names, separated by commas")
     run.add_argument("--run", help="the folder's name in results/; an existing one goes on where it stopped")
     run.add_argument("--params", default="", help="notebook parameters, e.g. 'max_pixels_values=[50176, 100352]'")
+    run.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: over the machines of a cluster")
+    run.add_argument("--address", help="the Ray cluster's (default: RAY_ADDRESS, else one is started here)")
     run.set_defaults(command=_reproduce)
     report = commands.add_parser("report", help="build a run's site again without running anything")
     report.add_argument("run", help="the folder's name in results/, or a path")
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     add_exchange(commands)
     add_ready(commands)
     add_soak(commands)
+    add_serve(commands)
     doctor = commands.add_parser("doctor", help="what is wrong with this installation, and what to do")
     doctor.add_argument("--json", action="store_true", help="the lines as a JSON list")
     doctor.set_defaults(command=_doctor)
@@ -75,37 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_read(commands: Any) -> None:
-    read = commands.add_parser(
-        "read", help="read images: a set, folders, files, globs", allow_abbrev=False,
-        description="Prints each page's text as it comes, then CER where truth lies beside. Exit code 0: every page "
-        "was read; 1: some failed; 2: unusable arguments. Every setting is a flag of the same name.",
-    )  # fmt: skip
-    read.add_argument("paths", nargs="+", metavar="PATH")
-    read.add_argument(
-        "--json", action="store_true", help="one object a page on standard output, all else on standard error"
-    )
-    read.add_argument("--limit", type=int, help="the first so many pages of each path")
-    read.add_argument("--quarantined", action="store_true", help="read even with a setting that the canary caught")
-    add_settings(read)
-    read.set_defaults(command=_read)
-
-
-def _read(args: argparse.Namespace) -> int:
-    from ocrlab.workspace.read import read_paths
-
-    try:
-        settings = settings_of(args)
-    except SettingError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return read_paths(args.paths, settings, as_json=args.json, limit=args.limit, quarantined=args.quarantined)
-
-
 def _reproduce(args: argparse.Namespace) -> int:
     from ocrlab.workspace.reproduce import reproduce
 
-    return reproduce(args.profile, args.model, args.only, args.run, args.params)
+    return reproduce(
+        args.profile, args.model, args.only, args.run, args.params, engine=args.engine, address=args.address
+    )
 
 
 def _refresh(args: argparse.Namespace) -> int:

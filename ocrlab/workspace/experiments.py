@@ -13,7 +13,7 @@ from ocrlab.workspace.overrides import Yaml
 from ocrlab.workspace.parameters import suggest
 
 PROFILES = ("smoke", "cpu", "gpu")
-NEEDS = ("gpu",)
+NEEDS = ("gpu", "model")
 _KEYS = ("parameters", "needs", "cell_timeout_s")
 
 

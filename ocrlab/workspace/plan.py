@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab.machine.describe import Choice
+from ocrlab.reading.address import is_endpoint, parse_address
 from ocrlab.workspace.experiments import PROFILES, Experiment
 from ocrlab.workspace.parameters import ParameterError, check, read_parameters, suggest
 
@@ -76,6 +77,8 @@ def plan_tasks(
         mine = {name: value for name, value in given.items() if name in known[one.name]}
         missing = gpu_missing() if "gpu" in one.needs else ""
         skipped = f"needs a GPU: {missing}" if missing else ""
+        if "model" in one.needs and is_endpoint(str(mine.get("model_id", ""))):
+            skipped = "needs a model in this process: it looks inside, which nobody can on a server"
         if skipped and only:
             raise PlanError(f"ONLY={only}: {one.name} {skipped}")
         tasks.append(Task(one, check(one.notebook, one.parameters[profile] | mine), skipped))
@@ -93,10 +96,16 @@ def _choose(experiments: dict[str, Experiment], only: str | None) -> list[Experi
 def resolve_model(model: str | None) -> tuple[str | None, bool]:
     """Return the model as a notebook gets it, and whether it names something on the Hub, which may be downloaded.
 
-    A folder is made absolute. `tiny` is the embedded reader.
+    A folder is made absolute. `tiny` is the embedded reader. A server's model (`endpoint:…`) stays as it is.
     """
     if not model or model == "tiny":
         return model or None, False
+    if is_endpoint(model):
+        try:
+            parse_address(model)
+        except ValueError as error:
+            raise PlanError(f"MODEL: {error}") from error
+        return model, False
     folder = Path(model).expanduser()
     if folder.is_dir():
         return str(folder.resolve()), False

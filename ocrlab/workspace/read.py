@@ -1,81 +1,142 @@
-"""`python -m ocrlab read`: text per page as it comes, then the error rate where truth lies beside."""
+"""`python -m ocrlab read`: text per page as it comes, or a whole library into text files and one JSONL."""
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from ocrlab.pages import Page, PageError, load_pages
-from ocrlab.reading.outcome import Reading
-from ocrlab.reading.settings import Settings
-from ocrlab.scoring import character_edits, corpus_rate
-from ocrlab.study.rows import reading_record, row_of
-from ocrlab.workspace.flags import refuse_held
+from ocrlab.pages import PageError
+from ocrlab.pages.pdf import PDF_DPI
+from ocrlab.reading.address import is_endpoint
+from ocrlab.reading.settings import SettingError, Settings
+from ocrlab.workspace.flags import add_settings, refuse_held, settings_of
+from ocrlab.workspace.interrupt import stop_politely
+from ocrlab.workspace.sources import Sourced, gather
+from ocrlab.workspace.tally import Tally, show
 
 
-def read_paths(
-    sources: Iterable[str], settings: Settings, *, as_json: bool, limit: int | None, quarantined: bool = False
-) -> int:
-    """Read every page of the sources and print it; return the exit code (0 all read, 1 some failed, 2 unusable).
+def add_read(commands: Any) -> None:
+    """Give the command line its `read`."""
+    read = commands.add_parser(
+        "read", help="read images and PDFs: a set, folders, files, globs, or a list on standard input",
+        allow_abbrev=False,
+        description="Prints each page's text as it comes, then CER where truth lies beside. With --out the texts go to "
+        "files that mirror the input, and everything measured to readings.jsonl there; the same command goes on where "
+        "it was stopped. Exit code 0: every page was read; 1: some failed; 2: unusable arguments; 130: stopped. Every "
+        "setting is a flag of the same name.",
+    )  # fmt: skip
+    read.add_argument("paths", nargs="+", metavar="PATH", help="a set, folder, file or glob; - takes a list of paths")
+    read.add_argument("--out", type=Path, metavar="FOLDER", help="text files and readings.jsonl go there")
+    read.add_argument("--beside", action="store_true", help="text files go beside the pages, as NAME.png.txt")
+    read.add_argument("--json", action="store_true", help="one object a page on standard output, all else on error")
+    read.add_argument("--limit", type=int, help="the first so many pages of each path")
+    read.add_argument("--dpi", type=int, default=PDF_DPI, help=f"at which PDF pages are drawn (default: {PDF_DPI})")
+    read.add_argument("--dry-run", action="store_true", help="tell pages, memory and time; read nothing")
+    read.add_argument("--retry-failed", action="store_true", help="read again what failed before")
+    read.add_argument("--fewer-pixels", action="store_true", help="a page that does not fit is read at fewer pixels")
+    read.add_argument(
+        "--workers", default="", metavar="N|DEVICES", help="a number, or e.g. cuda:0,cuda:1 (default: all)"
+    )
+    read.add_argument(
+        "--prepare", type=int, default=1, metavar="N", help="processes that open pages, a worker (default: 1)"
+    )
+    read.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: on the machines of a cluster")
+    read.add_argument("--address", help="the Ray cluster's (default: RAY_ADDRESS, else one is started here)")
+    read.add_argument("--page-timeout", type=float, default=1800, metavar="SECONDS", help="of a batch (default: 1800)")
+    read.add_argument("--quarantined", action="store_true", help="read even with a setting that the canary caught")
+    add_settings(read)
+    read.set_defaults(command=_read)
 
-    A setting that the canary holds is not read unless `quarantined`.
-    """
-    from ocrlab.reading.served import Refused, ServedReader
+
+def _read(args: argparse.Namespace) -> int:
+    from ocrlab.reading.fleet import FleetDown
+    from ocrlab.reading.served import Refused
+    from ocrlab.study.records import RecordError
 
     try:
-        pages = [page for source in sources for page in load_pages(source, limit=limit)]
-        if len({page.id for page in pages}) < len(pages):
-            pages = list({str(page.file): replace(page, id=str(page.file)) for page in pages}.values())
-        if not pages:
-            raise PageError("no page found; give images, a folder of images, or a set")
-        refuse_held(settings, quarantined)
-        reader = ServedReader(settings)
-    except (PageError, Refused) as error:
+        settings = settings_of(args)
+        refuse_held(settings, args.quarantined)
+        if args.prepare < 0 or args.page_timeout <= 0:
+            raise SettingError("--prepare takes 0 or more, --page-timeout more than 0")
+        if args.engine == "ray" and args.workers and not args.workers.isdigit():
+            raise SettingError(f"--workers {args.workers}: the engine ray takes a number of workers")
+        devices = _devices(args.workers, settings)
+        return _go(args, settings, devices, gather(args.paths, limit=args.limit, dpi=args.dpi))
+    except (PageError, SettingError, Refused) as error:
         print(error, file=sys.stderr)
         return 2
-    bad, edits = 0, []
-    with reader, tqdm(total=len(pages), unit="page", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
-        for page, reading in _readings(reader, pages):
-            record = reading_record("read", "", settings, page, reading, reader.actual, reader.load_s, 0)
-            row = row_of(record)
-            if reading.status != "ok":
-                bad += 1
-            if page.truth is not None and "cer" in row:
-                edits.append(character_edits(reading.text, page.truth))
-            bar.update()
-            _show(page, reading, row, as_json)
-    if edits:
-        rate = corpus_rate(edits)
-        print(f"CER {rate:.2%} over {len(edits)} pages with truth (white space collapsed)", file=_side(as_json))
-    if bad:
-        print(f"{bad} of {len(pages)} pages were not read to their end", file=sys.stderr)
-    return 1 if bad else 0
+    except (RecordError, FleetDown) as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
-def _side(as_json: bool) -> Any:
-    return sys.stderr if as_json else sys.stdout
+def _devices(asked: str, settings: Settings) -> list[str]:
+    """Return one device a worker: those that were named, so many of the one, or every GPU that `device` allows."""
+    import torch
+
+    names = [name.strip() for name in asked.split(",") if name.strip()]
+    if names and not names[0].isdigit():
+        return [replace(settings, device=name).device for name in names]
+    if names and (len(names) > 1 or int(names[0]) < 1):
+        raise SettingError(f"--workers {asked}: give a number from 1 on, or devices with commas between them")
+    ours = settings.device in {"auto", "cuda"} and not is_endpoint(settings.model_id)
+    all_gpus = ours and torch.cuda.is_available()
+    here = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if all_gpus else [settings.device]
+    return [here[i % len(here)] for i in range(int(names[0]))] if names else here
 
 
-def _readings(reader: Any, pages: list[Page]) -> Iterable[tuple[Page, Reading]]:
-    by_id = {page.id: page for page in pages}
-    for reading in reader.stream(pages):
-        yield by_id[reading.page], reading
+def _go(args: argparse.Namespace, settings: Settings, devices: list[str], sources: Sourced) -> int:
+    from ocrlab.reading.cluster import Cluster
+    from ocrlab.reading.fleet import Fleet
+    from ocrlab.study.library import RECORDS, Shelf, make_batches, plan_items, read_items, target_files
+
+    keep = args.out is not None or args.beside
+    files: list[Any] = [None] * len(sources.pages)
+    if keep:
+        files = target_files(sources.pages, sources.names, None if args.beside else args.out)
+    items = plan_items(settings, sources.pages, files)
+    shelf = Shelf((args.out or sources.root) / RECORDS, retry_failed=args.retry_failed) if keep else None
+    todo = shelf.missing(items) if shelf else items
+    if shelf and len(todo) < len(items):
+        print(f"{len(items) - len(todo)} of {len(items)} pages were read before", file=sys.stderr)
+    if args.dry_run:
+        from ocrlab.workspace.estimate import estimate
+
+        estimate(settings, items, todo, len(devices))
+        return 0
+    if not todo:
+        return 0
+    tally = Tally(len(todo))
+    options: dict[str, Any] = {
+        "processes": args.prepare if len(todo) > settings.batch_size else 0,
+        "page_timeout_s": args.page_timeout, "fewer_pixels": args.fewer_pixels,
+    }  # fmt: skip
+    engine: Fleet | Cluster
+    if args.engine == "ray":
+        engine = Cluster(settings, args.address, int(args.workers or 0) or None, **options)
+    else:
+        engine = Fleet(settings, devices[: len(todo)], **options)
+    with engine, stop_politely(engine.stop) as stopped, _bar(todo) as bar:
+        for item, told in read_items(engine, settings, todo, make_batches(todo, settings.batch_size)):
+            if shelf:
+                shelf.put(item, told)
+            tally.add(item.page, told)
+            show(item.page, told, as_json=args.json, quiet=keep)
+            bar.set_postfix_str(tally.pace(), refresh=False)
+            bar.update(item.image_tokens or 1)
+    for trouble in engine.troubles:
+        print(f"a worker was lost: {trouble}", file=sys.stderr)
+    return tally.summary(engine.workers, stopped(), as_json=args.json, where=shelf.file.file if shelf else None)
 
 
-def _show(page: Page, reading: Reading, row: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        first = {"file": str(page.file), "status": reading.status, "reason": reading.reason, "text": reading.text}
-        print(json.dumps(first | {"cer": row.get("cer")} | row, ensure_ascii=False), flush=True)
-        return
-    tqdm.write(f"── {page.file}", file=sys.stdout)
-    if reading.text:
-        tqdm.write(reading.text, file=sys.stdout)
-    if reading.status != "ok":
-        tqdm.write(f"{page.file}: {reading.status}: {reading.reason}", file=sys.stderr)
-    if page.problem and not page.refused:
-        tqdm.write(f"{page.problem}; read without a score", file=sys.stderr)
+def _bar(todo: Sequence[Any]) -> Any:
+    # Time left is told by image tokens: with batches, the largest pages come first.
+    form = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
+    total = sum(item.image_tokens or 1 for item in todo)
+    return tqdm(total=total, file=sys.stderr, disable=not sys.stderr.isatty(), bar_format=form, dynamic_ncols=True)

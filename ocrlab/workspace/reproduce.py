@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab import paths
+from ocrlab.reading.cluster import connect
+from ocrlab.reading.served import Refused
 from ocrlab.report.overview import build_overview
 from ocrlab.report.site import build_site
 from ocrlab.study.records import pack_records
+from ocrlab.study.spread import engine_variables
 from ocrlab.workspace.experiments import ExperimentsError, load_experiments
 from ocrlab.workspace.overrides import parse_overrides
 from ocrlab.workspace.parameters import ParameterError, read_parameters
@@ -24,31 +27,36 @@ from ocrlab.workspace.runner import run_notebook
 def reproduce(
     profile: str | None = None, model: str | None = None, only: str | None = None, run: str | None = None,
     params: str = "", results: Path | None = None, experiments: Path | None = None, notebooks: Path | None = None,
+    engine: str = "local", address: str | None = None,
 ) -> int:  # fmt: skip
     """Run notebooks and return the exit code: 0 all well, 1 a notebook failed, 2 unusable arguments, 130 Ctrl-C.
 
     `profile` is smoke, cpu or gpu (default: by what is here), `model` is tiny, a folder or a Hub id, `only` holds
     notebook names with commas between them, `run` names the folder in `results`, `params` has the form of
-    `overrides.parse_overrides`. Everything is checked before the first notebook starts.
+    `overrides.parse_overrides`. With the engine `ray`, experiments spread their settings over the machines of the
+    cluster at `address` (default: RAY_ADDRESS, else one started here). Everything is checked before the first notebook
+    starts.
     """
     try:
+        if engine == "ray":
+            connect(address)
         overrides = parse_overrides(params or "")
         known = load_experiments(experiments or paths.EXPERIMENTS, notebooks or paths.NOTEBOOKS)
         choice = choose_profile(profile or None)
         model_id, from_hub = resolve_model(model)
         tasks = plan_tasks(known, choice.value, model_id, only, overrides)
         folder = run_folder((results or paths.RESULTS).absolute(), run or None, choice.value)
-    except (ExperimentsError, ParameterError, PlanError) as error:
+    except (ExperimentsError, ParameterError, PlanError, Refused) as error:
         print(error, file=sys.stderr)
         return 2
     _say(f"profile {choice}, run {folder.name}")
     record = start_record(folder.name, choice.value, choice.reason)
     before = read_record(folder)
     record["notebooks"] = before.get("notebooks", {})
-    asked = {"profile": profile, "model": model, "only": only, "run": run, "params": params or None}
+    asked = {"profile": profile, "model": model, "only": only, "run": run, "params": params or None, "engine": engine}
     session = {"started": record["started"], "ended": None, "exit_code": None, "asked": asked}
     record["sessions"] = [*before.get("sessions", []), session]
-    return _run_all(tasks, folder, record, _environment(folder, choice.value, from_hub))
+    return _run_all(tasks, folder, record, _environment(folder, choice.value, from_hub) | engine_variables(engine))
 
 
 def _environment(folder: Path, profile: str, from_hub: bool) -> dict[str, str]:

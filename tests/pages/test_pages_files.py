@@ -12,6 +12,7 @@ from PIL import Image
 
 from ocrlab.pages import Page, PageError, load_pages
 from ocrlab.pages import images as images_module
+from ocrlab.pages.files import natural
 
 
 def image(path: Path, value: int = 200) -> Path:
@@ -49,6 +50,7 @@ def test_a_folder_in_natural_order_with_truth_beside(tmp_path: Path) -> None:
     (tmp_path / "p10.gt.txt").write_text("this", encoding="utf-8")
     (tmp_path / "notes.docx").write_bytes(b"x")
     pages = load_pages(tmp_path)
+    assert all(page.leaf is None for page in pages)
     assert truths(pages) == {"P1.JPG": None, "p2.png": "Straße\nд. 5", "p10.png": "this"}
     assert [page.id for page in pages] == ["P1.JPG", "p2.png", "p10.png"]
     assert all(page.set == tmp_path.name and page.problem == "" for page in pages)
@@ -72,7 +74,7 @@ def test_listing_decodes_nothing_and_survives_bad_files(tmp_path: Path, monkeypa
         patch.setattr(images_module.Image, "open", opened)
         pages = {page.id: page for page in load_pages(tmp_path)}
     assert pages.keys() == {"good.png", "empty.png", "text.png", "scan.pdf", "gone.png"}
-    assert "pdftoppm" in pages["scan.pdf"].problem and pages["scan.pdf"].refused
+    assert "not a PDF that opens" in pages["scan.pdf"].problem and pages["scan.pdf"].refused
     assert "gone.png" in pages["gone.png"].problem and pages["gone.png"].refused
     assert pages["good.png"].open().size == (12, 8)
     for name in pages.keys() - {"good.png"}:
@@ -123,6 +125,52 @@ def test_a_glob_reaches_below_and_keeps_ids_apart(tmp_path: Path, monkeypatch: p
 def test_a_folder_whose_name_looks_like_a_glob(tmp_path: Path) -> None:
     image(tmp_path / "scans [2024]" / "a.png")
     assert len(load_pages(tmp_path / "scans [2024]")) == 1
+
+
+def test_folders_below_are_read_once_when_asked(tmp_path: Path) -> None:
+    names = ("p10.png", "p2.png", "B/1.png", "b.png", "a/deep/x.JPG", ".git/x.png", "a/.cache/y.png")
+    for name in names:
+        image(tmp_path / name)
+    (tmp_path / "a" / "notes.docx").write_bytes(b"x")
+    try:
+        (tmp_path / "a" / "deep" / "up").symlink_to(tmp_path)
+        (tmp_path / "again").symlink_to(tmp_path / "a")
+    except OSError:
+        pytest.skip("no symbolic links here")
+    assert [page.id for page in load_pages(tmp_path)] == ["b.png", "p2.png", "p10.png"]
+    ids = [page.id for page in load_pages(tmp_path, recursive=True)]
+    assert ids == ["a/deep/x.JPG", "b.png", "B/1.png", "p2.png", "p10.png"]
+    assert ids == [page.id for page in load_pages(tmp_path, recursive=True)]
+    assert "no images here" in message(tmp_path / "a") and "recursive=True" in message(tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    assert "no images here" in message(tmp_path / "empty", recursive=True)
+
+
+def test_a_folder_below_that_cannot_be_listed_is_a_refused_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image(tmp_path / "good.png")
+    image(tmp_path / "shut" / "x.png")
+    listed = Path.iterdir
+
+    def iterdir(folder: Path):  # type: ignore[no-untyped-def]  # root may list any folder, so the refusal is planted
+        if folder.name == "shut":
+            raise PermissionError(13, "Permission denied")
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    good, shut = load_pages(tmp_path, recursive=True)
+    assert good.open().size == (12, 8) and (shut.id, shut.refused) == ("shut", True)
+    assert str(tmp_path / "shut") in shut.problem and "check that you may" in shut.problem
+
+
+def test_names_that_differ_in_case_alone_keep_one_order(tmp_path: Path) -> None:
+    for name in ("A.png", "a.png"):
+        image(tmp_path / name)
+    if len(list(tmp_path.iterdir())) < 2:
+        pytest.skip("this file system does not tell case")
+    found = [tmp_path / "a.png", tmp_path / "A.png"]
+    assert sorted(found, key=natural) == sorted(reversed(found), key=natural) == found[::-1]
 
 
 def test_places_that_hold_no_page(tmp_path: Path) -> None:

@@ -178,10 +178,9 @@ def test_text_named_png_and_other_files(tmp_path: Path) -> None:
     assert "not a PNG" in refusal(saved(tmp_path / "gif.png", image, format="GIF"))
 
 
-def test_pdf_says_how_to_convert(tmp_path: Path) -> None:
+def test_a_pdf_is_no_image_and_the_way_to_its_pages_is_told(tmp_path: Path) -> None:
     (tmp_path / "scan.pdf").write_bytes(b"%PDF-1.7\n%\xe2\xe3")
-    message = refusal(tmp_path / "scan.pdf")
-    assert "not read yet" in message and "pdftoppm" in message
+    assert "is a PDF, not an image; load_pages" in refusal(tmp_path / "scan.pdf")
 
 
 @pytest.mark.parametrize(("name", "exact"), [("p.png", False), ("p.bmp", True), ("p.webp", True), ("p.tif", False)])
@@ -255,6 +254,7 @@ def test_several_pages_or_frames_are_refused(tmp_path: Path) -> None:
     for name in ("p.tif", "p.png", "p.webp"):
         path = saved(tmp_path / name, frames[0], save_all=True, append_images=frames[1:])
         assert "3 pages or frames" in refusal(path)
+        assert ("load_pages" in refusal(path)) == (name == "p.tif")
     phone = saved(tmp_path / "phone.jpg", frames[0], format="MPO", save_all=True, append_images=frames[1:])
     assert min(open_image(phone).getpixel((4, 4))) > 250
 

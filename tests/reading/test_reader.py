@@ -186,6 +186,19 @@ def test_memory_follows_the_pixels_in_a_warm_process(pages: list[Page]) -> None:
     assert peaks[1] > 2 * max(peaks[0], peaks[2])
 
 
+def test_a_leaf_of_a_pdf_is_planned_and_read_like_the_image_in_it(pages: list[Page], tmp_path: Path) -> None:
+    sheets = [page.open() for page in pages[:2]]
+    sheets[0].save(tmp_path / "two.pdf", save_all=True, append_images=sheets[1:], resolution=150)
+    leaves = load_pages(tmp_path / "two.pdf")
+    with open_reader(Settings(max_new_tokens=24)) as reader:
+        for leaf in leaves:
+            leaf.open().save(tmp_path / "drawn.png")
+            found, wanted = reader.read(leaf), reader.read(load_pages(tmp_path / "drawn.png")[0])
+            assert (found.page, found.text) == (leaf.id, wanted.text) and wanted.text
+            assert reader.size_of(leaf) == found.image_tokens > 0
+        assert reader.size_of(replace(leaves[0], refused=True)) == 0
+
+
 def test_bad_page_in_a_batch_costs_that_page_only(pages: list[Page], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"")

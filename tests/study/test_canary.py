@@ -15,7 +15,7 @@ from ocrlab.study import divergence
 from ocrlab.study.canary import Finding, Prepare, all_ways, held_in_quarantine, run_canary
 from ocrlab.study.divergence import Generation
 from ocrlab.study.experiment import run_experiment
-from ocrlab.workspace.read import read_paths
+from ocrlab.workspace.cli import main
 from tests.machine import plants
 
 SDPA = Settings(dtype="float32", max_new_tokens=60)
@@ -62,7 +62,7 @@ def test_a_late_fault_is_caught_held_and_refused_until_told_otherwise(page: Page
 
 def test_the_command_refuses_what_is_held(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
     quarantine.judge_ways({("float32", "sdpa", None): "planted"})
-    assert read_paths([str(page.file)], SDPA, as_json=False, limit=None) == 2
+    assert main(["read", str(page.file), "--dtype", "float32", "--max_new_tokens", "60"]) == 2
     assert "quarantined by the canary" in (told := capsys.readouterr().err) and "--quarantined" in told
 
 

@@ -20,10 +20,11 @@ from ocrlab.reading.live import Seen
 from ocrlab.reading.outcome import Reading
 from ocrlab.reading.presets import load_preset, preset_names
 from ocrlab.reading.settings import Settings
+from ocrlab.reading.sizes import image_tokens
 from ocrlab.workspace.playground import shown
 from ocrlab.workspace.playground.comparison import compared
 from ocrlab.workspace.playground.export import cell_source, preset_text
-from ocrlab.workspace.playground.forecast import forecast, image_tokens
+from ocrlab.workspace.playground.forecast import forecast
 from ocrlab.workspace.playground.form import SettingsForm
 from ocrlab.workspace.playground.helper import Helper, HelperError
 from ocrlab.workspace.playground.here import Here, remembered
@@ -181,9 +182,9 @@ def test_a_path_may_name_a_page_of_a_pdf(tmp_path: Path) -> None:
     sheets[0].save(tmp_path / "two.pdf", save_all=True, append_images=sheets[1:])
     picker = Picker("lines", 0, lambda: None)
     picker.way.value, picker.path.value = "path", str(tmp_path / "two.pdf")
-    assert picker.leaf.max == 2 and picker.page is not None and picker.page.id == "two.pdf, page 1"
+    assert picker.leaf.max == 2 and picker.page is not None and picker.page.id == "two.pdf#1"
     picker.leaf.value = 2
-    assert picker.page.id == "two.pdf, page 2" and picker.page.open().getpixel((5, 5))[2] > 240  # type: ignore[index]
+    assert picker.page.id == "two.pdf#2" and picker.page.open().getpixel((5, 5))[2] > 240  # type: ignore[index]
     picker.path.value = str(tmp_path / "three.pdf")
     assert picker.page is None and "no such file" in picker.said.value
     picker.way.value = "a page of a set"

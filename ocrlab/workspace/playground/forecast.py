@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from ocrlab.machine.cards import Machine
-from ocrlab.reading.checkpoints import CheckpointError, locate
-from ocrlab.reading.inputs import count_image_tokens
+from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import predict
-from ocrlab.reading.loading import load_image_processor
 from ocrlab.reading.reader import LOAD_SETTINGS
 from ocrlab.reading.settings import Settings
+from ocrlab.reading.sizes import image_tokens
 from ocrlab.workspace.playground.here import Here, resolved
 from ocrlab.workspace.playground.shown import chips, milliseconds, note, size
 
@@ -48,21 +45,6 @@ def forecast(
     return Forecast(shown, "", reasons)
 
 
-def image_tokens(settings: Settings, width: int, height: int) -> int:
-    """Return how many image tokens a page of this size will take, without loading the model.
-
-    The pixel limits of a model that is not here are taken to be Qwen2-VL's; CheckpointError where its shapes are not
-    known.
-    """
-    try:
-        folder = locate(settings).folder
-    except CheckpointError:
-        folder = locate(_shape_of(settings)).folder
-    processor, own = _processor(folder, settings.model_id)
-    processor.size = {**own, **settings.pixel_kwargs()}
-    return count_image_tokens(processor, width, height)
-
-
 def _costs(
     settings: Settings, page_size: tuple[int, int], machine: Machine | None, before: Sequence[dict[str, Any]]
 ) -> str:
@@ -81,18 +63,3 @@ def _costs(
     if each_s := [row["tpot_s"] for row in mine if row.get("tpot_s")]:
         told.append((f"a token, median of {len(each_s)} here", milliseconds(median(each_s))))
     return chips(told) + note(warn, "bad")
-
-
-@lru_cache(maxsize=8)
-def _processor(folder: Path, model_id: str) -> tuple[Any, dict[str, int]]:
-    from ocrlab.reading.dummy import build_image_processor
-
-    if (folder / "preprocessor_config.json").is_file():
-        processor = load_image_processor(folder)
-    else:
-        processor = build_image_processor(locate(_shape_of(Settings(model_id=model_id))).config)
-    return processor, dict(processor.size)
-
-
-def _shape_of(settings: Settings) -> Settings:
-    return Settings(model_id=settings.model_id, weights="dummy")

@@ -13,6 +13,8 @@ from ocrlab import paths
 from ocrlab.machine.cards import Machine, UnknownCard, card, measured_machine
 from ocrlab.machine.describe import choose_device, choose_dtype, describe_machine
 from ocrlab.machine.probes import Case, Probe, run_probes
+from ocrlab.reading.address import is_endpoint
+from ocrlab.reading.dialects import refusal
 from ocrlab.reading.quantization import missing_library
 from ocrlab.reading.settings import SettingError, Settings
 from ocrlab.study.canary import held_in_quarantine
@@ -43,6 +45,9 @@ class Here:
 
     def reason(self, settings: Settings) -> str:
         """Return why settings cannot run here, as far as is known before a model is loaded; empty for no reason."""
+        told = self.learned.get(tuple(getattr(settings, name) for name in _REFUSED_FOR))
+        if is_endpoint(settings.model_id):
+            return told or refusal(settings)
         try:
             device = choose_device(settings.device).value
         except ValueError as error:
@@ -53,11 +58,12 @@ class Here:
         if (held := held_in_quarantine(settings)) is not None:
             return held
         way = (settings.attn_implementation, settings.sdpa_kernel, dtype, device.split(":")[0])
-        told = self.learned.get(tuple(getattr(settings, name) for name in _REFUSED_FOR))
         return told or self.against.get(way, "")
 
     def reasons(self, settings: Settings, name: str, choices: tuple[Any, ...]) -> dict[Any, str]:
         """Return for each choice of one setting why it cannot run beside the others; empty for those that may."""
+        if is_endpoint(settings.model_id):  # a server refuses a setting whatever the others are
+            settings = Settings(model_id=settings.model_id)
         found = {}
         for value in choices:
             change = {name: value} | ({"sdpa_kernel": None} if name == "attn_implementation" else {})

@@ -12,7 +12,6 @@ from typing import Any
 import ipywidgets as w
 
 from ocrlab.pages import Page, PageError, load_pages, set_names
-from ocrlab.pages.leaves import count_leaves, extract_leaf
 from ocrlab.workspace.playground.shown import file_name, note
 from ocrlab.workspace.playground.widgets import labelled, wide
 
@@ -28,7 +27,7 @@ class Picker:
         self.page: Page | None = None
         self.size = (0, 0)
         self._folder = tempfile.TemporaryDirectory(prefix="ocrlab-pages-", ignore_cleanup_errors=True)
-        self._file: Path | None = None
+        self._leaves: list[Page] = []
         self._changed = changed
         self._pages: dict[str, Page] = {}
         self._make_widgets()
@@ -125,25 +124,16 @@ class Picker:
         try:
             if not file.is_file():
                 raise PageError(f"{file}: no such file, seen from {Path.cwd()}; check the path")
-            self._file, count = file, count_leaves(file)
+            self._leaves = load_pages(file)
         except (PageError, OSError, ValueError) as error:
             self._refuse(error)
             return
-        self.leaf.max, self.leaf.value = max(1, count), 1
+        self.leaf.max, self.leaf.value = len(self._leaves), 1
         self._open()
 
     def _open(self) -> None:
-        if self._file is None:
-            return
-        try:
-            image = extract_leaf(self._file, self.leaf.value, Path(self._folder.name))
-            (page,) = load_pages(image)
-        except (PageError, OSError) as error:
-            self._refuse(error)
-            return
-        if image != self._file:
-            page = replace(page, id=f"{self._file.name}, page {self.leaf.value}")
-        self._show(page, leaves=self.leaf.max)
+        if self._leaves:
+            self._show(self._leaves[self.leaf.value - 1], leaves=len(self._leaves))
 
     def _show(self, page: Page, leaves: int) -> None:
         self._leaf.layout.display = "" if leaves > 1 else "none"

@@ -1,0 +1,160 @@
+"""`transformers serve` without torchvision: its own server, with the image path of the reader in this process.
+
+The stock command loads `AutoProcessor`, which insists on a video processor and so on torchvision. Here Qwen2-VL's
+processor is registered with the PIL image processor and no video; all else is transformers' own code.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+
+from ocrlab import paths
+from ocrlab.machine.describe import choose_device, choose_dtype
+from ocrlab.reading.address import PREFIX
+from ocrlab.reading.checkpoints import locate
+from ocrlab.reading.loading import Unsupported
+from ocrlab.reading.settings import Settings
+
+NEEDED = ("openai", "fastapi", "uvicorn")
+"""Modules that `transformers serve` imports; the extra `serve` installs them."""
+HOST = "127.0.0.1"
+
+
+def missing_modules() -> str:
+    """Return what is missing for serving and the remedy, in words; empty where nothing is."""
+    absent = [name for name in NEEDED if find_spec(name) is None]
+    return f"serving needs {', '.join(absent)}; install the extra: pip install 'ocrlab[serve]'" if absent else ""
+
+
+def serve(
+    model: str, port: int, *, device: str = "auto", dtype: str = "auto", attention: str = "sdpa",
+    with_parent: bool = False,
+) -> None:  # fmt: skip
+    """Serve a model on this computer only until the process is ended; `model` is `tiny`, a folder or a Hub id.
+
+    `with_parent` ends it when standard input closes, which happens when the process that started it is gone.
+
+    A folder is served under its last name, with device and dtype resolved as for a reader in this process (stock
+    `transformers serve` takes the dtype of the weights' file). Qwen2-VL and Qwen2.5-VL are known.
+
+    Raises:
+        Unsupported: a package that serving needs is missing, or the device is not here.
+        CheckpointError: the model cannot be had or must not be loaded.
+    """
+    if reason := missing_modules():
+        raise Unsupported(reason)
+    try:
+        device = choose_device(device).value
+    except ValueError as error:
+        raise Unsupported(str(error)) from error
+    dtype = choose_dtype(dtype, device).value
+    locate(Settings(model_id=model))  # the same refusals as for a reader: pickled weights, code, other families
+    from transformers.cli.serve import Serve
+
+    folder = _folder(model)
+    if folder.is_dir():  # by its last name from the folder above: no path of this machine becomes a model's name
+        os.chdir(folder.parent)
+        model = folder.name
+    if with_parent:
+        threading.Thread(target=_end_with_input, daemon=True).start()
+    register_processor()
+    Serve(force_model=model, device=device, dtype=dtype, attn_implementation=attention, host=HOST, port=port)
+
+
+def register_processor() -> None:
+    """Make `AutoProcessor` give Qwen2-VL's processor with the PIL image processor and without videos."""
+    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, Qwen2_5_VLConfig, Qwen2VLConfig
+    from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
+    from transformers.processing_utils import ProcessorMixin
+
+    class Processor(Qwen2VLProcessor):
+        def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
+            self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+            self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+            self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+            ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+        @classmethod
+        def from_pretrained(cls, name: str, revision: str = "main", **_: Any) -> Any:  # type: ignore[override]
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+            images = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
+            return cls(images, tokenizer, tokenizer.chat_template)
+
+    for config in (Qwen2VLConfig, Qwen2_5_VLConfig):
+        AutoProcessor.register(config, Processor, exist_ok=True)
+
+
+@contextmanager
+def running_server(
+    model: str = "tiny", *, device: str = "auto", dtype: str = "auto", attention: str = "sdpa", start_s: float = 180
+) -> Iterator[str]:
+    """Start `python -m ocrlab serve` on a free port, yield the served model's model_id, and end the server.
+
+    Raises:
+        Unsupported: it did not come up within `start_s` seconds; the message has the end of its log.
+    """
+    if reason := missing_modules():
+        raise Unsupported(reason)
+    port = _free_port()
+    command = [sys.executable, "-m", "ocrlab", "serve", "--model", model, "--port", str(port), "--with-parent",
+               "--device", device, "--dtype", dtype, "--attn_implementation", attention]  # fmt: skip
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        try:
+            _await(process, port, time.monotonic() + start_s, log)
+            yield f"{PREFIX}http://{HOST}:{port}/v1#{_served_name(model)}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+
+
+def _served_name(model: str) -> str:
+    folder = _folder(model)
+    return folder.name if folder.is_dir() else model
+
+
+def _folder(model: str) -> Path:
+    return paths.MODELS / model if model == "tiny" else Path(model).expanduser().resolve()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _await(process: subprocess.Popen[bytes], port: int, until: float, log: IO[bytes]) -> None:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while time.monotonic() < until and process.poll() is None:
+        with suppress(OSError), direct.open(f"http://{HOST}:{port}/health", timeout=2):
+            return
+        time.sleep(0.2)
+    log.seek(0)
+    lines = log.read().decode(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    ended = "did not answer in time" if process.poll() is None else f"ended with exit code {process.returncode}"
+    raise Unsupported(f"transformers serve: it {ended}: {last[:300]}")
+
+
+def _end_with_input() -> None:
+    while os.read(0, 4096):  # sys.stdin would be locked when the process ends by itself
+        pass
+    os._exit(0)

@@ -1,0 +1,170 @@
+"""A small server that speaks the API of OpenAI-compatible servers, and does what a test tells it to do wrong."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from PIL import Image
+
+TEXT_TOKENS = 20
+FACTOR = 28
+
+
+@dataclass
+class Fake:
+    """What the server does and saw. `turns` are played in order, one a request for a page; then it answers well."""
+
+    turns: list[Callable[[Any], None]] = field(default_factory=list)
+    always: Callable[[Any], None] | None = None
+    owner: str = "vllm"
+    text: str = "read well"
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    images: list[Image.Image] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+    seconds: float = 0.0
+    url: str = ""
+    port: int = 0
+    server: Any = None
+
+    @property
+    def model_id(self) -> str:
+        return f"endpoint:{self.url}/v1#m"
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@contextmanager
+def fake_server(**options: Any) -> Iterator[Fake]:
+    fake, lock = Fake(**options), threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 20
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            fake.headers.append(dict(self.headers))
+            if self.path == "/v1/models":
+                reply(self, 200, {"object": "list", "data": [{"id": "m", "owned_by": fake.owner}]})
+            else:
+                reply(self, 404, {"detail": "Not Found"})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            trial = body["max_tokens"] == 1
+            with lock:
+                fake.at_once += 1
+                fake.most_at_once = max(fake.most_at_once, fake.at_once)
+                fake.headers.append(dict(self.headers))
+                if not trial:
+                    fake.bodies.append(body)
+                turn = fake.always or (fake.turns.pop(0) if fake.turns and not trial else answer)
+            self.body, self.fake = body, fake
+            try:
+                url = body["messages"][0]["content"][0]["image_url"]["url"]
+                self.image = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+                if not trial:
+                    fake.images.append(self.image.copy())
+                    time.sleep(fake.seconds)
+                turn(self)
+            finally:
+                with lock:
+                    fake.at_once -= 1
+
+    class Quiet(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: Any) -> None:
+            pass  # a client that hangs up is what some tests want
+
+    fake.server = Quiet(("127.0.0.1", fake.port), Handler)
+    fake.port = fake.server.server_address[1]
+    fake.url = f"http://127.0.0.1:{fake.port}"
+    thread = threading.Thread(target=fake.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield fake
+    finally:
+        fake.stop()
+        thread.join(5)
+
+
+def reply(handler: Any, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+    """Send a whole answer: JSON, or text as it stands."""
+    data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+    handler.send_response(status)
+    kind = "text/html" if isinstance(body, str) else "application/json"
+    for name, value in ({"Content-Type": kind, "Content-Length": str(len(data))} | (headers or {})).items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def begin(handler: Any, pieces: list[str]) -> None:
+    """Begin a stream with these pieces of text, and leave it open."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/event-stream")
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    for piece in pieces:
+        send(handler, event(piece))
+
+
+def send(handler: Any, data: str) -> None:
+    raw = data.encode()
+    handler.wfile.write(f"{len(raw):x}\r\n".encode() + raw + b"\r\n")
+    handler.wfile.flush()
+
+
+def event(piece: str | None, finish: str | None = None, usage: dict[str, int] | None = None) -> str:
+    delta = {"content": piece} if piece is not None else {}
+    chunk = {
+        "id": "x", "object": "chat.completion.chunk", "created": 0, "model": "m",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+    }  # fmt: skip
+    return f"data: {json.dumps(chunk | ({'usage': usage} if usage else {}))}\n\n"
+
+
+def end(handler: Any, finish: str, new_tokens: int) -> None:
+    cells = round(handler.image.width / FACTOR) * round(handler.image.height / FACTOR)
+    usage = {"prompt_tokens": TEXT_TOKENS + cells, "completion_tokens": new_tokens}
+    send(handler, event(None, finish, usage | {"total_tokens": sum(usage.values())}))
+    send(handler, "data: [DONE]\n\n")
+    handler.wfile.write(b"0\r\n\r\n")
+
+
+def answer(handler: Any) -> None:
+    """Answer as a sound server does: words as tokens, cut at max_tokens, and an end token."""
+    words = [f"{word} " for word in handler.fake.text.split()]
+    cap = handler.body["max_tokens"]
+    begin(handler, words[:cap])
+    end(handler, "stop" if len(words) < cap else "length", min(len(words) + 1, cap))
+
+
+def cut(handler: Any) -> None:
+    """Break off in the middle of the text, as a process that is killed does."""
+    begin(handler, ["only "])
+    handler.close_connection = True
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def status(code: int, message: str = "busy", **headers: str) -> Callable[[Any], None]:
+    """Return a turn that answers with an HTTP status."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda handler: reply(handler, code, {"error": {"message": message}}, named)

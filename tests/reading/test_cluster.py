@@ -1,0 +1,79 @@
+"""A Ray cluster of two nodes on this machine: the same texts, one node killed, a sweep spread over both."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocrlab import paths
+from ocrlab.pages import load_pages
+from ocrlab.reading.cluster import Cluster, connect
+from ocrlab.reading.served import Refused
+from ocrlab.reading.settings import Settings
+from ocrlab.study.experiment import run_experiment
+from ocrlab.study.library import make_batches, plan_items
+
+pytest.importorskip("ray", reason="the extra `cluster` is not installed")
+SETTINGS = Settings(dtype="float32", max_new_tokens=64, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[tuple[Any, Any]]:
+    """The cluster and the node that may be killed."""
+    import ray
+    from ray.cluster_utils import Cluster as Nodes
+
+    os.environ["PYTHONPATH"] = str(paths.ROOT)
+    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": quick}
+    cluster = Nodes(initialize_head=True, head_node_args=head)
+    other = cluster.add_node(num_cpus=1)
+    yield cluster, other
+    ray.shutdown()
+    cluster.shutdown()
+    del os.environ["PYTHONPATH"]
+
+
+def test_an_address_without_a_cluster_is_refused() -> None:
+    with pytest.raises(Refused, match=r"no Ray cluster answers there.*ray start --head"):
+        connect("127.0.0.1:1")
+
+
+def test_a_sweep_is_spread_over_the_nodes(
+    nodes: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = load_pages("lines", limit=3)
+    runs = [SETTINGS, replace(SETTINGS, attn_implementation="eager"), replace(SETTINGS, max_pixels=8192)]
+    here = run_experiment("sweep", runs, pages, folder=tmp_path / "here")
+    monkeypatch.setenv("OCRLAB_ENGINE", "ray")
+    monkeypatch.setenv("RAY_ADDRESS", nodes[0].address)
+    there = run_experiment("sweep", runs, pages, folder=tmp_path / "there")
+    assert list(there["key"]) == list(here["key"]) and len(there) == 9
+    assert list(there["cer"]) == list(here["cer"]) and set(there["status"]) == {"ok"}
+    again = run_experiment("sweep", runs, pages, folder=tmp_path / "there")
+    assert list(again["time_utc"]) == list(there["time_utc"]), "nothing is read twice"
+
+
+def test_a_killed_node_loses_and_doubles_nothing(nodes: tuple[Any, Any]) -> None:
+    cluster, other = nodes
+    pages = load_pages("lines", limit=60)
+    batches = make_batches(plan_items(SETTINGS, pages, [None] * len(pages)), SETTINGS.batch_size)
+    counts: Counter[str] = Counter()
+    killed_at = None
+    with Cluster(SETTINGS, cluster.address) as engine:
+        assert engine.workers == 2 and engine.resource == "CPU"
+        for readings, actual, _ in engine.stream(batches):
+            counts.update(reading.page for reading in readings)
+            assert actual["actual_dtype"] == "float32" and {reading.status for reading in readings} == {"ok"}
+            if killed_at is None:
+                cluster.remove_node(other, allow_graceful=False)
+                killed_at = time.monotonic()
+    assert killed_at is not None
+    assert counts == dict.fromkeys((page.id for page in pages), 1)

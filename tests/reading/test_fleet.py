@@ -1,0 +1,181 @@
+"""Several readers on one queue: nothing lost, nothing doubled, whatever becomes of a worker."""
+
+from __future__ import annotations
+
+import collections
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ocrlab.pages import Page, load_pages
+from ocrlab.reading import lane
+from ocrlab.reading.fleet import Fleet, FleetDown
+from ocrlab.reading.outcome import Reading
+from ocrlab.reading.reader import open_reader
+from ocrlab.reading.served import Refused
+from ocrlab.reading.settings import Settings
+from ocrlab.study.library import make_batches, plan_items
+
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+SETTINGS = Settings(dtype="float32", max_new_tokens=64)
+TWO = replace(SETTINGS, batch_size=4)
+
+
+def batches_of(pages: list[Page], settings: Settings) -> list[list[Page]]:
+    return make_batches(plan_items(settings, pages, [None] * len(pages)), settings.batch_size)
+
+
+def read_all(fleet: Fleet, pages: list[Page], settings: Settings) -> list[Reading]:
+    return [reading for told in fleet.stream(batches_of(pages, settings)) for reading in told[0]]
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with Fleet(TWO, ["cpu", "cpu"]) as shared:
+        yield shared
+    assert not shared.pids
+    names = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True) if child.is_running()]
+    assert not [name for name in names if "spawn_main" in name]
+
+
+def test_two_workers_read_what_one_reader_reads(fleet: Fleet) -> None:
+    pages = load_pages("lines", limit=21)
+    with open_reader(SETTINGS) as reader:
+        alone = {reading.page: reading.text for reading in reader.read(pages)}
+    readings = read_all(fleet, pages, TWO)
+    assert len(fleet.pids) == 2 and not fleet.troubles
+    assert {reading.page: reading.text for reading in readings} == alone and len(readings) == len(pages)
+    for reading in readings:
+        assert reading.generate_s and reading.wait_s is not None and reading.prepare_s
+        assert reading.page_s == pytest.approx((reading.wait_s + reading.generate_s) / reading.batch_pages)
+
+
+def test_bad_pages_cost_themselves_only(fleet: Fleet, tmp_path: Path) -> None:
+    good = load_pages("lines", limit=3)
+    (tmp_path / "zero.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("no image")
+    pages = [good[0], *load_pages(tmp_path), *good[1:]]
+    before = fleet.deaths
+    statuses = {reading.page: reading.status for reading in read_all(fleet, pages, TWO)}
+    assert fleet.deaths == before
+    assert statuses.pop("zero.png") == statuses.pop("text.png") == "error"
+    assert set(statuses.values()) == {"ok"} and len(statuses) == 3
+
+
+@posix
+def test_workers_killed_at_random_lose_and_double_nothing(fleet: Fleet) -> None:
+    pages = load_pages("lines", limit=40)
+    rng, kills, before = random.Random(7), 0, fleet.deaths
+    counts: collections.Counter[str] = collections.Counter()
+    for told in fleet.stream(batches_of(pages, TWO)):
+        counts.update(reading.page for reading in told[0])
+        assert {reading.status for reading in told[0]} <= {"ok", "truncated", "loop", "empty"}
+        if kills < 3 and rng.random() < 0.5 and fleet.pids:
+            os.kill(rng.choice(fleet.pids), signal.SIGKILL)
+            kills += 1
+    assert kills == 3 and 1 <= fleet.deaths - before <= kills
+    assert counts == dict.fromkeys((page.id for page in pages), 1)
+
+
+class Fatal(Page):
+    """A page that ends whoever opens it."""
+
+    def open(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Endless(Page):
+    """A page that is never opened."""
+
+    def open(self):
+        threading.Event().wait()
+
+
+@posix
+def test_a_page_that_kills_or_never_ends_is_marked_and_the_others_are_read(fleet: Fleet) -> None:
+    pages = load_pages("lines", limit=12)
+    pages.insert(5, Fatal(**{**vars(pages[5]), "id": "fatal"}))
+    pages.insert(2, Endless(**{**vars(pages[5]), "id": "endless"}))
+    fleet.page_timeout_s = 5
+    readings = {reading.page: reading for reading in read_all(fleet, pages, TWO)}
+    fleet.page_timeout_s = None
+    assert len(readings) == 14
+    assert readings["fatal"].status == "crashed" and "twice at this page" in readings["fatal"].reason
+    assert readings["endless"].status == "timeout" and "within 5 s" in readings["endless"].reason
+    assert {reading.status for name, reading in readings.items() if name not in {"fatal", "endless"}} == {"ok"}
+
+
+def test_stop_finishes_what_is_in_hand_and_the_fleet_can_go_on(fleet: Fleet) -> None:
+    pages = load_pages("lines", limit=40)
+    told = iter(fleet.stream(batches_of(pages, TWO)))
+    first = next(told)[0]
+    fleet.stop()
+    rest = [reading for more in told for reading in more[0]]
+    assert len(first) == 4 and len(rest) <= 8
+    assert len(read_all(fleet, pages[:4], TWO)) == 4
+
+
+def test_settings_that_cannot_be_are_refused_and_one_good_worker_is_enough() -> None:
+    pages = load_pages("lines", limit=2)
+    with Fleet(SETTINGS, ["cuda:7"]) as fleet, pytest.raises(Refused, match="cuda:7"):
+        read_all(fleet, pages, SETTINGS)
+    with Fleet(SETTINGS, ["cuda:7", "cpu"]) as fleet:
+        assert len(read_all(fleet, pages, SETTINGS)) == 2
+        assert "cuda:7" in fleet.troubles[0]
+
+
+@posix
+def test_a_worker_that_dies_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ocrlab.reading.fleet.DEATHS_IN_A_ROW", 2)
+    pages = [Fatal(**{**vars(page), "id": str(i)}) for i, page in enumerate(load_pages("lines", limit=8))]
+    with Fleet(SETTINGS, ["cpu"], processes=0) as fleet, pytest.raises(FleetDown, match="pages are not read"):
+        read_all(fleet, pages, SETTINGS)
+
+
+def test_fewer_pixels_where_a_page_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = load_pages("labels", limit=1)[0]
+    told: list[lane.Told] = []
+    with open_reader(SETTINGS) as reader:
+        most = reader.size_of(page) * reader.builder.cell_pixels
+        generate = reader.model.generate
+
+        def small_only(**kwargs):
+            if kwargs["pixel_values"].shape[0] * reader.builder.image_processor.patch_size**2 > most * 0.6:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            return generate(**kwargs)
+
+        monkeypatch.setattr(reader.model, "generate", small_only)
+        monkeypatch.setattr(lane, "reader_here", lambda _: reader)
+        monkeypatch.setattr(lane, "report", told.append)
+        lane.read_alone(SETTINGS, page, fewer_pixels=True)
+        lane.read_alone(SETTINGS, page, fewer_pixels=False)
+    (smaller,), actual, _ = told[0]
+    assert smaller.status == "ok" and actual["actual_max_pixels"] == most // 2
+    assert f"out of memory at {most} pixels" in smaller.retried and smaller.image_tokens * 2 <= reader.size_of(page) + 8
+    (refused,), actual, _ = told[1]
+    assert refused.status == "oom" and actual["actual_max_pixels"] > most
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = load_pages("lines", limit=8)
+    with open_reader(replace(SETTINGS, batch_size=8)) as reader:
+        whole = {reading.page: reading.text for reading in reader.read(pages)}
+        generate = reader.model.generate
+
+        def at_most_two(**kwargs):
+            if len(kwargs["input_ids"]) > 2:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            return generate(**kwargs)
+
+        monkeypatch.setattr(reader.model, "generate", at_most_two)
+        readings = reader.read(pages)
+    assert {reading.page: reading.text for reading in readings} == whole
+    assert {reading.batch_pages for reading in readings} == {2}
+    assert {reading.retried for reading in readings} == {"oom in a batch of 4, read in one of 2"}
