@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ocrlab.pages.errors import PageError
 from ocrlab.pages.images import SUFFIXES
@@ -69,7 +69,7 @@ def by_pattern(pattern: str) -> list[Path]:
     return files
 
 
-def natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+def natural(path: PurePath) -> tuple[list[tuple[int, int, str]], str]:
     """Return a sort key in which numbers count as numbers; names that differ in case alone keep one order."""
     text = path.as_posix()
     parts = [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", text.lower()) if p]
@@ -105,13 +105,18 @@ def _of_file(file: Path, sha256: str, problem: str, beginning: bytes, root: Path
         truth, unusable = truth_beside(file)
         yield Page(name, file, sha256, root.name, truth=truth, problem=problem or unusable, refused=bool(problem))
         return
-    drawn = f"@{dpi}" if is_pdf(file, beginning) else ""
+    drawn = dpi if is_pdf(file, beginning) else None
     for leaf, wrong in inside.items():
         truth, unusable = truth_beside(file, leaf)
-        own = hashlib.sha256(f"{sha256}#{leaf}{drawn}".encode()).hexdigest()
+        own = hash_of_leaf(sha256, leaf, drawn)
         problem = f"{file}: page {leaf}: {wrong}" if wrong else unusable
         yield Page(f"{name}#{leaf}", file, own, root.name, truth=truth, problem=problem, refused=bool(wrong),
                    leaf=leaf, dpi=dpi)  # fmt: skip
+
+
+def hash_of_leaf(sha256: str, leaf: int, dpi: int | None) -> str:
+    """Return a leaf's own hash from its file's and, where it is drawn, its resolution."""
+    return hashlib.sha256(f"{sha256}#{leaf}{f'@{dpi}' if dpi is not None else ''}".encode()).hexdigest()
 
 
 def hash_of(file: Path) -> tuple[str, str]:

@@ -67,6 +67,15 @@ def image_size(path: Path) -> tuple[int, int]:
         return open_image(path).size  # says what is wrong
 
 
+def size_from(beginning: bytes) -> tuple[int, int] | None:
+    """Return width and height in pixels from an image's first bytes, or None where these do not tell."""
+    try:
+        with large_allowed(), Image.open(io.BytesIO(beginning), formats=_FORMATS) as image:
+            return image.size
+    except (Image.DecompressionBombError, *DECODER_ERRORS):
+        return None
+
+
 def shape_problem(width: int, height: int) -> str:
     """Return why an image of so many pixels is not read, with what to do; empty where it is."""
     if width * height > MAX_IMAGE_PIXELS:

@@ -21,6 +21,11 @@ def is_pdf(file: Path, start: bytes) -> bool:
     return begins_as_pdf(start) or file.suffix.lower() == ".pdf"
 
 
+def may_hold_several(file: Path, start: bytes) -> bool:
+    """Return whether a file with these first bytes can be of several pages: a PDF or a TIFF."""
+    return is_pdf(file, start) or start.startswith(_TIFF)
+
+
 def leaves(file: Path, start: bytes, dpi: int) -> dict[int, str] | None:
     """Return a PDF's or multi-page TIFF's leaves, numbered from 1, each with its problem (or ""); None: one image.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +49,23 @@ class Page:
         """
         if self.refused:
             raise PageError(self.problem)
-        return open_image(self.file) if self.leaf is None else open_leaf(self.file, self.leaf, self.dpi)
+        with self.local() as file:
+            return open_image(file) if self.leaf is None else open_leaf(file, self.leaf, self.dpi)
+
+    def size(self) -> tuple[int, int]:
+        """Return width and height in pixels, as `page_size` does."""
+        with self.local() as file:
+            return image_size(file) if self.leaf is None else leaf_size(file, self.leaf, self.dpi)
+
+    @contextmanager
+    def local(self) -> Iterator[Path]:
+        """Give the page's file on this machine, for as long as the block lasts."""
+        yield self.file
+
+    @property
+    def where(self) -> str:
+        """The page's file as a person names it: a path, or the URL of an object in a store."""
+        return str(self.file)
 
 
 def page_size(page: Page) -> tuple[int, int]:
@@ -60,4 +78,4 @@ def page_size(page: Page) -> tuple[int, int]:
     """
     if page.refused:
         raise PageError(page.problem)
-    return image_size(page.file) if page.leaf is None else leaf_size(page.file, page.leaf, page.dpi)
+    return page.size()

@@ -1,4 +1,4 @@
-"""Pages by name or by path: one of our sets, a user's folder, a manifest, one image or PDF, or a glob."""
+"""Pages by name or by path: one of our sets, a user's folder, a manifest, one image or PDF, a glob, or a store."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ocrlab import paths
-from ocrlab.pages import files, manifest
+from ocrlab.pages import files, listing, manifest
 from ocrlab.pages.errors import PageError
 from ocrlab.pages.page import Page
 from ocrlab.pages.pdf import PDF_DPI
+from ocrlab.pages.stores import is_url
 
 OWN_SETS = ("lines", "labels", "sizes", "documents")
 
@@ -32,9 +33,10 @@ def load_pages(
 
     A PDF or a TIFF of several pages gives each of its pages, a PDF's drawn at `dpi` dots an inch when opened.
     `recursive` takes the folders below a folder too (one with a `manifest.jsonl` is what that says).
-    A set's name goes before a folder of that name here (write `./lines` for the folder). `kind` keeps the pages of
-    one kind, then `limit` the first so many; `spread` keeps so many evenly over the rest, for a short run over all
-    kinds. A page whose file or truth is unusable is listed with its `problem`.
+    A URL that fsspec knows (`s3://bucket/scans`) is a folder or file of a store; its pages are fetched where they are
+    opened. A set's name goes before a folder of that name here (write `./lines` for the folder). `kind` keeps the
+    pages of one kind, then `limit` the first so many; `spread` keeps so many evenly over the rest, for a short run
+    over all kinds. A page whose file or truth is unusable is listed with its `problem`.
 
     Raises:
         PageError: nothing there, no such kind, a limit below 1, a manifest that is not one.
@@ -64,12 +66,14 @@ def root_of(files: Sequence[Path]) -> Path:
 
 
 def _load(source: str | Path, limit: int | None, kind: str | None, recursive: bool, dpi: int) -> list[Page]:
+    if is_url(source):
+        _refuse_kind(source, kind)
+        return [*listing.pages_at(str(source), limit=limit, recursive=recursive, dpi=dpi)]
     place = _place(source)
     listed = place / manifest.NAME
     if listed.is_file() or (place.suffix.lower() == ".jsonl" and not place.is_dir()):
         return _of_manifest(listed if place.is_dir() else place, limit, kind)
-    if kind is not None:
-        raise PageError(f"{source}: its pages have no kinds, so kind={kind!r} keeps none; kinds come from a manifest")
+    _refuse_kind(source, kind)
     if place.is_dir():
         return files.as_pages(files.in_folder(place, recursive=recursive), place, limit=limit, dpi=dpi)
     if place.is_file():
@@ -78,6 +82,11 @@ def _load(source: str | Path, limit: int | None, kind: str | None, recursive: bo
         return files.as_pages([place], place.parent, limit=limit, dpi=dpi)
     found = [file.absolute() for file in files.by_pattern(str(source))]
     return files.as_pages(found, root_of(found), limit=limit, dpi=dpi)
+
+
+def _refuse_kind(source: str | Path, kind: str | None) -> None:
+    if kind is not None:
+        raise PageError(f"{source}: its pages have no kinds, so kind={kind!r} keeps none; kinds come from a manifest")
 
 
 def _place(source: str | Path) -> Path:

@@ -11,22 +11,34 @@ def truth_beside(file: Path, leaf: int | None = None) -> tuple[str | None, str]:
     A leaf's lies in NAME.p0003.gt.txt or NAME.p0003.txt (here leaf 3). A byte order mark and CRLF line ends are
     accepted, and white space at the very end is dropped.
     """
-    stem = file.stem if leaf is None else f"{file.stem}.p{leaf:04d}"
-    for suffix in (".gt.txt", ".txt"):
-        beside = file.with_name(stem + suffix)
+    for name in names_beside(file.stem, leaf):
+        beside = file.with_name(name)
         if beside.is_file():
-            return _decoded(beside)
+            return _read(beside)
     return None, ""
 
 
-def _decoded(file: Path) -> tuple[str | None, str]:
+def names_beside(stem: str, leaf: int | None = None) -> tuple[str, str]:
+    """Return the names under which the truth of a file's page may lie, the first one first."""
+    stem = stem if leaf is None else f"{stem}.p{leaf:04d}"
+    return f"{stem}.gt.txt", f"{stem}.txt"
+
+
+def _read(file: Path) -> tuple[str | None, str]:
     try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        return None, (
-            f"{file}: the truth is not UTF-8 (byte {error.start:,} is 0x{error.object[error.start]:02x}), so the page "
-            "has no score; save it as UTF-8, for example: iconv -f CP1251 -t UTF-8"
-        )
+        data = file.read_bytes()
     except OSError as error:
         return None, f"{file}: the truth cannot be read ({error.strerror}), so the page has no score"
+    return decoded(str(file), data)
+
+
+def decoded(name: str, data: bytes) -> tuple[str | None, str]:
+    """Return a truth's text from its bytes, or None, and what is wrong with it; `name` is for the words."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return None, (
+            f"{name}: the truth is not UTF-8 (byte {error.start:,} is 0x{error.object[error.start]:02x}), so the page "
+            "has no score; save it as UTF-8, for example: iconv -f CP1251 -t UTF-8"
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n").rstrip(), ""

@@ -71,6 +71,11 @@ class Fleet:
         """The workers' process ids, of those that are running."""
         return [lane.worker.pid for lane in self.lanes if lane.worker.pid is not None]
 
+    def warm(self) -> None:
+        """Begin to load the models, while the caller still does something else."""
+        for lane in self.lanes:
+            self._threads.submit(lane.ready)
+
     def stream(self, batches: Iterable[Sequence[Page]]) -> Iterator[Told]:
         """Yield readings, with what was in force and the seconds of loading, as batches end.
 
@@ -189,19 +194,23 @@ class Lane:
         self.refused: Refused | None = None
         self.load: tuple[dict[str, Any], float] = ({}, 0.0)
         self._in_a_row = 0
+        self._opening = threading.Lock()
 
     def run(self) -> None:
         """Read from the queue until there is nothing left, or the worker is lost; then tell the lane itself."""
         try:
-            while (what := self.fleet._todo.wait()) and self._ready():
+            while (what := self.fleet._todo.wait()) and self.ready():
                 self._alone() if what == "alone" else self._batches()
         finally:
             self.fleet.tell(self)
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
         """Have a living worker with its model loaded; False gives the lane up."""
-        if self.worker.pid is not None:
-            return True
+        with self._opening:
+            loaded = self.worker.pid is not None and self.load[0]
+            return bool(loaded) or (self.refused is None and self._open())
+
+    def _open(self) -> bool:
         if self._in_a_row >= DEATHS_IN_A_ROW:
             return False
         outcome = self.worker.call(open_lane, self.settings, self.threads)

@@ -83,6 +83,8 @@ def _check_record(record: dict[str, Any], *, reading: bool) -> None:
                 raise ParcelError(f"its {field!r} is no object")
         if not isinstance(record.get("truth", ""), str | None):
             raise ParcelError("its 'truth' is no text")
+        if any(type(record.get(field, 1)) is not int or record.get(field, 1) < 1 for field in ("leaf", "dpi")):
+            raise ParcelError("its 'leaf' or 'dpi' is no whole number from 1 on")
         make_settings(record["asked"])
         if not {"min_new_tokens", "weights"} <= record["asked"].keys():
             raise ParcelError("its 'asked' lacks settings")

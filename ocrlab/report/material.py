@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ocrlab.reading.settings import Settings, make_settings
+from ocrlab.study.origin import dpis_of
 from ocrlab.study.records import record_files
 from ocrlab.study.rows import setting_label
 from ocrlab.study.summary import summarise
@@ -84,6 +85,12 @@ def page_hashes(run: Path) -> set[str]:
     """Return the sha256 of every page that the run's readings name, whatever became of them."""
     lines = (line for file in record_files(run / "readings") for line in _lines(file))
     return {str(line["page_sha256"]) for line in lines if line is not None and line.get("page_sha256")}
+
+
+def page_dpis(run: Path) -> set[int]:
+    """Return the resolutions that the run's readings name, at which pages of PDFs were drawn."""
+    lines = (line for file in record_files(run / "readings") for line in _lines(file))
+    return dpis_of(line for line in lines if line is not None)
 
 
 def settings_lines(rows: pd.DataFrame) -> list[dict[str, Any]]:

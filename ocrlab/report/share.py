@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ocrlab.report.material import page_hashes
+from ocrlab.report.material import page_dpis, page_hashes
 from ocrlab.report.parcel import MANIFEST, MOST_BYTES, ParcelError, kept, manifest, parse_strictly, rebuilt
 from ocrlab.report.pictures import drop_pictures, has_own_pages
 from ocrlab.report.readings import picture_name
@@ -80,7 +80,8 @@ def _scrubbed(file: Path, scrub: Scrub) -> bytes:
 def _copy_images(run: Path, target: Path, images: Path) -> None:
     """Write the pages that were read as PNG without their metadata, found in `images` by their hashes."""
     wanted = page_hashes(run)
-    found = {sha256: page for sha256, page in pages_by_hash([images]).items() if sha256 in wanted}
+    here = pages_by_hash([images], page_dpis(run))
+    found = {sha256: page for sha256, page in here.items() if sha256 in wanted}
     if not found:
         raise ParcelError(f"{images}: holds none of this run's pages (their sha256 are in readings/); give the folder "
                           "that was read, or share without images")  # fmt: skip

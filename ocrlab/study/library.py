@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab.pages import Page, PageError, page_size
+from ocrlab.pages.stores import StoredPage
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.lane import Told
 from ocrlab.reading.reader import largest_first
@@ -68,15 +69,17 @@ def target_files(pages: Sequence[Page], names: Sequence[str], folder: Path | Non
     or TIFF is `scan.pdf.p0003.txt`.
 
     Raises:
-        PageError: two pages would be written to one file.
+        PageError: two pages would be written to one file, or one beside a page of a store.
     """
     seen: dict[Path, Page] = {}
     for page, name in zip(pages, names, strict=True):
+        if folder is None and isinstance(page, StoredPage):
+            raise PageError(f"{page.where}: nothing is written into a store; choose a folder with --out")
         leaf = f".p{page.leaf:04d}" if page.leaf is not None else ""
         place = folder / name if folder is not None else page.file
         file = place.with_name(f"{place.name}{leaf}.txt")
         if file in seen:
-            raise PageError(f"{file}: both {seen[file].file} and {page.file} would be written there; read them apart")
+            raise PageError(f"{file}: both {seen[file].where} and {page.where} would be written there; read them apart")
         seen[file] = page
     return list(seen)
 
@@ -132,14 +135,14 @@ def read_items(engine: Any, settings: Settings, items: Sequence[Item], batches: 
             record = reading_record("read", item.key, settings, item.page, reading, actual, load_s, 0)
             row = row_of(record)
             first = {
-                "file": str(item.page.file), "leaf": item.page.leaf, "status": reading.status,
+                "file": item.page.where, "leaf": item.page.leaf, "status": reading.status,
                 "reason": reading.reason, "text": reading.text, "cer": row.get("cer"),
             }  # fmt: skip
             yield item, first | row
 
 
 def _refuse_foreign(item: Item, ours: set[str]) -> None:
-    if item.text_file is not None and item.text_file.exists() and str(item.page.file) not in ours:
+    if item.text_file is not None and item.text_file.exists() and item.page.where not in ours:
         raise PageError(
             f"{item.text_file}: is there already and was not written by this reading; move it, or choose another --out"
         )

@@ -58,7 +58,7 @@ def _bare(reader: Reader, page: Page) -> str:
     import torch
 
     builder = reader.builder
-    with Image.open(page.file) as opened:
+    with page.local() as file, Image.open(file) as opened:
         processed = builder.image_processor(images=[opened.convert("RGB")], return_tensors="pt")
     count = int(processed["image_grid_thw"].prod() // builder.image_processor.merge_size**2)
     text = builder.text(reader.settings.prompt).replace(IMAGE_TOKEN, IMAGE_TOKEN * count)

@@ -45,13 +45,15 @@ def reading_record(
     experiment: str, key: str, settings: Settings, page: Page, reading: Reading, actual: dict[str, Any],
     load_s: float | None, repeat: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return everything about one reading but its scores, ready for JSON."""
+    """Return everything about one reading but its scores, ready for JSON; `leaf` and `dpi` only of a leaf."""
+    leaf = {} if page.leaf is None else {"leaf": page.leaf, "dpi": page.dpi}
     return {
         "key": key, "experiment": experiment, "page": page.id, "text": reading.text, "status": reading.status,
         "reason": reading.reason, "asked": settings.as_dict(), "actual": actual, "measured": reading.measured(),
         "load_s": load_s, "repeat": repeat, "set": page.set, "kind": page.kind, "language": page.language,
         "degradation": page.degradation, "page_sha256": page.sha256, "truth": page.truth, "code": code_version(),
         "machine": machine_name(), "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        **leaf,
     }  # fmt: skip
 
 

@@ -24,11 +24,13 @@ _CHUNK = 1 << 20
 def bytes_a_page(rows: pd.DataFrame, sources: Iterable[str | Path] | None = None) -> dict[str, float]:
     """Return the mean bytes of the image files behind the rows, by page set; sets whose pages are not here are absent.
 
-    `sources` are where pages may lie (our sets unless named). A PDF's bytes are shared by its pages.
+    `sources` are where pages may lie (our sets unless named). A PDF's bytes are shared by its pages;
+    objects of a store are not measured.
     """
     here = pages_by_hash() if sources is None else pages_by_hash(sources)
     leaves = Counter(page.file for page in here.values())
-    size = {sha256: page.file.stat().st_size / leaves[page.file] for sha256, page in here.items()}
+    local = {sha256: page.file for sha256, page in here.items() if page.file.is_file()}
+    size = {sha256: file.stat().st_size / leaves[file] for sha256, file in local.items()}
     if rows.empty:
         return {}
     # A page may stand under its own set and under a mixed one.

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -19,6 +19,10 @@ from ocrlab.workspace.flags import add_settings, refuse_held, settings_of
 from ocrlab.workspace.interrupt import stop_politely
 from ocrlab.workspace.sources import Sourced, gather
 from ocrlab.workspace.tally import Tally, show
+
+if TYPE_CHECKING:
+    from ocrlab.reading.cluster import Cluster
+    from ocrlab.reading.fleet import Fleet
 
 
 def add_read(commands: Any) -> None:
@@ -94,6 +98,23 @@ def _devices(asked: str, settings: Settings) -> list[str]:
 def _go(args: argparse.Namespace, settings: Settings, devices: list[str], sources: Sourced) -> int:
     from ocrlab.reading.cluster import Cluster
     from ocrlab.reading.fleet import Fleet
+
+    options: dict[str, Any] = {
+        "processes": args.prepare if len(sources.pages) > settings.batch_size else 0,
+        "page_timeout_s": args.page_timeout, "fewer_pixels": args.fewer_pixels,
+    }  # fmt: skip
+    engine: Fleet | Cluster
+    if args.engine == "ray":
+        engine = Cluster(settings, args.address, int(args.workers or 0) or None, **options)
+    else:
+        engine = Fleet(settings, devices[: len(sources.pages)], **options)
+        if not args.dry_run:
+            engine.warm()  # models load while the pages are planned
+    with engine:
+        return _plan_and_read(args, settings, engine, sources)
+
+
+def _plan_and_read(args: argparse.Namespace, settings: Settings, engine: Fleet | Cluster, sources: Sourced) -> int:
     from ocrlab.study.library import RECORDS, Shelf, make_batches, plan_items, read_items, target_files
 
     keep = args.out is not None or args.beside
@@ -108,21 +129,12 @@ def _go(args: argparse.Namespace, settings: Settings, devices: list[str], source
     if args.dry_run:
         from ocrlab.workspace.estimate import estimate
 
-        estimate(settings, items, todo, len(devices))
+        estimate(settings, items, todo, engine.workers)
         return 0
     if not todo:
         return 0
     tally = Tally(len(todo))
-    options: dict[str, Any] = {
-        "processes": args.prepare if len(todo) > settings.batch_size else 0,
-        "page_timeout_s": args.page_timeout, "fewer_pixels": args.fewer_pixels,
-    }  # fmt: skip
-    engine: Fleet | Cluster
-    if args.engine == "ray":
-        engine = Cluster(settings, args.address, int(args.workers or 0) or None, **options)
-    else:
-        engine = Fleet(settings, devices[: len(todo)], **options)
-    with engine, stop_politely(engine.stop) as stopped, _bar(todo) as bar:
+    with stop_politely(engine.stop) as stopped, _bar(todo) as bar:
         for item, told in read_items(engine, settings, todo, make_batches(todo, settings.batch_size)):
             if shelf:
                 shelf.put(item, told)

@@ -1,4 +1,4 @@
-"""From what was typed to pages: sets, folders, files, globs, or a list on standard input."""
+"""From what was typed to pages: sets, folders, files, globs, URLs, or a list on standard input."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ocrlab import paths
 from ocrlab.pages import Page, PageError, expand, load_pages
+from ocrlab.pages.stores import StoredPage, is_url
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ def gather(sources: Sequence[str], *, limit: int | None, dpi: int) -> Sourced:
     """Return the pages of all sources; a page that two of them hold is taken once.
 
     A folder's pages are mirrored from that folder on; with several sources its own name stands before. Single files
-    are mirrored by their name, listed ones by their path.
+    are mirrored by their name, listed ones by their path, objects of a store by their path below the URL.
 
     Raises:
         PageError: nothing there, or no page in it.
@@ -40,25 +41,29 @@ def gather(sources: Sequence[str], *, limit: int | None, dpi: int) -> Sourced:
         root = _root(source)
         roots.append(root or Path.cwd())
         for page in found:
-            key = (str(page.file.absolute()), page.leaf)
+            key = (page.where if isinstance(page, StoredPage) else str(page.file.absolute()), page.leaf)
             pages.setdefault(key, page)
             names.setdefault(key, _name(page, root, len(sources) > 1))
     if not pages:
         raise PageError(f"{', '.join(sources)}: no page found; give images, PDFs, a folder of them, or a set")
     kept = list(pages.values())
     if len({page.id for page in kept}) < len(kept):
-        kept = [replace(page, id=f"{page.file}#{page.leaf}" if page.leaf else str(page.file)) for page in kept]
+        kept = [replace(page, id=f"{page.where}#{page.leaf}" if page.leaf else page.where) for page in kept]
     return Sourced(kept, list(names.values()), roots[0])
 
 
 def _root(source: str) -> Path | None:
     """Return the folder that a source is, if it is one."""
+    if is_url(source):
+        return None
     own = paths.PAGES / source
     place = own if "/" not in source and own.is_dir() else Path(source).expanduser()
     return place.absolute() if place.is_dir() else None
 
 
 def _name(page: Page, root: Path | None, several: bool) -> str:
+    if isinstance(page, StoredPage):
+        return f"{page.set}/{page.name}" if several else page.name
     file = page.file.absolute()
     if root is not None:
         return str(file.relative_to(root.parent if several else root))

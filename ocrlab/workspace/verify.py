@@ -12,7 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ocrlab.pages.sets import OWN_SETS
-from ocrlab.study.origin import absent_pages, pages_by_hash
+from ocrlab.pages.stores import is_url
+from ocrlab.study.origin import absent_pages, dpis_of, pages_by_hash
 from ocrlab.study.records import RecordError, read_records, record_files
 from ocrlab.study.rereading import Again, draw, repeatable, reread
 from ocrlab.workspace.plan import PlanError
@@ -43,7 +44,7 @@ def verify(
         print(error if not isinstance(error, KeyError) else f"{run}: a reading lacks {error}", file=sys.stderr)
         return 2
     sources = [*([pages] if pages else []), *OWN_SETS, *_asked_sources(read_record(folder))]
-    here = pages_by_hash(sources)
+    here = pages_by_hash(sources, dpis_of(usable))
     _tell("page", absent_pages(usable, here, sources))
     drawn = set(draw([r["page_sha256"] for r in usable if r["page_sha256"] in here], share, seed))
     chosen = [reading for reading in usable if reading["page_sha256"] in drawn]
@@ -97,5 +98,5 @@ def _asked_sources(record: Mapping[str, Any]) -> list[str]:
                 continue
             given_sources = value if isinstance(value, list) else [value]
             wanted = (s for s in given_sources if isinstance(s, str) and s not in OWN_SETS)
-            found |= {str(Path(source).expanduser()): None for source in wanted}
+            found |= {s if is_url(s) else str(Path(s).expanduser()): None for s in wanted}
     return list(found)

@@ -204,6 +204,7 @@ def test_what_is_no_zip_is_refused(admit, tmp_path):
     ({"readings/e.jsonl": line(asked={})}, "'asked' lacks settings"),
     ({"readings/e.jsonl": line(measured={"page_s": "1"})}, "'measured' holds what is no number"),
     ({"readings/e.jsonl": line(actual=[])}, "'actual' is no object"), ({"readings/e.jsonl": line(truth=[])}, "'truth'"),
+    ({"readings/e.jsonl": line(leaf=0)}, "'leaf' or 'dpi'"), ({"readings/e.jsonl": line(dpi="200")}, "'leaf' or 'dpi'"),
     ({"readings/e.jsonl": line(page="\x1b[31mred")}, "'page' holds control characters"),
     ({"readings/e.jsonl": line(text="x" * 100_001)}, "'text' is no text"),
     ({"rows/e.jsonl.gz": b"no gzip", "rows/e.jsonl": None}, "damaged gzip"),

@@ -1,6 +1,7 @@
 """A shared run names nobody: what is planted everywhere is nowhere in the zip, and pictures of own pages stay home."""
 
 import gzip
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -10,11 +11,13 @@ from nbformat.v4 import new_output
 from PIL import Image
 
 from ocrlab import paths
+from ocrlab.pages import load_pages
 from ocrlab.report import parcel
 from ocrlab.report.parcel import MANIFEST, ParcelError
 from ocrlab.report.readings import picture_name
 from ocrlab.report.scrub import scrub_all, scrubber
 from ocrlab.report.share import pack_run
+from ocrlab.study.origin import pages_by_hash
 from ocrlab.study.records import pack_records
 from tests.notebooks import write
 from tests.report.test_report_site import display, picture, ran
@@ -113,6 +116,22 @@ def test_pictures_of_own_pages_stay_home_unless_asked_for(tmp_path, scan):
     assert {"figures/a-2-1.png", "figures/a-4-1.png"} < set(files)
     with pytest.raises(ParcelError, match="holds none of this run's pages"):
         pack_run(run, tmp_path / "no.zip", images=tmp_path / "r")
+
+
+def test_images_of_leaves_and_of_folders_below_go_along(tmp_path):
+    (tmp_path / "scans" / "below").mkdir(parents=True)
+    red, blue = Image.new("RGB", (60, 30), "red"), Image.new("RGB", (60, 30), "blue")
+    red.save(tmp_path / "scans" / "below" / "p.png")
+    blue.save(tmp_path / "scans" / "book.pdf", save_all=True, append_images=[red], resolution=100)
+    image, *leaves = load_pages(tmp_path / "scans", recursive=True, dpi=100)
+    assert image.sha256 in pages_by_hash([tmp_path / "scans"])
+    read = [reading(page.id, page_sha256=page.sha256, leaf=page.leaf, dpi=page.dpi) for page in leaves]
+    run = write_run(tmp_path / "r", reading(image.id, page_sha256=image.sha256), *read)
+    files = unpacked(pack_run(run, tmp_path / "r.zip", images=tmp_path / "scans"))
+    wanted = {f"pages/{picture_name(page.sha256)}" for page in (image, *leaves)}
+    assert len(wanted) == 3 and {name for name in files if name.startswith("pages/")} == wanted
+    colours = [Image.open(io.BytesIO(files[f"pages/{picture_name(page.sha256)}"])).getpixel((9, 9)) for page in leaves]
+    assert [colour.index(max(colour)) for colour in colours] == [2, 0], "blue, then red"
 
 
 def test_a_page_set_that_was_asked_for_counts_even_if_nothing_was_read(tmp_path):

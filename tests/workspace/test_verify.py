@@ -9,6 +9,8 @@ from ocrlab import paths
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.study.experiment import run_experiment
+from ocrlab.study.origin import absent_pages, dpis_of, pages_by_hash
+from ocrlab.study.records import read_records
 from ocrlab.study.rereading import draw, repeatable
 from ocrlab.workspace.verify import verify
 from tests.runs import reading
@@ -52,6 +54,36 @@ def test_the_same_texts_come_out_again_from_the_folder_that_the_run_read(tmp_pat
     said = capsys.readouterr().out
     assert "edited: 3 pages (seed 0), 3 readings" in said and "3 same text, 0 different, 0 left out" in said
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before  # nothing is written
+
+
+def test_pages_in_folders_below_and_leaves_at_another_resolution_are_found(tmp_path, capsys):
+    (tmp_path / "scans" / "below").mkdir(parents=True)
+    images = [page.open() for page in load_pages("lines", limit=2)]
+    images[0].save(tmp_path / "scans" / "below" / "p.png")
+    images[0].save(tmp_path / "scans" / "book.pdf", save_all=True, append_images=images[1:], resolution=200)
+    pages = load_pages(tmp_path / "scans", recursive=True, dpi=200)
+    assert [page.id for page in pages] == ["below/p.png", "book.pdf#1", "book.pdf#2"]
+    folder = tmp_path / "results" / "leaves"
+    rows = run_experiment("leaves", [BASE], pages, folder=folder)
+    (folder / "run.json").write_text('{"run": "leaves", "notebooks": {}}', encoding="utf-8")
+    assert list(rows["leaf"].fillna(0)) == [0, 1, 2] and list(rows["dpi"].fillna(0)) == [0, 200, 200]
+    assert verify(str(folder), pages=str(tmp_path / "scans")) == 0
+    said = capsys.readouterr()
+    assert (
+        "3 pages (seed 0), 3 readings\n3 same text, 0 different, 0 left out" in said.out and "not found" not in said.err
+    )
+    (tmp_path / "scans" / "book.pdf").write_bytes((tmp_path / "scans" / "book.pdf").read_bytes() + b"\n")
+    readings = read_records(folder / "readings" / "leaves.jsonl")
+    here = pages_by_hash([tmp_path / "scans"], dpis_of(readings))
+    absent = absent_pages(readings, here, [tmp_path / "scans"])
+    assert list(absent) == ["book.pdf#1", "book.pdf#2"]
+    assert all(reason.startswith("its file has changed since") for reason in absent.values())
+
+
+def test_a_row_of_an_image_tells_no_leaf(run):
+    (file,) = (run / "rows").glob("*.jsonl")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 4 and not any({"leaf", "dpi"} & row.keys() for row in rows)
 
 
 def test_a_planted_difference_a_changed_page_and_other_weights_are_told_apart(edited, capsys):
