@@ -35,7 +35,7 @@ def add_read(commands: Any) -> None:
         "it was stopped. Exit code 0: every page was read; 1: some failed; 2: unusable arguments; 130: stopped. Every "
         "setting is a flag of the same name.",
     )  # fmt: skip
-    read.add_argument("paths", nargs="+", metavar="PATH", help="a set, folder, file or glob; - takes a list of paths")
+    read.add_argument("paths", nargs="+", metavar="PATH", help="a set, folder, file, glob or URL; -: a list of paths")
     read.add_argument("--out", type=Path, metavar="FOLDER", help="text files and readings.jsonl go there")
     read.add_argument("--beside", action="store_true", help="text files go beside the pages, as NAME.png.txt")
     read.add_argument("--json", action="store_true", help="one object a page on standard output, all else on error")

@@ -69,7 +69,7 @@ class Tally:
 
 def show(page: Page, told: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
     """Print one page's object or its text on standard output, and what went wrong on standard error."""
-    name = f"{page.file}" + (f", page {page.leaf}" if page.leaf is not None else "")
+    name = f"{page.where}" + (f", page {page.leaf}" if page.leaf is not None else "")
     if as_json:
         print(json.dumps(told, ensure_ascii=False), flush=True)
         return
