@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_core.paths import jupyter_runtime_dir
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
@@ -129,4 +130,13 @@ def _shared(server: str) -> Config:
     own: dict[str, Any] = {
         "ip": "127.0.0.1", "tornado_settings": {"websocket_max_message_size": MESSAGE_LIMIT_BYTES}
     }  # fmt: skip
-    return Config({server: own, "KernelManager": {"transport": "tcp" if os.name == "nt" else "ipc"}})
+    return Config({server: own, "KernelManager": {"transport": transport_in(Path(jupyter_runtime_dir()))}})
+
+
+def transport_in(folder: Path) -> str:
+    """Return how kernels of a server are reached whose runtime files lie in `folder`: `ipc` (Unix sockets) or `tcp`.
+
+    A socket's path may have 107 bytes on Linux and 103 on macOS; a longer one is "Error Starting Kernel".
+    """
+    longest = len(os.fsencode(folder)) + len("/kernel-") + 36 + len("-ipc-5")  # 36: the kernel's id
+    return "tcp" if os.name == "nt" or longest > 103 else "ipc"

@@ -33,6 +33,7 @@ def test_all_cells_run_and_the_last_figure_is_seen(server: Server) -> None:
         page.click(f".jp-MarkdownViewer a:text-is('{NAME}')")
         page.wait_for_selector(".jp-NotebookPanel .jp-Notebook[data-jp-kernel-user], .jp-NotebookPanel .jp-Cell")
         page.wait_for_function("document.querySelector('.jp-Toolbar-kernelName')?.innerText.includes('Python 3')")
+        page.add_locator_handler(page.locator("dialog.jp-Dialog"), lambda dialog: pytest.fail(dialog.inner_text()))
         page.click(".lm-MenuBar-itemLabel:text-is('Run')")
         page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
         page.wait_for_selector(".jp-OutputArea [role=progressbar], .jp-OutputArea .widget-hprogress")

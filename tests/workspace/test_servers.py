@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -13,6 +14,14 @@ from ocrlab import paths
 from ocrlab.workspace import servers, welcome
 from ocrlab.workspace.kernels import OwnSpecs
 from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
+
+
+def test_a_long_runtime_folder_takes_kernels_by_tcp() -> None:
+    name = "/" + "x" * 52
+    assert (
+        servers.transport_in(Path(name)) == ("tcp" if os.name == "nt" else "ipc")
+        and servers.transport_in(Path(name + "x")) == "tcp"
+    )
 
 
 def test_the_page_has_the_asked_preset_and_nothing_but_the_app(tmp_path: Path) -> None:
