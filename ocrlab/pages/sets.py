@@ -69,7 +69,7 @@ def _load(source: str | Path, limit: int | None, kind: str | None, recursive: bo
     if is_url(source):
         _refuse_kind(source, kind)
         return [*listing.pages_at(str(source), limit=limit, recursive=recursive, dpi=dpi)]
-    place = _place(source)
+    place = place_of(source)
     listed = place / manifest.NAME
     if listed.is_file() or (place.suffix.lower() == ".jsonl" and not place.is_dir()):
         return _of_manifest(listed if place.is_dir() else place, limit, kind)
@@ -89,7 +89,7 @@ def _refuse_kind(source: str | Path, kind: str | None) -> None:
         raise PageError(f"{source}: its pages have no kinds, so kind={kind!r} keeps none; kinds come from a manifest")
 
 
-def _place(source: str | Path) -> Path:
+def place_of(source: str | Path) -> Path:
     """Return the folder or file meant, or the pattern as it is."""
     if isinstance(source, str) and source in set_names():
         return paths.PAGES / source

@@ -12,7 +12,7 @@ from ocrlab.reading.client import Answer
 from ocrlab.reading.complaints import EndpointError
 from ocrlab.reading.confirm import SettingNotApplied
 from ocrlab.reading.outcome import Reading
-from ocrlab.reading.reader import _FORCED
+from ocrlab.reading.reader import FORCED
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.failures import Status, StopReason, judge
 
@@ -41,7 +41,7 @@ def reading_of(
         image_tokens = answer.prompt_tokens - text_tokens
     _confirm(tokens, image_tokens, due, settings, at)
     text = answer.text.strip()
-    status, reason = _FORCED if settings.min_new_tokens is not None else judged(text, tokens, stop_reason)
+    status, reason = FORCED if settings.min_new_tokens is not None else judged(text, tokens, stop_reason)
     decode_s = None if answer.first_s is None else answer.last_s - answer.first_s
     return Reading(
         page=page.id, text=text, status=status, reason=reason, stop_reason=stop_reason, tokens=tokens,

@@ -50,6 +50,13 @@ def connect(address: str | None, cores: int | None = None) -> None:
         ) from error
 
 
+def task_resources() -> dict[str, int]:
+    """Return what one reader takes of the cluster that was joined: a GPU where it has any, else a core."""
+    import ray
+
+    return {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+
+
 def _knock(address: str) -> None:
     """Raise OSError where nothing listens: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -71,10 +78,10 @@ class Cluster:
         connect(address, workers)
         import ray
 
-        have = ray.cluster_resources()
-        self.resource = "GPU" if have.get("GPU") else "CPU"
-        self.workers = workers or max(1, int(have.get(self.resource, 1)))
-        self.settings, self.troubles, self.deaths = settings, list[str](), 0
+        self._takes = task_resources()
+        self.resource = "GPU" if "num_gpus" in self._takes else "CPU"
+        self.workers = workers or max(1, int(ray.cluster_resources().get(self.resource, 1)))
+        self.troubles: list[str] = []
         self._arguments = {
             "settings": settings, "processes": processes, "page_timeout_s": page_timeout_s, "fewer_pixels": fewer_pixels
         }  # fmt: skip
@@ -127,10 +134,9 @@ class Cluster:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         data.DataContext.get_current().enable_progress_bars = False
         pages = data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
-        resources = {"num_gpus": 1} if self.resource == "GPU" else {"num_cpus": 1}
         told = pages.map_batches(
             _Reader, fn_constructor_kwargs=self._arguments, batch_size=1,
-            compute=data.ActorPoolStrategy(min_size=1, max_size=min(self.workers, len(tasks))), **resources,
+            compute=data.ActorPoolStrategy(min_size=1, max_size=min(self.workers, len(tasks))), **self._takes,
         )  # fmt: skip
         for row in told.iter_rows():
             refused, readings, troubles = pickle.loads(row["told"])

@@ -19,7 +19,7 @@ from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
 from ocrlab.reading.lane import Told, open_lane, read_alone, read_lane
 from ocrlab.reading.outcome import Reading
-from ocrlab.reading.served import DEATHS, Refused, ending
+from ocrlab.reading.served import Refused, ending, opened
 from ocrlab.reading.settings import Settings
 
 DEATHS_ALONE = 2
@@ -200,7 +200,10 @@ class Lane:
         """Read from the queue until there is nothing left, or the worker is lost; then tell the lane itself."""
         try:
             while (what := self.fleet._todo.wait()) and self.ready():
-                self._alone() if what == "alone" else self._batches()
+                if what == "alone":
+                    self._alone()
+                else:
+                    self._batches()
         finally:
             self.fleet.tell(self)
 
@@ -213,15 +216,14 @@ class Lane:
     def _open(self) -> bool:
         if self._in_a_row >= DEATHS_IN_A_ROW:
             return False
-        outcome = self.worker.call(open_lane, self.settings, self.threads)
-        refusal = outcome.value["refused"] if outcome.ok else (DEATHS.get(outcome.kind, "crashed"), outcome.reason)
-        if not refusal:
-            self.load = outcome.value["actual"], outcome.value["load_s"]
-            return True
-        self.fleet.troubles.append(f"{self.settings.device}: {refusal[1]}")
-        if not self.load[0]:
-            self.refused = Refused(refusal[0], refusal[1])
-        return False
+        try:
+            self.load = opened(self.worker.call(open_lane, self.settings, self.threads))
+        except Refused as error:
+            self.fleet.troubles.append(f"{self.settings.device}: {error}")
+            if not self.load[0]:
+                self.refused = error
+            return False
+        return True
 
     def _batches(self) -> None:
         """Feed the worker until there is no batch or it dies."""
@@ -236,7 +238,8 @@ class Lane:
         def take(told: Told) -> None:
             self._in_a_row = 0
             self.fleet.tell(told)
-            unread.update(page.id for page in handed[0]) if not unread else None
+            if not unread:
+                unread.update(page.id for page in handed[0])
             unread.difference_update(reading.page for reading in told[0])
             if not unread:
                 handed.popleft()

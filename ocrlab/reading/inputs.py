@@ -6,10 +6,13 @@ the same pixels on every machine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
+
+from ocrlab.pages import Page, page_size
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +32,14 @@ class Inputs:
 def count_image_tokens(image_processor: Any, width: int, height: int) -> int:
     """Return how many image tokens an image of this size in pixels takes under a processor's limits."""
     return int(image_processor.get_number_of_image_patches(height, width)) // image_processor.merge_size**2
+
+
+def page_tokens(page: Page, count: Callable[[int, int], int]) -> int:
+    """Return a page's image tokens from its header alone, as `count` tells them from width and height; 0: not told."""
+    try:
+        return count(*page_size(page))
+    except (ValueError, OSError):
+        return 0
 
 
 class InputBuilder:

@@ -12,11 +12,11 @@ from PIL import Image
 from ocrlab.machine.death import sticky
 from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.machine.kernels import pinned
-from ocrlab.pages import Page, page_size
+from ocrlab.pages import Page
 from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.confirm import confirm, generation_config
-from ocrlab.reading.inputs import Inputs
+from ocrlab.reading.inputs import Inputs, page_tokens
 from ocrlab.reading.loading import Unsupported, load, refuse_missing_attention
 from ocrlab.reading.meter import Memory, MemoryMeter, StepMeter
 from ocrlab.reading.outcome import Reading, failed, status_of
@@ -26,7 +26,7 @@ from ocrlab.reading.settings import Settings
 from ocrlab.reading.trace import NotFinite, Trace, tracing
 from ocrlab.scoring.failures import Status, StopReason, judge
 
-_FORCED: tuple[Status, str] = ("ok", "length forced by min_new_tokens: a speed row, not a reading")
+FORCED: tuple[Status, str] = ("ok", "length forced by min_new_tokens: a speed row, not a reading")
 STATIC = ("static", "offloaded_static")
 CACHE_STEP = 256
 """Static caches are made for a multiple of this many tokens."""
@@ -39,10 +39,12 @@ def same_load(one: Settings, other: Settings) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in LOAD_SETTINGS)
 
 
-def largest_first(pages: Sequence[Page], sizes: Sequence[int]) -> list[Page]:
-    """Return the pages in the order in which batches are read; `sizes` are their image tokens."""
-    by_size = sorted(zip(sizes, pages, strict=True), key=lambda pair: pair[0], reverse=True)
-    return [page for _, page in by_size]
+def in_batches(pages: Sequence[Page], batch_size: int, sizes: Sequence[int] | None = None) -> list[Sequence[Page]]:
+    """Return the pages in batches as they come, or by `sizes` (image tokens): like together, the largest first."""
+    if sizes is not None:
+        by_size = sorted(zip(sizes, pages, strict=True), key=lambda pair: pair[0], reverse=True)
+        pages = [page for _, page in by_size]
+    return [pages[start : start + batch_size] for start in range(0, len(pages), batch_size)]
 
 
 def open_reader(settings: Settings) -> Reader:
@@ -155,10 +157,9 @@ class Reader:
         So what does not fit shows at once, and a static cache need not grow (and its step not be compiled) again.
         """
         size = self.settings.batch_size
-        if 1 < size < len(pages):
-            pages = largest_first(pages, [self.size_of(page) for page in pages])
-        for start in range(0, len(pages), size):
-            yield from self.read_prepared(prepare(self.builder, self.settings.prompt, pages[start : start + size]))
+        sizes = [self.size_of(page) for page in pages] if 1 < size < len(pages) else None
+        for batch in in_batches(pages, size, sizes):
+            yield from self.read_prepared(prepare(self.builder, self.settings.prompt, batch))
 
     def read_prepared(self, batch: Prepared) -> list[Reading]:
         """Return the readings of a batch that `prepared` made ready for this reader's settings."""
@@ -186,10 +187,7 @@ class Reader:
 
     def size_of(self, page: Page) -> int:
         """Return a page's image tokens under the settings in force, from its header alone; 0 where that fails."""
-        try:
-            return self.builder.count(*page_size(page))
-        except (ValueError, OSError):
-            return 0
+        return page_tokens(page, self.builder.count)
 
     def _read_batch(self, batch: Prepared) -> list[Reading]:
         pages = batch.pages
@@ -253,7 +251,7 @@ class Reader:
         kept = ids[:length]  # a batch's padding may follow the end
         text = self.builder.tokenizer.decode(kept, skip_special_tokens=True).strip()
         if self.settings.min_new_tokens is not None and finite:
-            status, reason = _FORCED
+            status, reason = FORCED
         else:
             status, reason = judge(text, kept, stop_reason, finite)
         decode_s = costs["decode_s"]

@@ -8,7 +8,7 @@ from typing import Any, Self
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
 from ocrlab.reading.outcome import Reading, status_of
-from ocrlab.reading.reader import Reader, largest_first, open_reader, same_load
+from ocrlab.reading.reader import Reader, in_batches, open_reader, same_load
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.failures import Status
 
@@ -66,23 +66,14 @@ class ServedReader:
             Refused: they cannot be put in force here.
         """
         self.settings = settings
-        outcome = self._worker.call(open_here, settings)
-        if not outcome.ok:
-            raise Refused(DEATHS.get(outcome.kind, "crashed"), f"loading: {outcome.reason}")
-        if outcome.value["refused"]:
-            raise Refused(*outcome.value["refused"])
-        self.actual: dict[str, Any] = outcome.value["actual"]
-        self.load_s: float = outcome.value["load_s"]
+        self.actual, self.load_s = opened(self._worker.call(open_here, settings))
 
     def stream(self, pages: Sequence[Page]) -> Iterator[Reading]:
         """Yield readings as batches end, in the reader's own order: of like size together, the largest first."""
         size = self.settings.batch_size
-        if 1 < size < len(pages):
-            sizes = self._call(_sizes, list(pages))
-            if sizes.ok:  # else the batches come as they are: slower, with the same texts
-                pages = largest_first(pages, sizes.value)
-        for start in range(0, len(pages), size):
-            yield from self._read(list(pages[start : start + size]))
+        sizes = self._call(_sizes, list(pages)).value if 1 < size < len(pages) else None
+        for batch in in_batches(pages, size, sizes):  # where sizes failed as they come: slower, with the same texts
+            yield from self._read(list(batch))
 
     def _read(self, batch: list[Page]) -> list[Reading]:
         outcome = self._call(_read, batch)
@@ -99,6 +90,19 @@ class ServedReader:
         if self._worker.pid is None:
             self.apply(self.settings)
         return self._worker.call(function, pages, timeout_s=self.page_timeout_s)
+
+
+def opened(outcome: Outcome) -> tuple[dict[str, Any], float]:
+    """Return what is in force and the seconds of loading, from a call of `open_here`.
+
+    Raises:
+        Refused: the settings could not be put in force, or the process died over them.
+    """
+    if not outcome.ok:
+        raise Refused(DEATHS.get(outcome.kind, "crashed"), f"loading: {outcome.reason}")
+    if outcome.value["refused"]:
+        raise Refused(*outcome.value["refused"])
+    return outcome.value["actual"], outcome.value["load_s"]
 
 
 def reader_here(settings: Settings) -> Reader:

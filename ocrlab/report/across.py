@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ocrlab.report.plots import COLOURS, GREY, blank_figure
+from ocrlab.report.plots import COLOURS, blank_figure, nothing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ def quality_time_plot(quality: pd.DataFrame, most: int = 10) -> Figure:
     Shown are the settings that most runs share, then those with the most pages.
     """
     if quality.empty:
-        return _nothing("no run has scored rows")
+        return nothing("no run has scored rows")
     settings = list(dict.fromkeys(quality["setting"]))[:most]
     runs = list(dict.fromkeys(quality["run"]))
     height = 1.4 + len(settings) * (0.34 + 0.1 * len(runs))
@@ -53,7 +53,7 @@ def quality_time_plot(quality: pd.DataFrame, most: int = 10) -> Figure:
 def stability_plot(steady: pd.DataFrame) -> Figure:
     """Return most over least of each figure where nothing but the time changed, a point a setting; 1 is no change."""
     if steady.empty or steady["ratio"].isna().all():
-        return _nothing("no setting was read twice on one machine")
+        return nothing("no setting was read twice on one machine")
     shown = steady.dropna(subset=["ratio"])
     names = list(dict.fromkeys(shown["figure"]))
     figure, axes = blank_figure(7.0, 1.2 + 0.55 * len(names))
@@ -126,10 +126,3 @@ def short_settings(settings: list[str], width: int = 44) -> list[str]:
     shared = set.intersection(*map(set, parts)) if len(set(settings)) > 1 else set()
     made = [", ".join(part for part in mine if part not in shared) or "as all others" for mine in parts]
     return [shorten(words, width, placeholder=" …") for words in made]
-
-
-def _nothing(reason: str) -> Figure:
-    figure, axes = blank_figure(7.0, 1.2)
-    axes.axis("off")
-    axes.text(0.5, 0.5, f"nothing to draw: {reason}", ha="center", va="center", color=GREY)
-    return figure

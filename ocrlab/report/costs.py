@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ocrlab.report.across import short_settings
-from ocrlab.report.plots import COLOURS, GREY, blank_figure
+from ocrlab.report.plots import COLOURS, blank_figure, nothing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,14 +72,6 @@ def feeding_table(fed: pd.DataFrame) -> pd.DataFrame:
         "setting": short_settings(fed["setting"].tolist(), 130),
     }).set_index("pages of")  # fmt: skip
     return made.replace({"nan": "its pages are not here"})
-
-
-def nothing(reason: str) -> Figure:
-    """Return a figure that says why there is none."""
-    figure, axes = blank_figure(7.0, 1.2)
-    axes.axis("off")
-    axes.text(0.5, 0.5, f"nothing to draw: {reason}", ha="center", va="center", color=GREY)
-    return figure
 
 
 def names_of(lines: pd.DataFrame) -> list[str]:

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from ocrlab.report.across import short_settings
-from ocrlab.report.costs import names_of, nothing, rows_below, where_of
-from ocrlab.report.plots import COLOURS, GREY, blank_figure
+from ocrlab.report.costs import names_of, rows_below, where_of
+from ocrlab.report.plots import COLOURS, GREY, blank_figure, nothing
 from ocrlab.study.phases import PHASES, bottleneck, sped_up
 
 if TYPE_CHECKING:

@@ -30,13 +30,16 @@ def blank_figure(width: float = 7.0, height: float = 3.8) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def unmeasured(column: str) -> Figure:
-    """Return a figure that says in grey that no row has a column's value."""
-    figure, axes = blank_figure(height=1.2)
+def nothing(reason: str) -> Figure:
+    """Return a figure that says in grey why there is none."""
+    figure, axes = blank_figure(7.0, 1.2)
     axes.axis("off")
-    words = f"{column}: not measured in these rows (of a model on a server, only the server knows it)"
-    axes.text(0.5, 0.5, words, ha="center", va="center", color=GREY, fontsize=9)
+    axes.text(0.5, 0.5, f"nothing to draw: {reason}", ha="center", va="center", color=GREY)
     return figure
+
+
+def _unmeasured(column: str) -> Figure:
+    return nothing(f"{column} is not measured in these rows\n(of a model on a server, only the server knows it)")
 
 
 def show_pages(pages: list[Page], columns: int = 2) -> Figure:
@@ -85,7 +88,7 @@ def cost_against_tokens(rows: pd.DataFrame, cost: str, by: str = "max_pixels") -
     """
     table = summarise(rows, by)
     if cost not in table:
-        return unmeasured(cost)
+        return _unmeasured(cost)
     table = table.dropna(subset=[cost])
     figure, axes = blank_figure()
     middle, low, high = (table[f"{cost}{end}"] * 1000 for end in ("", "_low", "_high"))
@@ -102,7 +105,7 @@ def memory_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
     """Return the most memory held above the model, in MiB, against the most image tokens of each pixel budget."""
     most = rows.groupby(by)[["image_tokens", "peak_memory_bytes"]].max().dropna()
     if most.empty:
-        return unmeasured("peak_memory_bytes")
+        return _unmeasured("peak_memory_bytes")
     figure, axes = blank_figure()
     axes.plot(most["image_tokens"], most["peak_memory_bytes"] / 2**20, marker="o", color=COLOURS[2])
     axes.set(xlabel="image tokens of the largest page", ylabel="peak above the model at rest, MiB")

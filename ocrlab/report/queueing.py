@@ -9,8 +9,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from ocrlab.report.costs import ends_of, nothing, where_of, with_ends
-from ocrlab.report.plots import COLOURS
+from ocrlab.report.costs import ends_of, where_of, with_ends
+from ocrlab.report.plots import COLOURS, nothing
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ocrlab import paths
+from ocrlab.scoring import WITH_TEXT
 from ocrlab.study.across import rows_across, run_folders
 from ocrlab.study.recommend import settings_of
 from ocrlab.study.records import record_files
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 GROUP = ("run", "machine", "model_id", "set", "setting")
 """What one cost is of."""
-_DONE = ("ok", "truncated", "loop", "empty")
 
 
 def rows_here(runs: Sequence[str] = ()) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def rows_here(runs: Sequence[str] = ()) -> pd.DataFrame:
     rows = rows_across(run_folders(paths.RESULTS, runs) if runs else [usual])
     if rows.empty or "page_s" not in rows:
         return rows.iloc[:0]
-    done = rows[rows["status"].isin(_DONE) & rows["page_s"].notna()].reset_index(drop=True)
+    done = rows[rows["status"].isin(WITH_TEXT) & rows["page_s"].notna()].reset_index(drop=True)
     return done.assign(set=_sets(done))
 
 

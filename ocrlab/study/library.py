@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ocrlab.pages import Page, PageError, page_size
+from ocrlab.pages import Page, PageError
 from ocrlab.pages.stores import StoredPage
 from ocrlab.reading.checkpoints import CheckpointError
+from ocrlab.reading.inputs import page_tokens
 from ocrlab.reading.lane import Told
-from ocrlab.reading.reader import largest_first
+from ocrlab.reading.reader import in_batches
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.sizes import token_counter
 from ocrlab.scoring import WITH_TEXT
-from ocrlab.study.records import RecordError, RecordFile, read_records
+from ocrlab.study.records import GOES_ON, RecordError, RecordFile, read_records
 from ocrlab.study.rows import reading_record, row_key, row_of
 from ocrlab.study.store import pinned_revision
 
@@ -40,26 +41,16 @@ def plan_items(settings: Settings, pages: Sequence[Page], text_files: Sequence[P
     except CheckpointError:
         sizes = [0] * len(pages)
     else:
-        sizes = [_tokens(page, count) for page in pages]
+        sizes = [page_tokens(page, count) for page in pages]
     return [
         Item(page, row_key(settings, page, checkpoint, 0), size, file)
         for page, size, file in zip(pages, sizes, text_files, strict=True)
     ]
 
 
-def _tokens(page: Page, count: Any) -> int:
-    try:
-        return int(count(*page_size(page)))
-    except (ValueError, OSError):
-        return 0
-
-
-def make_batches(items: Sequence[Item], size: int) -> list[list[Page]]:
+def make_batches(items: Sequence[Item], size: int) -> list[Sequence[Page]]:
     """Return the items' pages in batches: of like size together and the largest first, or one by one as they come."""
-    pages = [item.page for item in items]
-    if size > 1:
-        pages = largest_first(pages, [item.image_tokens for item in items])
-    return [pages[start : start + size] for start in range(0, len(pages), size)]
+    return in_batches([item.page for item in items], size, [item.image_tokens for item in items] if size > 1 else None)
 
 
 def target_files(pages: Sequence[Page], names: Sequence[str], folder: Path | None) -> list[Path]:
@@ -88,12 +79,10 @@ class Shelf:
     """Where readings go: one JSON object a page in `records`, and the text in its own file."""
 
     def __init__(self, records: Path, *, retry_failed: bool = False) -> None:
-        self.file = RecordFile(records, keys_only=True)
-        self.known: dict[str, bool] = {}
-        self.pages: set[str] = set()
-        for record in read_records(records) if records.exists() else []:
-            self.known[record["key"]] = record["status"] in WITH_TEXT
-            self.pages.add(record["file"])
+        self.file = RecordFile(records)
+        self.known = {record["key"]: record["status"] in WITH_TEXT for record in self.file.records}
+        self.pages = {record["file"] for record in self.file.records}
+        self.file.forget_records()
         if retry_failed:
             self.known = {key: good for key, good in self.known.items() if good}
 
@@ -157,6 +146,5 @@ def _write(file: Path | None, text: str) -> None:
         part.replace(file)
     except OSError as error:
         raise RecordError(
-            f"{file}: cannot be written ({error.strerror}); what was read before is kept. "
-            f"Free space or choose a writable folder, then run the same command again: it goes on from here"
+            f"{file}: cannot be written ({error.strerror}); what was read before is kept. {GOES_ON}"
         ) from error

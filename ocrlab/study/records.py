@@ -8,25 +8,32 @@ import os
 from pathlib import Path
 from typing import Any
 
+GOES_ON = "Free space or choose a writable folder, then run the same command again: it goes on from here"
+
 
 class RecordError(ValueError):
     """A record file that cannot be read or written; the message names the file and the remedy."""
 
 
 class RecordFile:
-    """One JSONL file of dicts with a `key`; `records` holds what it has, in order, unless only `keys` are kept."""
+    """One JSONL file of dicts with a `key`; `records` holds what it has, in order."""
 
-    def __init__(self, file: Path, *, keys_only: bool = False) -> None:
-        self.file, self.keys_only = file, keys_only
+    def __init__(self, file: Path) -> None:
+        self.file = file
         packed = _packed(file)
         if packed.exists() and not file.exists():
             part = file.with_suffix(".part")
             part.write_bytes(gzip.decompress(packed.read_bytes()))
             part.replace(file)
             packed.unlink()
-        records = read_records(file, repair=True) if file.exists() else []
-        self.keys = {record["key"] for record in records}
-        self.records: list[dict[str, Any]] = [] if keys_only else records
+        self.records: list[dict[str, Any]] = read_records(file, repair=True) if file.exists() else []
+        self.keys = {record["key"] for record in self.records}
+        self._forgets = False
+
+    def forget_records(self) -> None:
+        """Hold the keys alone from now on: memory then stays flat over any number of records."""
+        self._forgets = True
+        self.records.clear()
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one record and wait until it is on the disk.
@@ -50,9 +57,9 @@ class RecordFile:
         except OSError as error:
             raise RecordError(
                 f"{self.file}: cannot be written ({error.strerror}); {len(self.keys)} records before it are kept. "
-                f"Free space or choose a writable folder, then run the same command again: it goes on from here"
+                f"{GOES_ON}"
             ) from error
-        if not self.keys_only:
+        if not self._forgets:
             self.records.append(record)
         self.keys.add(record["key"])
 

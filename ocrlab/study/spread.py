@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from ocrlab.reading.cluster import connect
+from ocrlab.reading.cluster import connect, task_resources
 
 ENGINE = "OCRLAB_ENGINE"
 """The environment variable by which `reproduce --engine ray` tells the notebooks."""
@@ -39,9 +39,9 @@ def spread(function: Callable[..., Iterable[Any]], groups: Sequence[Any], *given
     connect(None)
     import ray
 
-    resources = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
     remote: Any = ray.remote(function)
-    task = remote.options(num_returns="streaming", max_retries=_RETRIES, scheduling_strategy="SPREAD", **resources)
+    how = {"num_returns": "streaming", "max_retries": _RETRIES, "scheduling_strategy": "SPREAD"}
+    task = remote.options(**how, **task_resources())
     going = {task.remote(group, *given): index for index, group in enumerate(groups)}
     while going:
         ready: Any = ray.wait(list(going), num_returns=1)[0][0]

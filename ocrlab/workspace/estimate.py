@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
-from typing import Any
 
 from ocrlab import paths
 from ocrlab.machine.describe import choose_device, choose_dtype, machine_name
@@ -16,7 +15,7 @@ from ocrlab.reading.settings import Settings
 from ocrlab.study.library import Item
 from ocrlab.study.records import read_records, record_files
 
-_SAME = (*LOAD_SETTINGS, "batch_size", "compile", "num_beams")
+_SAME = ({*LOAD_SETTINGS} - {"device", "dtype"}) | {"batch_size", "compile", "num_beams"}
 
 
 def estimate(settings: Settings, items: Sequence[Item], todo: Sequence[Item], workers: int) -> None:
@@ -56,23 +55,11 @@ def estimate(settings: Settings, items: Sequence[Item], todo: Sequence[Item], wo
 
 def _measured(settings: Settings) -> list[tuple[float, int]]:
     """Return page_s and image tokens of this machine's readings in results/ that share what speed depends on."""
-    mine = machine_name()
-    rows: list[dict[str, Any]] = []
-    for run in paths.runs_in(paths.RESULTS):
-        for file in record_files(run / "rows"):
-            rows += [row for row in read_records(file) if row.get("machine") == mine and _alike(row, settings)]
+    same = {name: getattr(settings, name) for name in _SAME} | {"machine": machine_name(), "min_new_tokens": None}
+    same["actual_dtype"] = choose_dtype(settings.dtype, choose_device(settings.device).value).value
+    files = [file for run in paths.runs_in(paths.RESULTS) for file in record_files(run / "rows")]
+    rows = [row for file in files for row in read_records(file) if all(row.get(n) == v for n, v in same.items())]
     return [(row["page_s"], row["image_tokens"]) for row in rows if row.get("page_s") and row.get("image_tokens")]
-
-
-def _alike(row: dict[str, Any], settings: Settings) -> bool:
-    asked = settings.as_dict()
-    if asked["dtype"] == "auto":
-        asked["dtype"] = choose_dtype("auto", choose_device(settings.device).value).value
-    same_dtype = row.get("dtype") == asked["dtype"] or (
-        asked["dtype"] == "auto" and row.get("actual_dtype") == "float32"
-    )
-    others = all(row.get(name) == asked[name] for name in _SAME if name not in {"dtype", "device"})
-    return others and same_dtype and row.get("min_new_tokens") is None
 
 
 def _clock(seconds: float) -> str:

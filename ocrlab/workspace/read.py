@@ -68,10 +68,9 @@ def _read(args: argparse.Namespace) -> int:
         refuse_held(settings, args.quarantined)
         if args.prepare < 0 or args.page_timeout <= 0:
             raise SettingError("--prepare takes 0 or more, --page-timeout more than 0")
-        if args.engine == "ray" and args.workers and not args.workers.isdigit():
-            raise SettingError(f"--workers {args.workers}: the engine ray takes a number of workers")
-        devices = _devices(args.workers, settings)
-        return _go(args, settings, devices, gather(args.paths, limit=args.limit, dpi=args.dpi))
+        if args.engine == "ray" and args.workers and not (args.workers.isdigit() and int(args.workers)):
+            raise SettingError(f"--workers {args.workers}: the engine ray takes a number of workers, from 1 on")
+        return _go(args, settings, gather(args.paths, limit=args.limit, dpi=args.dpi))
     except (PageError, SettingError, Refused) as error:
         print(error, file=sys.stderr)
         return 2
@@ -95,7 +94,7 @@ def _devices(asked: str, settings: Settings) -> list[str]:
     return [here[i % len(here)] for i in range(int(names[0]))] if names else here
 
 
-def _go(args: argparse.Namespace, settings: Settings, devices: list[str], sources: Sourced) -> int:
+def _go(args: argparse.Namespace, settings: Settings, sources: Sourced) -> int:
     from ocrlab.reading.cluster import Cluster
     from ocrlab.reading.fleet import Fleet
 
@@ -107,7 +106,7 @@ def _go(args: argparse.Namespace, settings: Settings, devices: list[str], source
     if args.engine == "ray":
         engine = Cluster(settings, args.address, int(args.workers or 0) or None, **options)
     else:
-        engine = Fleet(settings, devices[: len(sources.pages)], **options)
+        engine = Fleet(settings, _devices(args.workers, settings)[: len(sources.pages)], **options)
         if not args.dry_run:
             engine.warm()  # models load while the pages are planned
     with engine:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ocrlab import paths
 from ocrlab.pages import Page, PageError, expand, load_pages
+from ocrlab.pages.sets import place_of
 from ocrlab.pages.stores import StoredPage, is_url
 
 
@@ -54,10 +54,9 @@ def gather(sources: Sequence[str], *, limit: int | None, dpi: int) -> Sourced:
 
 def _root(source: str) -> Path | None:
     """Return the folder that a source is, if it is one."""
-    if is_url(source):
+    if source == "-" or is_url(source):
         return None
-    own = paths.PAGES / source
-    place = own if "/" not in source and own.is_dir() else Path(source).expanduser()
+    place = place_of(source)
     return place.absolute() if place.is_dir() else None
 
 
