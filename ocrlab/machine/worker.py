@@ -51,8 +51,8 @@ class Worker:
     """A long-lived process that runs one function after another and keeps what they leave in its modules.
 
     It starts at the first call, and again at the first call after it died; on Linux it ends with the thread that made
-    that call. `memory_limit_bytes` bounds what it may
-    hold beyond its start. Functions and arguments must be importable and picklable, as spawn wants them.
+    that call. `memory_limit_bytes` bounds what it may hold beyond its start. Functions and arguments must be importable
+    and picklable, as spawn wants them.
     """
 
     def __init__(self, memory_limit_bytes: int | None = None) -> None:
@@ -119,13 +119,15 @@ class Worker:
     def stop(self, patience_s: float = 1.0) -> None:
         """From another thread: ask the call that goes on to end early, as `progress.stop_asked` tells its function.
 
-        A function that has not returned after `patience_s` loses its process, and the call's outcome is `stopped`.
+        A function that has not returned after `patience_s` loses its process, and the call's outcome is `stopped`;
+        asked again, the shorter patience counts.
         """
         with self._lock:
-            if not self._running or self._stop_by is not None:
+            if not self._running:
                 return
-            self._stop_by = time.perf_counter() + patience_s
-            if self._connection is not None:
+            before, by = self._stop_by, time.perf_counter() + patience_s
+            self._stop_by = by if before is None else min(before, by)
+            if before is None and self._connection is not None:
                 with contextlib.suppress(OSError):
                     self._connection.send_bytes(STOP)
 

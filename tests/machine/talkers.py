@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ocrlab.machine.progress import report, stop_asked
+from ocrlab.machine.progress import ask, report, stop_asked
 
 
 def count_aloud(to: int) -> str:
@@ -26,3 +26,7 @@ def until_stopped() -> str:
 def deaf() -> None:
     report("begun")
     time.sleep(60)
+
+
+def ask_squares(to: int) -> tuple[list[int], bool]:
+    return [ask(number) for number in range(to)], stop_asked()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ocrlab.machine.progress import STOP, report, stop_asked
+from ocrlab.machine.progress import STOP, ask, report, stop_asked
 from ocrlab.machine.worker import Worker
 from tests.machine import deaths, talkers
 
@@ -55,6 +55,26 @@ def test_a_deaf_function_loses_its_process_and_the_next_call_is_healthy(worker: 
     assert outcome.kind == "stopped" and outcome.fatal and "process was ended" in outcome.reason
     assert time.perf_counter() - started < 10
     assert worker.call(deaths.add, 2, 2).value == 4 and worker.pid != before
+
+
+def test_asked_to_stop_again_the_shorter_patience_counts(worker: Worker) -> None:
+    def twice(_: str) -> None:
+        threading.Thread(target=lambda: (worker.stop(600), worker.stop(0.2), worker.stop(600))).start()
+
+    started = time.perf_counter()
+    assert worker.call(talkers.deaf, on_progress=twice).kind == "stopped"
+    assert time.perf_counter() - started < 10
+
+
+def test_questions_are_answered_and_a_stop_between_is_not_taken_for_an_answer(worker: Worker) -> None:
+    def answer(question: int) -> int:
+        if question == 3:
+            worker.stop(60)
+        return question * question
+
+    assert worker.call(talkers.ask_squares, 5, on_question=answer).value == ([0, 1, 4, 9, 16], True)
+    with pytest.raises(RuntimeError, match="nobody answers"):
+        ask("outside")
 
 
 def test_a_stop_that_comes_late_hurts_nobody(worker: Worker) -> None:
