@@ -15,6 +15,8 @@ import psutil
 
 from ocrlab.machine.progress import STOP, on_line
 
+IMPORTS_BYTES = 400_000_000  # what importing torch and transformers takes, which a memory limit does not count
+
 
 def serve(connection: Connection, memory_limit_bytes: int | None) -> None:
     """The process's own loop: receive, run, answer; ends when the caller is gone."""
@@ -76,8 +78,9 @@ def _end_with_parent() -> None:
 
 def _limit_memory(memory_limit_bytes: int) -> None:
     """Let allocations beyond the limit fail where the system can (Linux); the caller watches residents besides."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
+    with contextlib.suppress(ImportError, ValueError, OSError, AttributeError):
         import resource
 
-        held = psutil.Process().memory_info().vms
-        resource.setrlimit(resource.RLIMIT_DATA, (held + memory_limit_bytes, resource.RLIM_INFINITY))
+        held = psutil.Process().memory_info().data
+        most = held + memory_limit_bytes + IMPORTS_BYTES
+        resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))

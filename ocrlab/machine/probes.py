@@ -74,7 +74,6 @@ def all_probes(device: str, dtypes: Sequence[str] = DTYPES, cases: Sequence[Case
 
 def run_probes(probes: Sequence[Probe], timeout_s: float = 120) -> Iterator[Result]:
     """Yield each probe's result; a probe that kills its process costs that result only."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler tells of every start; the process inherits this
     with Worker() as worker:
         for probe in probes:
             yield _result(probe, worker.call(launch, probe, timeout_s=timeout_s))
@@ -97,6 +96,7 @@ def launch(probe: Probe) -> dict[str, Any]:
     """Run a probe here and return verdict, error, bound and the kernel that ran; raise what the kernel raises."""
     import torch
 
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler tells of every start
     q, k, v, mask, causal, rows = _inputs(probe)
     expected = eager(q.double(), k.double(), v.double(), mask, causal)
     there: list[Any] = [t if t is None else t.to(probe.device) for t in (q, k, v, mask)]

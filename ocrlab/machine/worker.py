@@ -7,7 +7,6 @@ is no recovery inside a process whose CUDA context is lost (pytorch/pytorch#2300
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import pickle
 import threading
 import time
@@ -18,7 +17,8 @@ from typing import Any, Self
 
 import psutil
 
-from ocrlab.machine.child import serve
+from ocrlab.machine import starting
+from ocrlab.machine.child import IMPORTS_BYTES, serve
 from ocrlab.machine.death import Kind, death, kernel_kills, kind_of
 from ocrlab.machine.progress import PROGRESS, QUESTION, STOP
 
@@ -50,19 +50,21 @@ class Outcome:
 class Worker:
     """A long-lived process that runs one function after another and keeps what they leave in its modules.
 
-    It starts at the first call, and again at the first call after it died; on Linux it ends with the thread that made
-    that call. `memory_limit_bytes` bounds what it may hold beyond its start. Functions and arguments must be importable
-    and picklable, as spawn wants them.
+    It starts at the first call, and again at the first call after it died, and ends when its caller does.
+    `memory_limit_bytes` bounds what it may hold beyond its start; `fresh` asks for a new Python, where a copy of one
+    with torch imported would do (`starting`). Functions and arguments must be importable and picklable.
     """
 
-    def __init__(self, memory_limit_bytes: int | None = None) -> None:
+    def __init__(self, memory_limit_bytes: int | None = None, *, fresh: bool = False) -> None:
         self.memory_limit_bytes = memory_limit_bytes
+        self.fresh = fresh
         self.starts = 0
         self._process: Any = None
         self._connection: Connection | None = None
         self._lock = threading.Lock()
         self._running = False
         self._stop_by: float | None = None
+        self._at_start_bytes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -157,10 +159,11 @@ class Worker:
         if self._process is not None and self._process.is_alive():
             return
         self.close()
-        context = multiprocessing.get_context("spawn")
+        context = starting.context(self.fresh)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, self.memory_limit_bytes), daemon=False)
         self._process.start()
+        self._at_start_bytes = _resident(self._process.pid)
         theirs.close()
         self.starts += 1
 
@@ -205,8 +208,7 @@ class Worker:
         return kind, None, reason, ""
 
     def _limit(self) -> int:
-        # A fresh interpreter with torch imported holds about 300 MB before it is asked for anything.
-        return (self.memory_limit_bytes or 0) + 400_000_000
+        return self._at_start_bytes + (self.memory_limit_bytes or 0) + IMPORTS_BYTES
 
 
 def run_alone(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import tempfile
 from collections.abc import Sequence
@@ -28,17 +30,20 @@ if TYPE_CHECKING:
 _NUMBERS = ("image_tokens", "patches", "vision_heads", "peak_memory_bytes", "vision_s", "prefill_s")
 _TOKENS = 2  # enough for the prompt's pass and one step
 PATCHES_PER_TOKEN = 4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def measure_growth(
     runs: Sequence[Settings], image_tokens: Sequence[int], *, memory_limit_bytes: int | None = None,
-    timeout_s: float = 600,
+    exact: bool = False, timeout_s: float = 600,
 ) -> pd.DataFrame:  # fmt: skip
     """Return one line a setting × size: peak memory in bytes above the model at rest, seconds, status and reason.
 
     A blank page of nearly `image_tokens` tokens is read for two tokens; pixel limits are set to let it through. Sizes
     run upwards in one process a setting, so that an allocator's habits stay with the setting they belong to. On a CPU
     a process may hold `memory_limit_bytes` beyond its start, by default half of what is free; more is status oom.
+    `exact` gives every larger piece of memory back to the system at once (glibc; others ignore it): the allocator
+    otherwise keeps up to twice of what a small model really holds. It costs time, so speed is measured without it.
     """
     import pandas as pd
 
@@ -50,7 +55,7 @@ def measure_growth(
         for settings in runs:
             measured = False
             for count in sorted(image_tokens):
-                found, status, reason = attempt(worker, peak_here, settings, count, timeout_s=timeout_s)
+                found, status, reason = attempt(worker, peak_here, settings, count, exact, timeout_s=timeout_s)
                 blank = dict.fromkeys(_NUMBERS) | {"asked_tokens": count, "status": status, "reason": reason}
                 lines.append(settings.as_dict() | blank | (found or {}))
                 measured = measured or found is not None
@@ -67,8 +72,10 @@ def _limit(runs: Sequence[Settings], asked: int | None) -> int | None:
     return asked or psutil.virtual_memory().available // 2
 
 
-def peak_here(settings: Settings, count: int) -> dict[str, Any]:
+def peak_here(settings: Settings, count: int, exact: bool) -> dict[str, Any]:
     """Read a blank page of about so many image tokens here; return its numbers, or status and reason of its failure."""
+    if exact:
+        _give_memory_back_at_once()
     reader = reader_here(replace(settings, max_new_tokens=_TOKENS, min_new_tokens=None))
     rows = math.isqrt(count)
     side = math.isqrt(reader.builder.cell_pixels)
@@ -85,6 +92,14 @@ def peak_here(settings: Settings, count: int) -> dict[str, Any]:
         "vision_heads": int(reader.model.config.vision_config.num_heads),
         "peak_memory_bytes": reading.peak_memory_bytes, "vision_s": reading.vision_s, "prefill_s": reading.prefill_s,
     }  # fmt: skip
+
+
+def _give_memory_back_at_once() -> None:
+    """Fix glibc's thresholds for mapping and trimming, which otherwise rise with what was freed (`man mallopt`)."""
+    with contextlib.suppress(OSError, AttributeError):
+        allocator = ctypes.CDLL(None).mallopt
+        for threshold, size in ((_M_MMAP_THRESHOLD, 65_536), (_M_TRIM_THRESHOLD, 131_072)):
+            allocator(threshold, size)
 
 
 def growth_exponents(growth: pd.DataFrame, largest: int = 3) -> pd.DataFrame:

@@ -30,7 +30,7 @@ _PAGE = 4096
 
 
 def measure_loads(
-    runs: Sequence[Settings], page: Page, *, repeats: int = 2, new_tokens: int = 16, timeout_s: float = 900
+    runs: Sequence[Settings], page: Page, *, repeats: int = 2, new_tokens: int = 4, timeout_s: float = 900
 ) -> pd.DataFrame:
     """Return one line a setting × file cache × repetition, each load in a fresh process.
 
@@ -46,7 +46,7 @@ def measure_loads(
     for settings, cache, repeat in tqdm(plan, desc="loads", unit="load"):
         found, status, reason = None, "unsupported", _prepare(settings, cache)
         if not reason:
-            with Worker() as worker:
+            with Worker(fresh=True) as worker:
                 found, status, reason = attempt(worker, load_here, settings, page, new_tokens, timeout_s=timeout_s)
         own = settings.as_dict() | {"cache": cache, "repeat": repeat, "page": page.id}
         lines.append(own | dict.fromkeys(_NUMBERS) | {"status": status, "reason": reason} | (found or {}))

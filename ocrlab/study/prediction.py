@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,33 +16,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@contextmanager
-def exact_allocation() -> Iterator[None]:
-    """Let processes that start in the block give every larger piece of memory back at once (glibc; others ignore it).
-
-    The allocator otherwise keeps up to twice of what a small model really holds. It costs time, so speed is measured
-    without it.
-    """
-    wanted = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def compare_memory(runs: Sequence[Settings], image_tokens: Sequence[int], timeout_s: float = 900) -> pd.DataFrame:
     """Return one line a setting × size: peak bytes predicted and measured, weights included, and their ratio.
 
     What cannot run has status and reason, and a prediction all the same.
     """
-    with exact_allocation():
-        measured = measure_growth([on_this(s) for s in runs], image_tokens, timeout_s=timeout_s)
+    measured = measure_growth([on_this(s) for s in runs], image_tokens, exact=True, timeout_s=timeout_s)
     predicted = []
     for line in measured.to_dict("records"):
         settings = replace(_settings_of({str(k): v for k, v in line.items()}), max_new_tokens=2, min_new_tokens=None)

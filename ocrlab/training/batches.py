@@ -33,7 +33,8 @@ class Stage:
 CURRICULUM = (
     Stage(120_000, 0.25, 4, False),
     Stage(240_000, 0.25, 4, True),
-    Stage(math.inf, 0.45, 10, True),
+    Stage(492_000, 0.45, 10, True),
+    Stage(math.inf, 0.2, 10, True),
 )
 
 

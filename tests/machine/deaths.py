@@ -20,6 +20,14 @@ def count() -> int:
     return KEPT["calls"]
 
 
+def has_imported(module: str) -> bool:
+    return module in sys.modules
+
+
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
 def die_by(number: int) -> None:
     os.kill(os.getpid(), number)
     time.sleep(5)

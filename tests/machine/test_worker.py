@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from ocrlab.machine import starting
 from ocrlab.machine.worker import Worker, run_alone
 from ocrlab.paths import ROOT
 from tests.machine import deaths
@@ -82,6 +83,27 @@ def test_a_worker_keeps_what_earlier_calls_left() -> None:
         assert worker.call(deaths.count).value == 1 and worker.starts == 2
 
 
+@posix
+def test_a_worker_is_a_copy_unless_it_must_be_a_new_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "_environment", None)
+    monkeypatch.setattr(starting, "_DRIVERS", ())
+    copied = sys.platform == "linux"
+    assert run_alone(deaths.has_imported, "torch").value is copied
+    with Worker(fresh=True) as worker:
+        assert worker.call(deaths.has_imported, "torch").value is False
+    monkeypatch.setattr(starting, "_DRIVERS", (os.devnull,))
+    assert run_alone(deaths.has_imported, "torch").value is False  # as where an accelerator's driver is
+
+
+@posix
+def test_a_worker_has_the_environment_variables_of_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_alone(deaths.variable, "MALLOC_TRIM_THRESHOLD_")
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    assert run_alone(deaths.variable, "MALLOC_TRIM_THRESHOLD_").value == "131072"
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_")
+    assert run_alone(deaths.variable, "MALLOC_TRIM_THRESHOLD_").value is None
+
+
 def test_huge_allocation_under_a_limit_is_out_of_memory() -> None:
     outcome = run_alone(deaths.allocate, 3_000_000_000, memory_limit_bytes=300_000_000, timeout_s=60)
     assert outcome.kind == "oom"
@@ -104,6 +126,7 @@ def test_children_of_a_worker_end_with_it() -> None:
 _CALLER = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
+from ocrlab.machine import starting
 from ocrlab.machine.worker import Worker
 from tests.machine import deaths
 if __name__ == "__main__":

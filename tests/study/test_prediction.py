@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from ocrlab.machine.cards import Machine
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.report.limits import fit_matrix, fit_table, predicted_against_measured, published_table
-from ocrlab.study.prediction import against_floor, compare_memory, exact_allocation
+from ocrlab.study.prediction import against_floor, compare_memory
 from ocrlab.study.speed import run_speed
 from ocrlab.workspace.cli import main
 
@@ -33,14 +32,6 @@ def test_memory_is_within_fifteen_percent_and_refusals_keep_their_reason() -> No
     assert set(refused["attn_implementation"]) == {"flash_attention_3"} and refused["reason"].str.len().min() > 20
     assert (refused["predicted_bytes"] > 0).all()
     assert predicted_against_measured(compared).axes[0].get_legend() is not None
-
-
-def test_exact_allocation_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
-    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
-    with exact_allocation():
-        assert os.environ["MALLOC_MMAP_THRESHOLD_"] == "65536"
-    assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "7" and "MALLOC_MMAP_THRESHOLD_" not in os.environ
 
 
 def test_shares_follow_the_machines_figures(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""How a worker's process starts: a new Python, or a copy of one that has torch and transformers imported already.
+
+Importing them takes some four seconds of a core, a copy a few hundredths. Not copied is where a driver of an
+accelerator is: what the imports leave of it cannot be told without one, and a CUDA context does not survive a fork.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+_IMPORTED = ["ocrlab.reading.served", "torch", "transformers.models.qwen2_vl.modeling_qwen2_vl"]
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, CUDA under WSL, ROCm
+_environment: dict[str, str] | None = None
+
+
+def context(fresh: bool) -> Any:
+    """Return multiprocessing's context for the next worker: `spawn` for a new Python, or `forkserver` for a copy.
+
+    A copy has the environment variables of the first one's start, which native libraries read once: where they are
+    others by now, the process starts anew, as on any system but Linux.
+    """
+    global _environment
+    if fresh or sys.platform != "linux" or any(Path(driver).exists() for driver in _DRIVERS):
+        return multiprocessing.get_context("spawn")
+    now = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    if _environment is None:
+        _environment = now
+    if _environment != now:
+        return multiprocessing.get_context("spawn")
+    copies = multiprocessing.get_context("forkserver")
+    copies.set_forkserver_preload(_IMPORTED)
+    return copies
+
+
+def prepare() -> None:
+    """Begin the imports in the background where workers are copies, so that the first one need not wait for them."""
+    if context(fresh=False).get_start_method() == "forkserver":
+        multiprocessing.forkserver.ensure_running()
