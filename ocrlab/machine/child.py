@@ -22,6 +22,8 @@ def serve(connection: Connection, memory_limit_bytes: int | None) -> None:
     """The process's own loop: receive, run, answer; ends when the caller is gone."""
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle; it ends this process
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if memory_limit_bytes is not None:
         _limit_memory(memory_limit_bytes)
     while True:

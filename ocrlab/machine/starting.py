@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, CUDA under WSL, R
 _environment: dict[str, str] | None = None
 
 
-def context(fresh: bool) -> Any:
+def context(fresh: bool = False) -> Any:
     """Return multiprocessing's context for the next worker: `spawn` for a new Python, or `forkserver` for a copy.
+
+    Asked before there is a worker, it begins the imports in the background, so that the first one need not wait.
 
     A copy has the environment variables of the first one's start, which native libraries read once: where they are
     others by now, the process starts anew, as on any system but Linux.
@@ -34,10 +38,10 @@ def context(fresh: bool) -> Any:
         return multiprocessing.get_context("spawn")
     copies = multiprocessing.get_context("forkserver")
     copies.set_forkserver_preload(_IMPORTED)
-    return copies
-
-
-def prepare() -> None:
-    """Begin the imports in the background where workers are copies, so that the first one need not wait for them."""
-    if context(fresh=False).get_start_method() == "forkserver":
+    multiprocessing.resource_tracker.ensure_running()  # which the server starts too, and which unblocks signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # it ignores Ctrl-C only after its imports
+    try:
         multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return copies

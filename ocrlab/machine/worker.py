@@ -139,14 +139,15 @@ class Worker:
 
     def _end(self, patience_s: float) -> None:
         process, self._process = self._process, None
+        children = []
+        if process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):  # before the process leaves them behind
+                children = psutil.Process(process.pid).children(recursive=True)
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         if process is None:
             return
-        children = []
-        with contextlib.suppress(psutil.NoSuchProcess, ValueError):
-            children = psutil.Process(process.pid).children(recursive=True)
         process.join(patience_s)  # without its connection an idle process returns
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):

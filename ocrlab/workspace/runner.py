@@ -9,6 +9,7 @@ from typing import Any
 
 import nbformat
 import papermill
+from nbclient.exceptions import CellExecutionError
 
 from ocrlab.workspace.images import shrink_images
 from ocrlab.workspace.kernels import last_words, own_kernels
@@ -16,6 +17,14 @@ from ocrlab.workspace.repair import Outcome, repair
 
 # Their lines ("Kernel died while waiting for execute reply") say less than our summary and look like ours.
 logging.getLogger("papermill").setLevel(logging.CRITICAL)
+
+
+def _news(record: logging.LogRecord) -> bool:
+    """Return whether a message of asyncio's is more than a cell that Ctrl-C ended, which we tell ourselves."""
+    return not (record.exc_info and isinstance(record.exc_info[1], CellExecutionError))
+
+
+logging.getLogger("asyncio").addFilter(_news)
 
 
 def run_notebook(

@@ -158,6 +158,32 @@ def test_no_orphan_survives_its_caller(work: str, how: signal.Signals, tmp_path:
     _gone(pid)
 
 
+_IMPORTING = """
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from ocrlab.machine import starting
+try:
+    starting.context()
+    print("begun", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+"""
+
+
+@posix
+def test_ctrl_c_while_imports_go_on_is_the_callers_alone() -> None:
+    caller = subprocess.Popen(
+        [sys.executable, "-c", _IMPORTING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert caller.stdout is not None and caller.stdout.readline() == "begun\n"
+    time.sleep(0.5)
+    os.killpg(caller.pid, signal.SIGINT)  # as a terminal does: to all that were started
+    out, err = caller.communicate(timeout=60)
+    assert (out, err) == ("stopped\n", "")
+
+
 def _gone(pid: int) -> None:
     for _ in range(100):
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
