@@ -10,9 +10,8 @@ import numpy as np
 from ocrlab import paths
 from ocrlab.scoring import WITH_TEXT
 from ocrlab.study.across import rows_across, run_folders
-from ocrlab.study.recommend import settings_of
 from ocrlab.study.records import record_files
-from ocrlab.study.rows import setting_label
+from ocrlab.study.rows import setting_label, settings_of
 from ocrlab.study.summary import interval_of
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ocrlab.machine.cards import Machine
 from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.reading.limits import predict
-from ocrlab.reading.settings import Settings, make_settings
+from ocrlab.reading.settings import Settings
 from ocrlab.study.growth import measure_growth
+from ocrlab.study.rows import settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +25,7 @@ def compare_memory(runs: Sequence[Settings], image_tokens: Sequence[int], timeou
     measured = measure_growth([on_this(s) for s in runs], image_tokens, exact=True, timeout_s=timeout_s)
     predicted = []
     for line in measured.to_dict("records"):
-        settings = replace(_settings_of({str(k): v for k, v in line.items()}), max_new_tokens=2, min_new_tokens=None)
+        settings = replace(settings_of(line), max_new_tokens=2, min_new_tokens=None)
         found = line["image_tokens"]
         memory = predict(settings, int(found if found == found and found else line["asked_tokens"])).memory
         predicted.append({"weights_bytes": memory.weights_bytes, "predicted_bytes": memory.peak_bytes})
@@ -48,7 +49,7 @@ def against_floor(rows: pd.DataFrame, machine: Machine) -> pd.DataFrame:
     for values, group in done.groupby(names, dropna=False, sort=False):
         tokens = int(group["image_tokens"].median())
         first = {str(k): v for k, v in group.iloc[0].to_dict().items()}
-        floors = predict(on_this(_settings_of(first)), tokens, machine).floors
+        floors = predict(on_this(settings_of(first)), tokens, machine).floors
         assert floors is not None
         line: dict[str, Any] = dict(zip(names, values, strict=True)) | {"image_tokens": tokens, "rows": len(group)}
         for name in ("vision_s", "prefill_s", "tpot_s"):
@@ -63,13 +64,3 @@ def on_this(settings: Settings) -> Settings:
     """Return the settings with `auto` resolved as a reader here would resolve it."""
     device = choose_device(settings.device).value
     return replace(settings, device=device, dtype=choose_dtype(settings.dtype, device).value)  # type: ignore[arg-type]
-
-
-def _settings_of(line: dict[str, Any]) -> Settings:
-    names = Settings().as_dict()
-    kept = {k: None if isinstance(v, float) and v != v else v for k, v in line.items() if k in names}
-    whole = {k: int(v) if isinstance(v, float) and isinstance(names[k], int) else v for k, v in kept.items()}
-    for name in ("min_pixels", "max_pixels", "min_new_tokens", "top_k"):
-        if whole.get(name) is not None:
-            whole[name] = int(str(whole[name]).removesuffix(".0"))
-    return make_settings(whole)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ocrlab.machine.quarantine import reason_against
 from ocrlab.reading.address import is_endpoint
-from ocrlab.reading.settings import Settings, make_settings
+from ocrlab.reading.settings import Settings
 from ocrlab.scoring import WITH_TEXT, bootstrap_median
-from ocrlab.study.rows import load_rows
+from ocrlab.study.rows import load_rows, settings_of
 from ocrlab.study.summary import compare
 
 if TYPE_CHECKING:
@@ -184,22 +184,6 @@ def _stands(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if faster:
         max(faster, key=lambda line: line["speed"])["stand"] = "recommended"
     return lines
-
-
-def settings_of(row: pd.Series) -> Settings:
-    """Return the settings that a row of `quality_rows` was read with."""
-    types = Settings().as_dict()
-    values: dict[str, Any] = {}
-    for name in _NAMES:
-        value = row[name]
-        missing = value is None or (isinstance(value, float) and value != value)
-        values[name] = None if missing else value.item() if hasattr(value, "item") else value
-        if isinstance(values[name], float) and name not in {"temperature", "top_p", "repetition_penalty"}:
-            values[name] = round(values[name])
-    return make_settings({k: v for k, v in values.items() if v is not None or types[k] is None or k in _OPTIONAL})
-
-
-_OPTIONAL = {"do_sample", "num_beams", "repetition_penalty", "no_repeat_ngram_size"}
 
 
 def _why(line: pd.Series, mine: pd.DataFrame) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SOURCES = ("reading", "pages")
+_OPTIONAL = {"do_sample", "num_beams", "repetition_penalty", "no_repeat_ngram_size"}
 
 
 @lru_cache(maxsize=1)
@@ -99,3 +101,18 @@ def load_rows(run: Path, experiment: str | None = None) -> pd.DataFrame:
 
     files = record_files(run / "rows", experiment or "*")
     return pd.DataFrame([row for file in files for row in read_records(file)])
+
+
+def settings_of(row: Mapping[Any, Any] | pd.Series) -> Settings:
+    """Return the settings that a table's row was read with; what it does not hold, and the seed, are the defaults."""
+    types = Settings().as_dict()
+    values: dict[str, Any] = {}
+    for name in types:
+        if name == "seed" or name not in row:
+            continue
+        value = row[name]
+        missing = value is None or (isinstance(value, float) and value != value)
+        values[name] = None if missing else value.item() if hasattr(value, "item") else value
+        if isinstance(values[name], float) and name not in {"temperature", "top_p", "repetition_penalty"}:
+            values[name] = round(values[name])  # a table makes floats of whole numbers where one is missing
+    return make_settings({k: v for k, v in values.items() if v is not None or types[k] is None or k in _OPTIONAL})

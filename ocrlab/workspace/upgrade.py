@@ -32,7 +32,7 @@ STEPS: dict[str, list[str]] = {
 }
 # The tests tell whether the new one is sound; that the old one was is known.
 OLD_STEPS = ("doctor", "smoke")
-EXTRAS = "dev,serve,train"
+EXTRAS = "dev,quantized,serve,train"
 
 
 def upgrade(names: Sequence[str], yes: bool = False, take: str = "", root: Path = paths.ROOT) -> int:
