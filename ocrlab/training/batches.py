@@ -34,7 +34,8 @@ CURRICULUM = (
     Stage(120_000, 0.25, 4, False),
     Stage(240_000, 0.25, 4, True),
     Stage(492_000, 0.45, 10, True),
-    Stage(math.inf, 0.2, 10, True),
+    Stage(600_000, 0.2, 10, True),
+    Stage(math.inf, 0.45, 10, True),
 )
 
 
