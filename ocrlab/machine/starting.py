@@ -17,6 +17,10 @@ from typing import Any
 
 _IMPORTED = ["ocrlab.reading.served", "torch", "transformers.models.qwen2_vl.modeling_qwen2_vl"]
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, CUDA under WSL, ROCm
+# By torch once it is imported, by us for its profiler, by pytest for each test.
+_SET_WHILE_RUNNING = {
+    "KINETO_LOG_LEVEL", "KMP_DUPLICATE_LIB_OK", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "TORCH_WARM_POOL",
+}  # fmt: skip
 _environment: dict[str, str] | None = None
 
 
@@ -31,7 +35,7 @@ def context(fresh: bool = False) -> Any:
     global _environment
     if fresh or sys.platform != "linux" or any(Path(driver).exists() for driver in _DRIVERS):
         return multiprocessing.get_context("spawn")
-    now = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    now = {name: value for name, value in os.environ.items() if name not in _SET_WHILE_RUNNING}
     if _environment is None:
         _environment = now
     if _environment != now:

@@ -97,7 +97,12 @@ def test_a_worker_is_a_copy_unless_it_must_be_a_new_python(monkeypatch: pytest.M
 
 @posix
 def test_a_worker_has_the_environment_variables_of_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "_environment", None)
     run_alone(deaths.variable, "MALLOC_TRIM_THRESHOLD_")
+    import torch._inductor.runtime.cache_dir_utils as cache
+
+    cache.cache_dir()  # sets a variable of torch's own, which is no reason for a new Python
+    assert starting.context().get_start_method() == ("forkserver" if sys.platform == "linux" else "spawn")
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     assert run_alone(deaths.variable, "MALLOC_TRIM_THRESHOLD_").value == "131072"
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_")
