@@ -48,9 +48,9 @@ class Tally:
         seconds = time.perf_counter() - self.started
         steady = time.perf_counter() - (self.began or self.started)
         if where is not None:
-            share = (
-                f"; {self.generate_s / (workers * steady):.0%} of it in generate" if self.pages > STEADY_PAGES else ""
-            )
+            part = self.generate_s / (workers * steady)
+            # Above 1 where readings came in bulk, long after they were read (Ray): then it cannot be told.
+            share = f"; {part:.0%} of it in generate" if self.pages > STEADY_PAGES and part <= 1 else ""
             print(f"{self.pace()}, {seconds:.0f} s with loading{share}; {where}", file=sys.stderr)
         if self.edits:
             rate = corpus_rate(self.edits)
