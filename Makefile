@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"{sys.executable} is Python {v.major}.{v.minor}; ocrlab needs 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
 	@$(BIN)/python -c '' 2>/dev/null || { echo "setup: making .venv with $(PYTHON)"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
 	@echo "setup: installing the versions of constraints.txt into .venv (some minutes, once)"
-	@# Not compiled by pip, which takes one core and every file: the rest, on all cores, is done in a third of the time.
+	@# Not compiled by pip, which takes one core and every file: here on all cores, without tests and other models.
 	@$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt pip setuptools
 	@$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,quantized,serve,train]'
 	@$(BIN)/python -m compileall -qq --workers 0 -x '/tests/|/transformers/models/(?!auto|qwen2)' $(VENV)/lib || true

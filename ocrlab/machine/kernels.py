@@ -7,6 +7,7 @@ raises, and ImportError where it is not installed.
 from __future__ import annotations
 
 import importlib
+import os
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -106,6 +107,14 @@ def pinned(kernel: str | None) -> Any:
 
     names = {"math": "MATH", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
     return sdpa_kernel([getattr(SDPBackend, names[kernel])])
+
+
+def profiler(**options: Any) -> Any:
+    """Return `torch.profiler.profile(**options)` without the lines that it prints at every start."""
+    import torch
+
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # read when the first profile of a process begins
+    return torch.profiler.profile(**options)
 
 
 def kernel_name(event: str) -> str:

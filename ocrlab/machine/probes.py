@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ocrlab.machine.kernels import ATTENTIONS, attention, eager, kernel_name, pinned
+from ocrlab.machine.kernels import ATTENTIONS, attention, eager, kernel_name, pinned, profiler
 from ocrlab.machine.worker import Outcome, Worker
 
 if TYPE_CHECKING:
@@ -96,11 +95,10 @@ def launch(probe: Probe) -> dict[str, Any]:
     """Run a probe here and return verdict, error, bound and the kernel that ran; raise what the kernel raises."""
     import torch
 
-    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler tells of every start
     q, k, v, mask, causal, rows = _inputs(probe)
     expected = eager(q.double(), k.double(), v.double(), mask, causal)
     there: list[Any] = [t if t is None else t.to(probe.device) for t in (q, k, v, mask)]
-    with torch.inference_mode(), pinned(probe.kernel), torch.profiler.profile() as profile:
+    with torch.inference_mode(), pinned(probe.kernel), profiler() as profile:
         output = attention(probe.attention)(there[0], there[1], there[2], there[3], causal)
         output = output.double().cpu()
     error, bound = _distance(output[rows], expected[rows]), 8 * torch.finfo(q.dtype).eps

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.machine.kernels import kernel_name
+from ocrlab.machine.kernels import kernel_name, profiler
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.served import reader_here
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KERNELS = ("math", "flash", "efficient", "cudnn")
-# torch's profiler prints two lines at every start; a worker's process inherits this when it begins.
-os.environ.setdefault("KINETO_LOG_LEVEL", "9")
 
 
 def count_kernels(
@@ -49,7 +46,7 @@ def kernels_here(settings: Settings, page: Page) -> dict[str, Any]:
     import torch
 
     reader = reader_here(settings)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with profiler(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         reading = reader.read(page)
     if not reading.tokens and reading.status != "empty":
         return {"status": reading.status, "reason": reading.reason}

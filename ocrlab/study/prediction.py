@@ -48,8 +48,7 @@ def against_floor(rows: pd.DataFrame, machine: Machine) -> pd.DataFrame:
              "batch_size"]  # fmt: skip
     for values, group in done.groupby(names, dropna=False, sort=False):
         tokens = int(group["image_tokens"].median())
-        first = {str(k): v for k, v in group.iloc[0].to_dict().items()}
-        floors = predict(on_this(settings_of(first)), tokens, machine).floors
+        floors = predict(on_this(settings_of(group.iloc[0])), tokens, machine).floors
         assert floors is not None
         line: dict[str, Any] = dict(zip(names, values, strict=True)) | {"image_tokens": tokens, "rows": len(group)}
         for name in ("vision_s", "prefill_s", "tpot_s"):
