@@ -77,6 +77,11 @@ class Worker:
         """The process's id, or None while there is none."""
         return self._process.pid if self._process is not None else None
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs; to be asked in the thread that calls it."""
+        return self._process is not None and bool(self._process.is_alive())
+
     def call(
         self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None,
         silence_s: float | None = None, on_progress: Callable[[Any], None] | None = None,
@@ -157,7 +162,7 @@ class Worker:
         process.close()
 
     def _ensure(self) -> None:
-        if self._process is not None and self._process.is_alive():
+        if self.alive:
             return
         self.close()
         context = starting.context(self.fresh)

@@ -37,7 +37,7 @@ class Fleet:
 
     `devices` are settings of that name, one a worker, and may repeat. `processes` prepare pages for each worker ahead
     of time. `page_timeout_s` bounds a batch. `fewer_pixels` allows a page that does not fit to be read at a half, then
-    a quarter of its pixels. `troubles` says in words which workers were lost and why; `deaths` counts ended processes.
+    a quarter of its pixels. `troubles` says in words which workers died or were lost, and why.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class Fleet:
     ) -> None:  # fmt: skip
         self.page_timeout_s, self.processes, self.fewer_pixels = page_timeout_s, processes, fewer_pixels
         self.troubles: list[str] = []
-        self.deaths = 0
         on_cpu = [device for device in devices if device in {"cpu", "auto"}]
         threads = max(1, (os.cpu_count() or 1) // len(on_cpu)) if len(on_cpu) > 1 else None
         self.lanes = [Lane(self, replace(settings, device=device), threads) for device in devices]
@@ -210,20 +209,24 @@ class Lane:
     def ready(self) -> bool:
         """Have a living worker with its model loaded; False gives the lane up."""
         with self._opening:
-            loaded = self.worker.pid is not None and self.load[0]
-            return bool(loaded) or (self.refused is None and self._open())
+            return bool(self.worker.alive and self.load[0]) or (self.refused is None and self._open())
 
     def _open(self) -> bool:
-        if self._in_a_row >= DEATHS_IN_A_ROW:
-            return False
-        try:
-            self.load = opened(self.worker.call(open_lane, self.settings, self.threads))
-        except Refused as error:
-            self.fleet.troubles.append(f"{self.settings.device}: {error}")
-            if not self.load[0]:
-                self.refused = error
-            return False
-        return True
+        """Load the model; where it once was, a process that dies over it is one more death, and not the end."""
+        while self._in_a_row < DEATHS_IN_A_ROW:
+            outcome = self.worker.call(open_lane, self.settings, self.threads)
+            if outcome.fatal and outcome.kind != "stopped" and self.load[0]:
+                self._note(outcome)
+                continue
+            try:
+                self.load = opened(outcome)
+            except Refused as error:
+                self.fleet.troubles.append(f"{self.settings.device}: {error}")
+                if not self.load[0]:
+                    self.refused = error
+                return False
+            return True
+        return False
 
     def _batches(self) -> None:
         """Feed the worker until there is no batch or it dies."""
@@ -284,5 +287,4 @@ class Lane:
     def _note(self, outcome: Outcome) -> None:
         if not outcome.ok and outcome.kind != "stopped":
             self._in_a_row += 1
-            self.fleet.deaths += outcome.fatal
             self.fleet.troubles.append(f"{self.settings.device}: {outcome.reason}")

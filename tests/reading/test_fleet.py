@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import collections
+import functools
 import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -61,9 +64,9 @@ def test_bad_pages_cost_themselves_only(fleet: Fleet, tmp_path: Path) -> None:
     (tmp_path / "zero.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("no image")
     pages = [good[0], *load_pages(tmp_path), *good[1:]]
-    before = fleet.deaths
+    before = fleet.pids
     statuses = {reading.page: reading.status for reading in read_all(fleet, pages, TWO)}
-    assert fleet.deaths == before
+    assert fleet.pids == before
     assert statuses.pop("zero.png") == statuses.pop("text.png") == "error"
     assert set(statuses.values()) == {"ok"} and len(statuses) == 3
 
@@ -71,18 +74,42 @@ def test_bad_pages_cost_themselves_only(fleet: Fleet, tmp_path: Path) -> None:
 @posix
 def test_workers_killed_at_random_lose_and_double_nothing(fleet: Fleet) -> None:
     pages = [replace(page, id=f"{page.id}-{copy}") for copy in range(4) for page in load_pages("lines", limit=80)]
-    rng, kills, before, batches = random.Random(7), 0, fleet.deaths, 0
+    rng, killed, batches = random.Random(7), set[int](), 0
     counts: collections.Counter[str] = collections.Counter()
     for told in fleet.stream(batches_of(pages, TWO)):
         counts.update(reading.page for reading in told[0])
         assert {reading.status for reading in told[0]} <= {"ok", "truncated", "loop", "empty"}
         batches += len(told[0]) > 1
         # Not at once again: a page at which its process ends three times would rightly be left out.
-        if kills < 20 and batches >= 2 and rng.random() < 0.6 and fleet.pids:
-            os.kill(rng.choice(fleet.pids), signal.SIGKILL)
-            kills, batches = kills + 1, 0
-    assert kills == 20 and 10 <= fleet.deaths - before <= kills
-    assert counts == dict.fromkeys((page.id for page in pages), 1)
+        if len(killed) < 20 and batches >= 2 and rng.random() < 0.6 and (alive := set(fleet.pids) - killed):
+            killed.add(victim := rng.choice(sorted(alive)))
+            os.kill(victim, signal.SIGKILL)
+            batches = 0
+    assert len(killed) == 20 and counts == dict.fromkeys((page.id for page in pages), 1)
+    read_all(fleet, pages[:16], TWO)
+    assert len(set(fleet.pids) - killed) == 2, "a worker that was killed is replaced, also one that was just loading"
+
+
+def die_once(marker: Path, settings: Settings, threads: int | None) -> dict[str, Any]:
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return lane.open_lane(settings, threads)
+
+
+@posix
+def test_a_worker_killed_while_idle_and_again_while_it_loads_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = load_pages("lines", limit=4)
+    with Fleet(SETTINGS, ["cpu"]) as fleet:
+        before = {reading.page: reading.text for reading in read_all(fleet, pages, SETTINGS)}
+        os.kill(fleet.pids[0], signal.SIGKILL)
+        while fleet.lanes[0].worker.alive:
+            time.sleep(0.01)
+        monkeypatch.setattr("ocrlab.reading.fleet.open_lane", functools.partial(die_once, tmp_path / "died"))
+        assert {reading.page: reading.text for reading in read_all(fleet, pages, SETTINGS)} == before
+        assert (tmp_path / "died").exists() and ["SIGKILL" in trouble for trouble in fleet.troubles] == [True]
 
 
 class Fatal(Page):
