@@ -16,6 +16,10 @@ help: ## this list
 	@echo "ocrlab: which settings should read my documents with Qwen2-VL, on this machine?"; echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Not compiled by pip, which takes one core and every file: here on all cores, without tests and other models.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+COMPILE := $(BIN)/python -m compileall -qq --workers 0 -x '/tests/|/transformers/models/(?!auto|qwen2)' $(VENV)/lib || true
+
 setup: $(READY) ## install into .venv what is pinned in constraints.txt; says which torch and why
 	@$(BIN)/python -m ocrlab.machine.describe
 
@@ -23,10 +27,9 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"{sys.executable} is Python {v.major}.{v.minor}; ocrlab needs 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
 	@$(BIN)/python -c '' 2>/dev/null || { echo "setup: making .venv with $(PYTHON)"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
 	@echo "setup: installing the versions of constraints.txt into .venv (some minutes, once)"
-	@# Not compiled by pip, which takes one core and every file: here on all cores, without tests and other models.
-	@$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt pip setuptools
-	@$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,quantized,serve,train]'
-	@$(BIN)/python -m compileall -qq --workers 0 -x '/tests/|/transformers/models/(?!auto|qwen2)' $(VENV)/lib || true
+	@$(INSTALL) pip setuptools
+	@$(INSTALL) --editable '.[quantized,serve]'
+	@$(COMPILE)
 	@$(BIN)/python -m ocrlab.machine.describe
 	@touch $(READY)
 
@@ -58,17 +61,18 @@ reproduce: $(READY) ## run every notebook and build the site; PROFILE= MODEL= ON
 		$(if $(ENGINE),--engine "$(ENGINE)") $(if $(ADDRESS),--address "$(ADDRESS)")
 
 $(READY_TEST): $(READY)
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster]'
+	@$(INSTALL) --editable '.[cluster,dev,train]'
+	@$(COMPILE)
 	@touch $(READY_TEST)
 
 # One thread a process: the embedded reader gains nothing from two, and a busy neighbour cannot stall it.
 JOBS ?= 2
 test: export OMP_NUM_THREADS ?= 1
-test: $(READY_TEST) ## all tests, then every notebook checked cell by cell with nbval; JOBS=2 processes
-	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile tests
-	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --nbval-lax --nbval-cell-timeout=120 --timeout=600 notebooks
+test: $(READY_TEST) ## all tests, and every notebook checked cell by cell with nbval; JOBS=2 processes
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --timeout=600 \
+		--nbval-lax --nbval-cell-timeout=120 tests notebooks
 
-check: $(READY) ## ruff and mypy
+check: $(READY_TEST) ## ruff and mypy
 	@$(BIN)/python -m ruff check ocrlab tests notebooks
 	@$(BIN)/python -m ruff format --check ocrlab tests
 	@$(BIN)/python -m mypy
@@ -89,10 +93,10 @@ verify: $(READY) ## read a random tenth of the pages of RUN= again and compare t
 notebooks: $(READY) ## write the outputs that nbval compares again, after a change on purpose
 	@$(BIN)/python -m ocrlab refresh
 
-pages: $(READY) ## print our page sets again and compare them bit for bit (needs the fonts named in its message)
+pages: $(READY_TEST) ## print our page sets again and compare them bit for bit (needs the fonts named in its message)
 	@$(BIN)/python -m ocrlab.training.pages --check
 
-train-tiny: $(READY) ## train the embedded reader again (hours; goes on where it stopped)
+train-tiny: $(READY_TEST) ## train the embedded reader again (hours; goes on where it stopped)
 	@$(BIN)/python -m ocrlab.training.train
 
 clean: ## remove build/ and caches; results/ and .venv stay

@@ -35,7 +35,7 @@ CURRICULUM = (
     Stage(240_000, 0.25, 4, True),
     Stage(492_000, 0.45, 10, True),
     Stage(600_000, 0.2, 10, True),
-    Stage(math.inf, 0.45, 10, True),
+    Stage(math.inf, 0.35, 10, True),
 )
 
 

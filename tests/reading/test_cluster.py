@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ocrlab import paths
-from ocrlab.pages import load_pages
+from ocrlab.pages import Page, load_pages
 from ocrlab.reading.cluster import Cluster, connect
 from ocrlab.reading.served import Refused
 from ocrlab.reading.settings import Settings
 from ocrlab.study.experiment import run_experiment
 from ocrlab.study.library import make_batches, plan_items
+from ocrlab.workspace.sources import gather
 
 pytest.importorskip("ray", reason="the extra `cluster` is not installed")
 SETTINGS = Settings(dtype="float32", max_new_tokens=64, batch_size=2)
@@ -61,9 +65,21 @@ def test_a_sweep_is_spread_over_the_nodes(
     assert list(again["time_utc"]) == list(there["time_utc"]), "nothing is read twice"
 
 
-def test_a_killed_node_loses_and_doubles_nothing(nodes: tuple[Any, Any]) -> None:
+@pytest.fixture
+def store() -> Iterator[list[Page]]:
+    """Pages in a store that every node fetches from by itself, through fsspec: a web server."""
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(paths.PAGES))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        files = [page.file.relative_to(paths.PAGES).as_posix() for page in load_pages("lines", limit=60)]
+        urls = [f"http://127.0.0.1:{server.server_port}/{file}" for file in files]
+        yield gather(urls, limit=None, dpi=150).pages
+        server.shutdown()
+
+
+def test_a_killed_node_loses_and_doubles_nothing(nodes: tuple[Any, Any], store: list[Page]) -> None:
     cluster, other = nodes
-    pages = load_pages("lines", limit=60)
+    pages = store
     batches = make_batches(plan_items(SETTINGS, pages, [None] * len(pages)), SETTINGS.batch_size)
     counts: Counter[str] = Counter()
     killed_at = None

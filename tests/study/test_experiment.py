@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ocrlab.machine import starting
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading import checkpoints
 from ocrlab.reading.settings import Settings
@@ -113,15 +112,9 @@ def test_same_setting_twice_is_no_difference(tmp_path: Path) -> None:
     assert verdict.difference.point == 0.0 and verdict.kind != "worse"
 
 
-_SWEEP = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-from ocrlab import Settings, load_pages, run_experiment
-base = Settings(dtype="float32", max_new_tokens=6)
-runs = [replace(base, max_pixels=v) for v in (4096, 8192, 16384)]
-run_experiment("kill", runs, load_pages("lines", limit=10), folder=Path(sys.argv[1]))
-"""
+def sweep(folder: Path) -> None:
+    runs = [replace(BASE, max_new_tokens=6, max_pixels=value) for value in (4096, 8192, 16384)]
+    run_experiment("kill", runs, load_pages("lines", limit=10), folder=folder)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
@@ -130,19 +123,21 @@ def test_killed_at_ten_random_moments_nothing_is_lost_or_doubled(tmp_path: Path)
     readings = tmp_path / "readings" / "kill.jsonl"
     kills = 0
     for _ in range(60):
-        process = subprocess.Popen([sys.executable, "-c", _SWEEP, str(tmp_path)])
+        process = starting.context().Process(target=sweep, args=(tmp_path,))
+        process.start()
         before = readings.read_bytes().count(b"\n") if readings.exists() else 0
         wait_for = rng.randint(1, 3)
-        while process.poll() is None:
+        while process.is_alive():
             if kills < 10 and readings.exists() and readings.read_bytes().count(b"\n") >= before + wait_for:
                 time.sleep(rng.uniform(0, 0.03))
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+                process.kill()
+                process.join()
                 kills += 1
                 break
             time.sleep(0.002)
         else:
-            assert process.returncode == 0
+            process.join()
+            assert process.exitcode == 0
             break
     keys = [record["key"] for record in read_records(readings)]
     rows = [record["key"] for record in read_records(tmp_path / "rows" / "kill.jsonl")]
