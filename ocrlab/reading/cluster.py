@@ -8,7 +8,7 @@ import pickle
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from ocrlab.pages import Page
 from ocrlab.reading.fleet import Fleet, FleetDown
@@ -16,8 +16,9 @@ from ocrlab.reading.lane import Told
 from ocrlab.reading.served import Refused
 from ocrlab.reading.settings import Settings
 
-BATCHES_A_TASK = 4
-"""Batches that a reader is handed at once: few, so that little is read again when its machine is lost."""
+MOST_BATCHES, FEWEST_BATCHES = 4, 2
+"""How many batches a reader is handed at once: few, so that little is read again when its machine is lost, and fewer
+towards the end, so that all readers end together."""
 PASSES = 3
 """How often what came to nothing is given out again before it is given up."""
 
@@ -129,14 +130,14 @@ class Cluster:
     def _pass(self, batches: list[list[Page]]) -> Iterator[Told]:
         import ray
 
-        tasks = [batches[i : i + BATCHES_A_TASK] for i in range(0, len(batches), BATCHES_A_TASK)]
-        data: Any = ray.data
+        tasks = deal(batches, self.workers)
+        size, data = min(self.workers, len(tasks)), cast(Any, ray.data)
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         data.DataContext.get_current().enable_progress_bars = False
         pages = data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
+        pool = data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size, max_tasks_in_flight_per_actor=2)
         told = pages.map_batches(
-            _Reader, fn_constructor_kwargs=self._arguments, batch_size=1,
-            compute=data.ActorPoolStrategy(min_size=1, max_size=min(self.workers, len(tasks))), **self._takes,
+            _Reader, fn_constructor_kwargs=self._arguments, batch_size=1, compute=pool, **self._takes
         )  # fmt: skip
         for row in told.iter_rows():
             refused, readings, troubles = pickle.loads(row["told"])
@@ -146,11 +147,23 @@ class Cluster:
             yield from readings
 
 
+def deal(batches: Sequence[list[Page]], workers: int) -> list[Sequence[list[Page]]]:
+    """Return the batches in tasks: half of what a reader's even share of the rest would be, within the bounds."""
+    tasks, start = [], 0
+    while start < len(batches):
+        share = (len(batches) - start) // (2 * workers)
+        end = start + min(MOST_BATCHES, max(FEWEST_BATCHES, share))
+        tasks.append(batches[start:end])
+        start = end
+    return tasks
+
+
 class _Reader:
     """What runs on a machine of the cluster: a fleet of one, so that a page that kills costs itself only."""
 
     def __init__(self, settings: Settings, **arguments: Any) -> None:
         self.fleet = Fleet(settings, [settings.device], **arguments)
+        self.fleet.warm()  # the model loads while Ray still deals out
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[bytes]]:
         self.fleet.troubles.clear()

@@ -17,7 +17,7 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.pages import Page, load_pages
-from ocrlab.reading.cluster import Cluster, connect
+from ocrlab.reading.cluster import Cluster, connect, deal
 from ocrlab.reading.served import Refused
 from ocrlab.reading.settings import Settings
 from ocrlab.study.experiment import run_experiment
@@ -43,6 +43,12 @@ def nodes() -> Iterator[tuple[Any, Any]]:
     ray.shutdown()
     cluster.shutdown()
     del os.environ["PYTHONPATH"]
+
+
+def test_tasks_grow_small_towards_the_end() -> None:
+    batches: list[list[Page]] = [[] for _ in range(32)]
+    assert [len(task) for task in deal(batches, 2)] == [4, 4, 4, 4, 4, 3, 2, 2, 2, 2, 1]
+    assert [len(task) for task in deal(batches, 30)] == [2] * 16 and deal([], 2) == []
 
 
 def test_an_address_without_a_cluster_is_refused() -> None:
