@@ -252,6 +252,8 @@ def test_the_reference_runs_pages_are_drawn_within_a_second(browser, name):
     for _ in range(3):  # the machine may be busy: the best of three says what the page costs
         page.goto((paths.RESULTS / name).as_uri())
         paint = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
-        page.wait_for_function(f"({paint}) > 0 && document.readyState === 'complete'")
+        # The page's own policy forbids eval, which wait_for_function needs where it has to ask twice.
+        while not page.evaluate(f"({paint}) > 0 && document.readyState === 'complete'"):
+            page.wait_for_timeout(20)
         drawn.append(page.evaluate(f"Math.max({paint}, performance.getEntriesByType('navigation')[0].loadEventEnd)"))
     assert min(drawn) <= 1000

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -16,6 +18,8 @@ from ocrlab.reading.presets import load_preset
 from ocrlab.reading.settings import Settings
 from ocrlab.report.recommendation import pareto, recommendation_table
 from ocrlab.study.recommend import judge_runs, recommend, rows_of_runs, write_recommended
+from ocrlab.study.records import read_records, record_files
+from ocrlab.workspace.runner import run_notebook
 
 BASE = Settings(dtype="float32", max_new_tokens=512)
 
@@ -96,3 +100,22 @@ def test_the_reference_runs_own_rows_give_a_recommendation() -> None:
     judged = judge_runs(rows_of_runs([paths.RESULTS / "reference-cpu"]))
     assert len(recommend(judged)) == 1 and (judged["stand"] == "recommended").sum() == 1
     assert rows_of_runs([]).empty
+
+
+@pytest.mark.parametrize(
+    ("experiment", "says"),
+    [("02-attention", "Nothing to recommend in these rows"), ("07-limits", "experiments, from reference-cpu")],
+)
+def test_the_notebook_says_where_rows_give_no_recommendation(experiment: str, says: str, tmp_path: Path) -> None:
+    """No page read to its end; speed alone, for which the notebook turns to the reference run's rows."""
+    for part in ("rows", "readings"):
+        (file,) = record_files(paths.RESULTS / "reference-cpu" / part, experiment)
+        kept = [one for one in read_records(file) if one["status"] != "ok" or experiment == "07-limits"]
+        (tmp_path / part).mkdir()
+        (tmp_path / part / f"{experiment}.jsonl").write_text("\n".join(map(json.dumps, kept)) + "\n", encoding="utf-8")
+    notebook, output = paths.NOTEBOOKS / "08-recommendation.ipynb", tmp_path / "08.ipynb"
+    outcome = run_notebook(notebook, output, {}, {"OCRLAB_RUN_FOLDER": str(tmp_path)}, 120)
+    assert outcome.status == "ok", outcome
+    cells = nbformat.read(output, as_version=4).cells
+    assert says in "".join(shown.get("text", "") for cell in cells for shown in cell.get("outputs", []))
+    assert (tmp_path / "recommended.yaml").is_file() is (experiment == "07-limits")
