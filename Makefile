@@ -69,7 +69,7 @@ $(READY_TEST): $(READY)
 JOBS ?= 2
 test: export OMP_NUM_THREADS ?= 1
 test: $(READY_TEST) ## all tests, and every notebook checked cell by cell with nbval; JOBS=2 processes
-	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --timeout=600 \
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
 		--nbval-lax --nbval-cell-timeout=120 tests notebooks
 
 check: $(READY_TEST) ## ruff and mypy

@@ -8,7 +8,7 @@ import pickle
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from ocrlab.pages import Page
 from ocrlab.reading.fleet import Fleet, FleetDown
@@ -131,7 +131,8 @@ class Cluster:
         import ray
 
         tasks = deal(batches, self.workers)
-        size, data = min(self.workers, len(tasks)), cast(Any, ray.data)
+        size = min(self.workers, len(tasks))
+        data: Any = ray.data
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         data.DataContext.get_current().enable_progress_bars = False
         pages = data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks))

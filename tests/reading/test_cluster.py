@@ -85,8 +85,7 @@ def store() -> Iterator[list[Page]]:
 
 def test_a_killed_node_loses_and_doubles_nothing(nodes: tuple[Any, Any], store: list[Page]) -> None:
     cluster, other = nodes
-    pages = store
-    batches = make_batches(plan_items(SETTINGS, pages, [None] * len(pages)), SETTINGS.batch_size)
+    batches = make_batches(plan_items(SETTINGS, store, [None] * len(store)), SETTINGS.batch_size)
     counts: Counter[str] = Counter()
     killed_at = None
     with Cluster(SETTINGS, cluster.address) as engine:
@@ -98,4 +97,4 @@ def test_a_killed_node_loses_and_doubles_nothing(nodes: tuple[Any, Any], store: 
                 cluster.remove_node(other, allow_graceful=False)
                 killed_at = time.monotonic()
     assert killed_at is not None
-    assert counts == dict.fromkeys((page.id for page in pages), 1)
+    assert counts == dict.fromkeys((page.id for page in store), 1)
