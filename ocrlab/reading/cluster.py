@@ -11,14 +11,16 @@ from importlib.util import find_spec
 from typing import Any, Self
 
 from ocrlab.pages import Page
+from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.fleet import Fleet, FleetDown
+from ocrlab.reading.inputs import page_tokens
 from ocrlab.reading.lane import Told
 from ocrlab.reading.served import Refused
 from ocrlab.reading.settings import Settings
+from ocrlab.reading.sizes import token_counter
 
-MOST_BATCHES, FEWEST_BATCHES = 4, 2
-"""How many batches a reader is handed at once: few, so that little is read again when its machine is lost, and fewer
-towards the end, so that all readers end together."""
+MOST_BATCHES = 4
+"""How many batches a reader is handed at once: few, so that little is read again when its machine is lost."""
 PASSES = 3
 """How often what came to nothing is given out again before it is given up."""
 
@@ -83,7 +85,7 @@ class Cluster:
         self.resource = "GPU" if "num_gpus" in self._takes else "CPU"
         self.workers = workers or max(1, int(ray.cluster_resources().get(self.resource, 1)))
         self.troubles: list[str] = []
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "settings": settings, "processes": processes, "page_timeout_s": page_timeout_s, "fewer_pixels": fewer_pixels
         }  # fmt: skip
         self._stopped = False
@@ -130,7 +132,7 @@ class Cluster:
     def _pass(self, batches: list[list[Page]]) -> Iterator[Told]:
         import ray
 
-        tasks = deal(batches, self.workers)
+        tasks = deal(batches, _costs(self._arguments["settings"], batches), self.workers)
         size = min(self.workers, len(tasks))
         data: Any = ray.data
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -148,15 +150,29 @@ class Cluster:
             yield from readings
 
 
-def deal(batches: Sequence[list[Page]], workers: int) -> list[Sequence[list[Page]]]:
-    """Return the batches in tasks: half of what a reader's even share of the rest would be, within the bounds."""
-    tasks, start = [], 0
+def deal(batches: Sequence[list[Page]], costs: Sequence[float], workers: int) -> list[Sequence[list[Page]]]:
+    """Return the batches in tasks, so that all readers end together.
+
+    A task costs about half of what a reader's even share of the rest would, so tasks grow small towards the end.
+    """
+    tasks, start, left = [], 0, sum(costs)
     while start < len(batches):
-        share = (len(batches) - start) // (2 * workers)
-        end = start + min(MOST_BATCHES, max(FEWEST_BATCHES, share))
+        end, cost = start + 1, costs[start]
+        while end < min(start + MOST_BATCHES, len(batches)) and cost + costs[end] <= left / (2 * workers):
+            cost += costs[end]
+            end += 1
         tasks.append(batches[start:end])
-        start = end
+        start, left = end, left - cost
     return tasks
+
+
+def _costs(settings: Settings, batches: Sequence[list[Page]]) -> list[float]:
+    """Return what each batch will cost, by its pages and the image tokens of its first; by its pages where not told."""
+    try:
+        count = token_counter(settings)
+    except CheckpointError:
+        return [len(batch) for batch in batches]
+    return [len(batch) * (1 + page_tokens(batch[0], count)) for batch in batches]
 
 
 class _Reader:

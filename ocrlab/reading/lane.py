@@ -9,7 +9,7 @@ from typing import Any
 from ocrlab.machine.progress import ask, report, stop_asked
 from ocrlab.pages import Page
 from ocrlab.reading.outcome import Reading
-from ocrlab.reading.prepared import in_background
+from ocrlab.reading.prepared import Background, Prepared
 from ocrlab.reading.reader import Reader
 from ocrlab.reading.served import open_here, reader_here
 from ocrlab.reading.settings import Settings
@@ -17,6 +17,8 @@ from ocrlab.reading.settings import Settings
 NEXT = "next batch"
 FEWER_PIXELS = (2, 4)
 """By what a page's pixels are divided, one after the other, where it does not fit and fewer are allowed."""
+
+_background: Background | None = None  # in the worker's process: what prepares, for the next call
 
 Told = tuple[list[Reading], dict[str, Any], float]
 """Readings, every setting that was in force for them, and the seconds that loading took."""
@@ -42,10 +44,21 @@ def read_lane(settings: Settings, processes: int, fewer_pixels: bool) -> None:
         while (batch := ask(NEXT)) is not None:
             yield batch
 
-    for prepared in in_background(reader.builder, settings.prompt, batches(), processes):
+    for prepared in _prepared(reader, processes, batches()):
         _tell(reader, settings, reader.read_prepared(prepared), prepared.pages, fewer_pixels)
         if stop_asked():
             return
+
+
+def _prepared(reader: Reader, processes: int, batches: Iterator[Sequence[Page]]) -> Iterator[Prepared]:
+    """Yield batches made ready by the processes of the last call here, where it ended well and nothing changed."""
+    global _background
+    held = (reader.builder, reader.settings.prompt, processes)
+    background, _background = _background, None
+    if background is None or not background.serves(*held):
+        background = Background(*held)
+    yield from background.stream(batches)
+    _background = background
 
 
 def read_alone(settings: Settings, page: Page, fewer_pixels: bool) -> None:

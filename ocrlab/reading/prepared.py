@@ -56,29 +56,52 @@ def _ended(started: float, pages: tuple[Page, ...], inputs: Inputs | None, failu
     return Prepared(pages, inputs, tuple(failures), seconds, seconds)
 
 
-def in_background(
-    builder: InputBuilder, prompt: str, batches: Iterable[Sequence[Page]], processes: int
-) -> Iterator[Prepared]:
-    """Yield the batches in order, each made ready in one of `processes` processes while the caller works; 0: here.
+class Background:
+    """Makes batches ready in `processes` processes of their own, which stay from one stream to the next; 0: here.
 
-    `batches` is asked for two batches a process ahead. A process that dies ends the iteration with a RuntimeError.
+    The processes hold `builder` and `prompt` as they were at the first stream: `serves` tells whether they still are.
     """
-    if processes == 0:
-        yield from (prepare(builder, prompt, batch) for batch in batches)
-        return
-    from torch.utils.data import DataLoader
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers warns in every forked process
-    source: Any = _Source(builder, prompt)
-    loader = DataLoader(
-        source, batch_size=None, sampler=batches, num_workers=processes, prefetch_factor=2,
-        # A worker was spawned and would spawn in its turn, which imports torch again: seconds. Preparing needs no GPU.
-        multiprocessing_context="fork" if sys.platform == "linux" else None,
-    )  # fmt: skip
-    waiting = time.perf_counter()
-    for prepared in loader:
-        yield replace(prepared, wait_s=time.perf_counter() - waiting)
+    def __init__(self, builder: InputBuilder, prompt: str, processes: int) -> None:
+        self._source = _Source(builder, prompt)
+        self._held = self._key(builder, prompt, processes)
+        self._batches = _Batches()
+        self._loader: Any = self._load(processes) if processes else None
+
+    def serves(self, builder: InputBuilder, prompt: str, processes: int) -> bool:
+        """Return whether batches made ready here are what these would give."""
+        return self._held == self._key(builder, prompt, processes)
+
+    def stream(self, batches: Iterable[Sequence[Page]]) -> Iterator[Prepared]:
+        """Yield the batches in order, made ready while the caller works; they are asked for two a process ahead.
+
+        After a stream that did not end there is no other one. A process that dies ends it with a RuntimeError.
+        """
+        if self._loader is None:
+            yield from map(self._source.__getitem__, batches)
+            return
+        self._batches.source = batches
         waiting = time.perf_counter()
+        for prepared in self._loader:
+            yield replace(prepared, wait_s=time.perf_counter() - waiting)
+            waiting = time.perf_counter()
+
+    def _load(self, processes: int) -> Any:
+        from torch.utils.data import DataLoader
+
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers warns in every forked process
+        source: Any = self._source
+        return DataLoader(
+            source, batch_size=None, sampler=self._batches, num_workers=processes, prefetch_factor=2,
+            persistent_workers=True,
+            # A worker was spawned and would spawn in its turn, which imports torch again: seconds. Preparing needs no
+            # GPU.
+            multiprocessing_context="fork" if sys.platform == "linux" else None,
+        )  # fmt: skip
+
+    @staticmethod
+    def _key(builder: InputBuilder, prompt: str, processes: int) -> tuple[Any, ...]:
+        return builder, builder.limits(), prompt, processes
 
 
 class _Source:
@@ -89,3 +112,12 @@ class _Source:
 
     def __getitem__(self, pages: Sequence[Page]) -> Prepared:
         return prepare(self.builder, self.prompt, pages)
+
+
+class _Batches:
+    """What the loader asks for batches: those of the stream that goes on."""
+
+    source: Iterable[Sequence[Page]] = ()
+
+    def __iter__(self) -> Iterator[Sequence[Page]]:
+        return iter(self.source)

@@ -45,10 +45,13 @@ def nodes() -> Iterator[tuple[Any, Any]]:
     del os.environ["PYTHONPATH"]
 
 
-def test_tasks_grow_small_towards_the_end() -> None:
+def test_tasks_cost_alike_and_grow_small_towards_the_end() -> None:
     batches: list[list[Page]] = [[] for _ in range(32)]
-    assert [len(task) for task in deal(batches, 2)] == [4, 4, 4, 4, 4, 3, 2, 2, 2, 2, 1]
-    assert [len(task) for task in deal(batches, 30)] == [2] * 16 and deal([], 2) == []
+    assert [len(task) for task in deal(batches, [1] * 32, 2)] == [4, 4, 4, 4, 4, 3, 2, 1, 1, 1, 1, 1, 1, 1]
+    assert [len(task) for task in deal(batches, [1] * 32, 30)] == [1] * 32 and deal([], [], 2) == []
+    falling = [float(cost) for cost in range(32, 0, -1)]
+    lengths = [len(task) for task in deal(batches, falling, 2)]
+    assert sum(lengths) == 32 and lengths[0] == 4 and lengths[-4:] == [1] * 4
 
 
 def test_an_address_without_a_cluster_is_refused() -> None:

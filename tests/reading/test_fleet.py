@@ -90,6 +90,20 @@ def test_workers_killed_at_random_lose_and_double_nothing(fleet: Fleet) -> None:
     assert len(set(fleet.pids) - killed) == 2, "a worker that was killed is replaced, also one that was just loading"
 
 
+@posix
+def test_what_prepares_pages_stays_for_the_next_stream_and_is_replaced_when_it_dies() -> None:
+    pages = load_pages("lines", limit=6)
+    with Fleet(SETTINGS, ["cpu"]) as fleet:
+        before = {reading.page: reading.text for reading in read_all(fleet, pages, SETTINGS)}
+        (preparing,) = psutil.Process(fleet.pids[0]).children()
+        again = {reading.page: reading.text for reading in read_all(fleet, pages, SETTINGS)}
+        assert again == before and psutil.Process(fleet.pids[0]).children() == [preparing]
+        preparing.kill()
+        preparing.wait()
+        third = {reading.page: reading.text for reading in read_all(fleet, pages, SETTINGS)}
+        assert third == before and psutil.Process(fleet.pids[0]).children() not in ([], [preparing])
+
+
 def die_once(marker: Path, settings: Settings, threads: int | None) -> dict[str, Any]:
     if not marker.exists():
         marker.touch()
