@@ -11,13 +11,11 @@ from importlib.util import find_spec
 from typing import Any, Self
 
 from ocrlab.pages import Page
-from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.fleet import Fleet, FleetDown
-from ocrlab.reading.inputs import page_tokens
 from ocrlab.reading.lane import Told
 from ocrlab.reading.served import Refused
 from ocrlab.reading.settings import Settings
-from ocrlab.reading.sizes import token_counter
+from ocrlab.reading.sizes import image_tokens_of
 
 MOST_BATCHES = 4
 """How many batches a reader is handed at once: few, so that little is read again when its machine is lost."""
@@ -132,7 +130,10 @@ class Cluster:
     def _pass(self, batches: list[list[Page]]) -> Iterator[Told]:
         import ray
 
-        tasks = deal(batches, _costs(self._arguments["settings"], batches), self.workers)
+        # A batch's pages are of like size: the first one's image tokens tell what it costs.
+        tokens = image_tokens_of(self._arguments["settings"], [batch[0] for batch in batches])
+        costs = [len(batch) * (1 + count) for batch, count in zip(batches, tokens, strict=True)]
+        tasks = deal(batches, costs, self.workers)
         size = min(self.workers, len(tasks))
         data: Any = ray.data
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -164,15 +165,6 @@ def deal(batches: Sequence[list[Page]], costs: Sequence[float], workers: int) ->
         tasks.append(batches[start:end])
         start, left = end, left - cost
     return tasks
-
-
-def _costs(settings: Settings, batches: Sequence[list[Page]]) -> list[float]:
-    """Return what each batch will cost, by its pages and the image tokens of its first; by its pages where not told."""
-    try:
-        count = token_counter(settings)
-    except CheckpointError:
-        return [len(batch) for batch in batches]
-    return [len(batch) * (1 + page_tokens(batch[0], count)) for batch in batches]
 
 
 class _Reader:

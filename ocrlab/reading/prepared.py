@@ -90,13 +90,12 @@ class Background:
         from torch.utils.data import DataLoader
 
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers warns in every forked process
+        # A worker was spawned and would spawn in its turn, which imports torch again: seconds. Preparing needs no GPU.
+        context = "fork" if sys.platform == "linux" else None
         source: Any = self._source
         return DataLoader(
             source, batch_size=None, sampler=self._batches, num_workers=processes, prefetch_factor=2,
-            persistent_workers=True,
-            # A worker was spawned and would spawn in its turn, which imports torch again: seconds. Preparing needs no
-            # GPU.
-            multiprocessing_context="fork" if sys.platform == "linux" else None,
+            persistent_workers=True, multiprocessing_context=context,
         )  # fmt: skip
 
     @staticmethod

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import CheckpointError, locate
-from ocrlab.reading.inputs import count_image_tokens
+from ocrlab.reading.inputs import count_image_tokens, page_tokens
 from ocrlab.reading.loading import load_image_processor
 from ocrlab.reading.settings import Settings
 
@@ -37,6 +38,15 @@ def token_counter(settings: Settings) -> Callable[[int, int], int]:
         return count_image_tokens(processor, width, height)
 
     return count
+
+
+def image_tokens_of(settings: Settings, pages: Sequence[Page]) -> list[int]:
+    """Return each page's image tokens from its header alone; 0 where a page or the model's sizes cannot be told."""
+    try:
+        count = token_counter(settings)
+    except CheckpointError:
+        return [0] * len(pages)
+    return [page_tokens(page, count) for page in pages]
 
 
 @lru_cache(maxsize=8)

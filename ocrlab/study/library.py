@@ -9,12 +9,10 @@ from typing import Any
 
 from ocrlab.pages import Page, PageError
 from ocrlab.pages.stores import StoredPage
-from ocrlab.reading.checkpoints import CheckpointError
-from ocrlab.reading.inputs import page_tokens
 from ocrlab.reading.lane import Told
 from ocrlab.reading.reader import in_batches
 from ocrlab.reading.settings import Settings
-from ocrlab.reading.sizes import token_counter
+from ocrlab.reading.sizes import image_tokens_of
 from ocrlab.scoring import WITH_TEXT
 from ocrlab.study.records import GOES_ON, RecordError, RecordFile, read_records
 from ocrlab.study.rows import reading_record, row_key, row_of
@@ -36,12 +34,7 @@ class Item:
 def plan_items(settings: Settings, pages: Sequence[Page], text_files: Sequence[Path | None]) -> list[Item]:
     """Return an item for each page; image tokens are 0 where a page or the model's sizes cannot be told."""
     checkpoint = pinned_revision(settings)
-    try:
-        count = token_counter(settings)
-    except CheckpointError:
-        sizes = [0] * len(pages)
-    else:
-        sizes = [page_tokens(page, count) for page in pages]
+    sizes = image_tokens_of(settings, pages)
     return [
         Item(page, row_key(settings, page, checkpoint, 0), size, file)
         for page, size, file in zip(pages, sizes, text_files, strict=True)
