@@ -2,7 +2,7 @@
 
 import sys
 
-from ocrlab.workspace.cli import main
+from ocrlab.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,8 +14,9 @@ import yaml
 
 from ocrlab.paths import NOTEBOOKS, RESULTS, ROOT
 
-ROOMS = ["paths", "scoring", "machine", "pages", "reading", "study", "report", "workspace", "training"]
+ROOMS = ["paths", "scoring", "machine", "pages", "reading", "study", "report", "commands", "training"]
 FLOORS = {room: floor for floor, room in enumerate(ROOMS)}
+MOVING = {"workspace": "commands"}  # until the last files of the old room have found their places
 SOURCES = sorted((ROOT / "ocrlab").glob("*/**/*.py"))
 
 
@@ -61,12 +62,13 @@ def test_what_is_installed_is_what_is_pinned() -> None:
 @pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(ROOT)))
 def test_imports_point_down(file: Path) -> None:
     room = file.relative_to(ROOT / "ocrlab").parts[0]
+    room = MOVING.get(room, room)
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{a.name}" for a in node.names] if node.module == "ocrlab" else [node.module]
         for name in (n for n in names if n.startswith("ocrlab.")):
-            target = name.split(".")[1]
+            target = MOVING.get(name.split(".")[1], name.split(".")[1])
             assert target == room or FLOORS[target] < FLOORS[room], f"{file}: {room} imports {name}"
 
 

@@ -24,15 +24,6 @@ _ROW = {"page": str, "status": str, "reason": str, "model_id": str}
 _READING = {"page": str, "status": str, "reason": str, "text": str, "experiment": str}
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Return a JSON file's object, or nothing where it is absent or damaged."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def begun(record: dict[str, Any]) -> str:
     """Return when the first notebook of a run started, as its record has it: it may have gone on several times."""
     notebooks = record.get("notebooks")

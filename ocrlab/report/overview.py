@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 from ocrlab import paths
 from ocrlab.report.frame import templates, write_style
-from ocrlab.report.material import begun, count_rows, read_json
+from ocrlab.report.material import begun, count_rows
+from ocrlab.study.provenance import read_json
 
 
 def build_overview(results: Path) -> Path:

@@ -9,8 +9,9 @@ import nbformat
 
 from ocrlab.pages.sets import OWN_SETS
 from ocrlab.report.body import LINK
-from ocrlab.report.material import page_hashes, read_json
+from ocrlab.report.material import page_hashes
 from ocrlab.study.origin import pages_by_hash
+from ocrlab.study.provenance import read_json
 
 # What a cell says that shows pages themselves, not what was measured on them.
 _SHOWS = re.compile(r"show_pages|imshow|open_image|\.open\(|\bImage\b|diff_image")

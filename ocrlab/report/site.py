@@ -14,8 +14,9 @@ from ocrlab.report.command import again
 from ocrlab.report.digest import write_digest
 from ocrlab.report.frame import templates, write_style
 from ocrlab.report.lift import lift_figures
-from ocrlab.report.material import begun, count_rows, read_json, settings_lines, usable_readings, usable_rows
+from ocrlab.report.material import begun, count_rows, settings_lines, usable_readings, usable_rows
 from ocrlab.report.readings import barred_of, sheets_of
+from ocrlab.study.provenance import read_json
 
 _WORDS = {
     "ok": "completed", "error": "failed", "crashed": "failed: the kernel died", "timeout": "failed: out of time",

@@ -1,1 +1,1 @@
-"""What a person runs: the command line, the notebook runner, the app."""
+"""The app, the upgrade and the soak, on their way to other rooms."""

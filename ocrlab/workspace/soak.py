@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ocrlab.workspace.flags import add_settings, refuse_held, settings_of
+from ocrlab.commands.setting_flags import add_settings, refuse_held, settings_of
 
 
 def add_soak(commands: Any) -> None:
@@ -29,12 +29,12 @@ def add_soak(commands: Any) -> None:
 
 def soak_run(args: argparse.Namespace) -> int:
     """Soak as the arguments say and return the exit code: 0 well or not settled, 1 failed, 2 unusable arguments."""
+    from ocrlab.commands.plan import PlanError
     from ocrlab.pages import PageError, load_pages
     from ocrlab.reading.served import Refused
     from ocrlab.reading.settings import SettingError
     from ocrlab.study.records import RecordError
     from ocrlab.study.soak import run_soak
-    from ocrlab.workspace.plan import PlanError
 
     if not args.minutes > 0:
         print(f"--minutes {args.minutes:g}: give a time above 0, such as 60", file=sys.stderr)
@@ -57,9 +57,9 @@ def soak_run(args: argparse.Namespace) -> int:
 def _folder(name: str | None) -> Path:
     """The run to write into; a committed reference run only where it is named."""
     from ocrlab import paths
-    from ocrlab.workspace.plan import PlanError, run_folder
-    from ocrlab.workspace.provenance import read_record, start_record, write_record
-    from ocrlab.workspace.runs import known_runs
+    from ocrlab.commands.plan import PlanError, run_folder
+    from ocrlab.commands.runs import known_runs
+    from ocrlab.study.provenance import read_record, start_record, write_record
 
     if name is None:
         mine = [run for run in known_runs(paths.RESULTS) if not run.name.startswith("reference-")]

@@ -98,7 +98,7 @@ def test_command_on_this_machine() -> None:
 
 
 def test_exit_code_of_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from ocrlab.workspace.cli import main
+    from ocrlab.commands.cli import main
 
     monkeypatch.setattr(doctor, "_card", lambda _: doctor.Line("card", "problem", "planted", "mend it"))
     assert main(["doctor"]) == 1

@@ -19,12 +19,12 @@ from fsspec.registry import known_implementations
 from PIL import Image
 
 from ocrlab import paths
+from ocrlab.commands.cli import main
+from ocrlab.commands.library import RECORDS, target_files
+from ocrlab.commands.sources import gather
 from ocrlab.pages import Page, PageError, load_pages, page_size
 from ocrlab.scoring import WITH_TEXT
-from ocrlab.study.library import RECORDS, target_files
 from ocrlab.study.origin import pages_by_hash
-from ocrlab.workspace.cli import main
-from ocrlab.workspace.sources import gather
 
 
 def picture(*colours: str, kind: str = "PNG", size: tuple[int, int] = (60, 30)) -> bytes:

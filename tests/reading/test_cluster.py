@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from ocrlab import paths
+from ocrlab.commands.library import make_batches, plan_items
+from ocrlab.commands.sources import gather
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.cluster import Cluster, connect, deal
 from ocrlab.reading.served import Refused
 from ocrlab.reading.settings import Settings
 from ocrlab.study.experiment import run_experiment
-from ocrlab.study.library import make_batches, plan_items
-from ocrlab.workspace.sources import gather
 
 pytest.importorskip("ray", reason="the extra `cluster` is not installed")
 SETTINGS = Settings(dtype="float32", max_new_tokens=64, batch_size=2)

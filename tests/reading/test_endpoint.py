@@ -18,6 +18,7 @@ import psutil
 import pytest
 from PIL import ImageChops
 
+from ocrlab.commands.cli import main
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading import client
 from ocrlab.reading.checkpoints import CheckpointError, locate
@@ -33,7 +34,6 @@ from ocrlab.reading.settings import SettingError, Settings
 from ocrlab.study.canary import held_in_quarantine
 from ocrlab.study.experiment import run_experiment
 from ocrlab.study.store import plan_jobs
-from ocrlab.workspace.cli import main
 from tests.reading.fake_server import TEXT_TOKENS, Fake, answer, begin, cut, end, fake_server, reply, send, status
 
 CLOSED = "endpoint:http://127.0.0.1:9/v1#m"  # the port of `discard`, where nothing listens

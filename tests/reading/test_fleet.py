@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from ocrlab.commands.library import make_batches, plan_items
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading import lane
 from ocrlab.reading.fleet import Fleet, FleetDown
@@ -24,7 +25,6 @@ from ocrlab.reading.outcome import Reading
 from ocrlab.reading.reader import open_reader
 from ocrlab.reading.served import Refused
 from ocrlab.reading.settings import Settings
-from ocrlab.study.library import make_batches, plan_items
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 SETTINGS = Settings(dtype="float32", max_new_tokens=64)

@@ -7,10 +7,10 @@ import pytest
 from nbformat.v4 import new_output
 
 from ocrlab import paths
+from ocrlab.commands.exchange import add_run, share_run
 from ocrlab.pages import load_pages
 from ocrlab.report.overview import build_overview
 from ocrlab.report.site import build_site
-from ocrlab.workspace.exchange import add_run, share_run
 from tests.chromium import chromium
 from tests.hostile import EVERY
 from tests.notebooks import write

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
+from ocrlab.commands.overrides import parse_overrides
 from ocrlab.report.command import again
-from ocrlab.workspace.overrides import parse_overrides
 from tests.hostile import EVERY
 
 PARAMETERS = {

@@ -8,6 +8,7 @@ import nbformat
 import pytest
 
 from ocrlab import paths
+from ocrlab.commands.run_notebook import run_notebook
 from ocrlab.report.across import quality_table, quality_time_plot, speed_table, stability_plot
 from ocrlab.study.across import missing, quality_across, rows_across, run_folders, stability
 from ocrlab.study.across_speed import speed_across
@@ -15,7 +16,6 @@ from ocrlab.study.across_texts import texts_across
 from ocrlab.study.parting import parting
 from ocrlab.study.records import read_records, record_files
 from ocrlab.study.rows import row_of
-from ocrlab.workspace.runner import run_notebook
 from tests.runs import reading, write_run
 
 FORCED = {"min_new_tokens": 8, "max_new_tokens": 8}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ocrlab import paths
+from ocrlab.commands.cli import main
 from ocrlab.machine import quarantine
 from ocrlab.machine.surroundings import surroundings
 from ocrlab.pages import Page, load_pages
@@ -15,7 +16,6 @@ from ocrlab.study import divergence
 from ocrlab.study.canary import Finding, Prepare, all_ways, held_in_quarantine, run_canary
 from ocrlab.study.divergence import Generation
 from ocrlab.study.experiment import run_experiment
-from ocrlab.workspace.cli import main
 from tests.machine import plants
 
 SDPA = Settings(dtype="float32", max_new_tokens=60)

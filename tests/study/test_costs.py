@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from ocrlab import paths
+from ocrlab.commands.run_notebook import run_notebook
 from ocrlab.machine.power import Energy
 from ocrlab.report import costs as shown
 from ocrlab.report.queueing import queue_words
@@ -21,7 +22,6 @@ from ocrlab.study.energy import measure_power
 from ocrlab.study.findings import load_findings
 from ocrlab.study.phases import PHASES, bottleneck, phase_seconds, sped_up
 from ocrlab.study.queueing import erlang_c, erlang_wait, poisson, simulate, size_cluster
-from ocrlab.workspace.runner import run_notebook
 from tests.runs import reading, write_run
 
 NO_POWER = pd.DataFrame({"machine": [], "set": [], "label": [], "joules_a_page": [], "reason": []})

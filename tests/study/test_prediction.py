@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from ocrlab.commands.cli import main
 from ocrlab.machine.cards import Machine
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.report.limits import fit_matrix, fit_table, predicted_against_measured, published_table
 from ocrlab.study.prediction import against_floor, compare_memory
 from ocrlab.study.speed import run_speed
-from ocrlab.workspace.cli import main
 
 RUNS = [
     Settings(dtype="float32"), Settings(dtype="float32", attn_implementation="eager"),

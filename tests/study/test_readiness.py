@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from ocrlab import paths
+from ocrlab.commands.cli import main
 from ocrlab.report.claims import readiness_table
 from ocrlab.study.readiness import check_readiness
 from ocrlab.study.readiness_checks import CHECKS
-from ocrlab.workspace.cli import main
 from tests.study.ledger import CARD, CPU, TWO_B, Run, load, probe, reading, readings, write_run
 
 PASS, FAIL, OPEN = "pass", "fail", "not measured"

@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 
 from ocrlab import paths
+from ocrlab.commands.run_notebook import run_notebook
 from ocrlab.machine import quarantine
 from ocrlab.reading.presets import load_preset
 from ocrlab.reading.settings import Settings
 from ocrlab.report.recommendation import pareto, recommendation_table
 from ocrlab.study.recommend import judge_runs, recommend, rows_of_runs, write_recommended
 from ocrlab.study.records import read_records, record_files
-from ocrlab.workspace.runner import run_notebook
 
 BASE = Settings(dtype="float32", max_new_tokens=512)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ocrlab import paths
+from ocrlab.commands.cli import main
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring import growth_rate
@@ -19,7 +20,6 @@ from ocrlab.study.readiness import check_readiness
 from ocrlab.study.rows import load_rows
 from ocrlab.study.soak import run_soak
 from ocrlab.study.soak_verdict import judge_soak
-from ocrlab.workspace.cli import main
 from tests.study import soakers
 
 TINY = Settings(dtype="float32", max_new_tokens=24)
@@ -133,7 +133,7 @@ def test_unusable_arguments(arguments: list[str], says: str, capsys: pytest.Capt
 
 
 def test_flags_take_none_and_both_spellings() -> None:
-    from ocrlab.workspace.flags import add_settings, settings_of
+    from ocrlab.commands.setting_flags import add_settings, settings_of
 
     parser = argparse.ArgumentParser()
     add_settings(parser)

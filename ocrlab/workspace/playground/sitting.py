@@ -78,7 +78,7 @@ class Sitting:
 def keep_here(folder: Path, settings: Settings, page: Page, seen: Seen) -> dict[str, Any]:
     """Append a reading and its row to a run's folder and return the row; the first one writes `run.json` too."""
     # Two seconds of imports (papermill, nbformat), which the page's own process is spared.
-    from ocrlab.workspace.provenance import now, read_record, start_record, write_record
+    from ocrlab.study.provenance import now, read_record, start_record, write_record
 
     store = Store(EXPERIMENT, folder)
     checkpoint = str(seen.actual.get("actual_revision", "absent"))

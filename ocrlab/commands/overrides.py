@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ocrlab.workspace.parameters import ParameterError
+from ocrlab.commands.parameters import ParameterError
 
 _NAME = re.compile(r"(?:^|(?<=[\s;,]))([^\W\d]\w*)\s*=(?!=)")
 _QUOTED = re.compile(r"""(?:^|(?<=[=\s\[{,:]))(?:"(?:\\.|[^"\\])*"|'(?:''|[^'])*')""")

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 
 from ocrlab import paths
-from ocrlab.workspace.runner import run_notebook
+from ocrlab.commands.run_notebook import run_notebook
 
 CHECKED = "nbval-check-output"
 

@@ -21,10 +21,10 @@ def add_ready(commands: Any) -> None:
 
 def ready_run(name: str | None, threshold: float = 0.8) -> int:
     """Print the checks of a run and return the exit code: 0 ready, 1 below the threshold, 2 an unusable run."""
+    from ocrlab.commands.plan import PlanError
+    from ocrlab.commands.runs import find_run
     from ocrlab.study.readiness import check_readiness
     from ocrlab.study.records import RecordError
-    from ocrlab.workspace.plan import PlanError
-    from ocrlab.workspace.runs import find_run
 
     if not 0 <= threshold <= 1:
         print(f"--threshold {threshold:g}: give a share from 0 to 1, such as 0.8", file=sys.stderr)

@@ -11,9 +11,9 @@ import nbformat
 import papermill
 from nbclient.exceptions import CellExecutionError
 
-from ocrlab.workspace.images import shrink_images
-from ocrlab.workspace.kernels import last_words, own_kernels
-from ocrlab.workspace.repair import Outcome, repair
+from ocrlab.commands.images import shrink_images
+from ocrlab.commands.kernels import last_words, own_kernels
+from ocrlab.commands.repair import Outcome, repair
 
 # Their lines ("Kernel died while waiting for execute reply") say less than our summary and look like ours.
 logging.getLogger("papermill").setLevel(logging.CRITICAL)

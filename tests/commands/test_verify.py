@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from ocrlab import paths
+from ocrlab.commands.verify import verify
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.study.experiment import run_experiment
 from ocrlab.study.origin import absent_pages, dpis_of, pages_by_hash
 from ocrlab.study.records import read_records
 from ocrlab.study.rereading import draw, repeatable
-from ocrlab.workspace.verify import verify
 from tests.runs import reading
 
 BASE = Settings(dtype="float32", max_new_tokens=48)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from ocrlab.commands.interrupt import stop_politely
+from ocrlab.commands.setting_flags import add_settings, refuse_held, settings_of
+from ocrlab.commands.sources import Sourced, gather
+from ocrlab.commands.tally import Tally, show
 from ocrlab.pages import PageError
 from ocrlab.pages.pdf import PDF_DPI
 from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.settings import SettingError, Settings
-from ocrlab.workspace.flags import add_settings, refuse_held, settings_of
-from ocrlab.workspace.interrupt import stop_politely
-from ocrlab.workspace.sources import Sourced, gather
-from ocrlab.workspace.tally import Tally, show
 
 if TYPE_CHECKING:
     from ocrlab.reading.cluster import Cluster
@@ -114,7 +114,7 @@ def _go(args: argparse.Namespace, settings: Settings, sources: Sourced) -> int:
 
 
 def _plan_and_read(args: argparse.Namespace, settings: Settings, engine: Fleet | Cluster, sources: Sourced) -> int:
-    from ocrlab.study.library import RECORDS, Shelf, make_batches, plan_items, read_items, target_files
+    from ocrlab.commands.library import RECORDS, Shelf, make_batches, plan_items, read_items, target_files
 
     keep = args.out is not None or args.beside
     files: list[Any] = [None] * len(sources.pages)
@@ -126,7 +126,7 @@ def _plan_and_read(args: argparse.Namespace, settings: Settings, engine: Fleet |
     if shelf and len(todo) < len(items):
         print(f"{len(items) - len(todo)} of {len(items)} pages were read before", file=sys.stderr)
     if args.dry_run:
-        from ocrlab.workspace.estimate import estimate
+        from ocrlab.commands.estimate import estimate
 
         estimate(settings, items, todo, engine.workers)
         return 0

@@ -38,9 +38,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def _recommended() -> Path:
     """Return the newest recommendation that a run on this machine wrote."""
+    from ocrlab.commands.runs import known_runs
     from ocrlab.machine.describe import describe_machine
-    from ocrlab.workspace.provenance import read_record
-    from ocrlab.workspace.runs import known_runs
+    from ocrlab.study.provenance import read_record
 
     for run in known_runs(paths.RESULTS):
         if (run / "recommended.yaml").is_file() and read_record(run).get("machine") == describe_machine():

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from ocrlab import paths
-from ocrlab.workspace import provenance, reproduce
-from ocrlab.workspace.provenance import read_record, readings_record
+from ocrlab.commands import reproduce
+from ocrlab.study import provenance
+from ocrlab.study.provenance import read_record, readings_record
 from tests.notebooks import cell, write
 from tests.runs import reading, write_run
 

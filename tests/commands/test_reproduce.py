@@ -14,9 +14,9 @@ import nbformat
 import psutil
 import pytest
 
-from ocrlab.workspace import provenance
-from ocrlab.workspace.kernels import own_kernels
-from ocrlab.workspace.reproduce import reproduce
+from ocrlab.commands.kernels import own_kernels
+from ocrlab.commands.reproduce import reproduce
+from ocrlab.study import provenance
 from tests.notebooks import cell, write
 
 TYPED = """
@@ -285,7 +285,8 @@ def test_ctrl_c_ends_the_kernel_and_keeps_what_there_is(tmp_path):
     script = (
         # A job in the background of a shell ignores Ctrl-C, and so would what it starts.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import sys; from pathlib import Path; from ocrlab.workspace import provenance, reproduce\n"
+        "import sys; from pathlib import Path\n"
+        "from ocrlab.commands import reproduce; from ocrlab.study import provenance\n"
         "provenance.describe_machine = dict\n"
         f"given = {{name: Path(value) for name, value in { ({k: str(v) for k, v in given.items()})!r}.items()}}\n"
         "sys.exit(reproduce.reproduce('smoke', run='r', **given))"

@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from ocrlab.workspace.exchange import add_exchange
-from ocrlab.workspace.read import add_read
-from ocrlab.workspace.ready import add_ready
-from ocrlab.workspace.serve import add_serve
+from ocrlab.commands.checks import add_ready
+from ocrlab.commands.exchange import add_exchange
+from ocrlab.commands.read import add_read
+from ocrlab.commands.serve import add_serve
 from ocrlab.workspace.soak import add_soak
 
 
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from ocrlab.workspace.reproduce import reproduce
+    from ocrlab.commands.reproduce import reproduce
 
     return reproduce(
         args.profile, args.model, args.only, args.run, args.params, engine=args.engine, address=args.address
@@ -86,13 +86,13 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _refresh(args: argparse.Namespace) -> int:
-    from ocrlab.workspace.refresh import refresh
+    from ocrlab.commands.refresh import refresh
 
     return refresh(args.notebooks)
 
 
 def _fit(args: argparse.Namespace) -> int:
-    from ocrlab.workspace.fit import fit
+    from ocrlab.commands.fit import fit
 
     return fit(args.model, args.card, args.preset, args.dtype, args.batch_size, args.max_new_tokens, args.json)
 
@@ -110,13 +110,13 @@ def _rollback(args: argparse.Namespace) -> int:
 
 
 def _app(args: argparse.Namespace) -> int:
-    from ocrlab.workspace.servers import serve_app
+    from ocrlab.commands.servers import serve_app
 
     return serve_app(args.preset, args.port, not args.no_browser)
 
 
 def _lab(args: argparse.Namespace) -> int:
-    from ocrlab.workspace.servers import serve_lab
+    from ocrlab.commands.servers import serve_lab
 
     return serve_lab(args.port, not args.no_browser)
 
@@ -125,7 +125,7 @@ def _report(args: argparse.Namespace) -> int:
     from ocrlab import paths
     from ocrlab.report.overview import build_overview
     from ocrlab.report.site import build_site
-    from ocrlab.workspace.provenance import read_record, readings_record, write_record
+    from ocrlab.study.provenance import read_record, readings_record, write_record
 
     folder = Path(args.run) if Path(args.run).is_dir() else paths.RESULTS / args.run
     if not (folder / "run.json").is_file():

@@ -2,12 +2,11 @@ import subprocess
 
 import pytest
 
-from ocrlab.workspace import plan
-from ocrlab.workspace.experiments import ExperimentsError, load_experiments
-from ocrlab.workspace.parameters import ParameterError
-from ocrlab.workspace.plan import PlanError, choose_profile, plan_tasks, resolve_model, run_folder
-from ocrlab.workspace.provenance import code_state, read_record, write_record
-from ocrlab.workspace.repair import without_home
+from ocrlab.commands import plan
+from ocrlab.commands.experiments import ExperimentsError, load_experiments
+from ocrlab.commands.parameters import ParameterError
+from ocrlab.commands.plan import PlanError, choose_profile, plan_tasks, resolve_model, run_folder
+from ocrlab.study.provenance import code_state, read_record, without_home, write_record
 from tests.notebooks import cell, write
 
 FILE = """

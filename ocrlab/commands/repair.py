@@ -17,6 +17,8 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import remove_error_markers
 
+from ocrlab.study.provenance import without_home
+
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
@@ -63,12 +65,6 @@ def repair(
         _set_statuses(notebook, failed)
     _tidy(notebook)
     return outcome
-
-
-def without_home(text: str) -> str:
-    """Return a text with the home folder written as `~`: what is shared names no user."""
-    home = str(Path.home())
-    return text.replace(home, "~") if len(home) > 1 else text
 
 
 def _explain(raised: BaseException, limit_s: int, begun: bool) -> tuple[str, str, str]:

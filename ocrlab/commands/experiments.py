@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from ocrlab import paths
-from ocrlab.workspace.overrides import Yaml
-from ocrlab.workspace.parameters import suggest
+from ocrlab.commands.overrides import Yaml
+from ocrlab.commands.parameters import suggest
 
 PROFILES = ("smoke", "cpu", "gpu")
 NEEDS = ("gpu", "model")

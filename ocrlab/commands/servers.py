@@ -18,11 +18,11 @@ from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 
 from ocrlab import paths
+from ocrlab.commands.parameters import ParameterError, check
+from ocrlab.commands.welcome import write_welcome
 from ocrlab.reading.settings import SettingError
-from ocrlab.workspace.parameters import ParameterError, check
 from ocrlab.workspace.playground.form import find_preset
 from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
-from ocrlab.workspace.welcome import write_welcome
 
 MESSAGE_LIMIT_BYTES = UPLOAD_LIMIT_BYTES + 14 * 2**20
 """The largest websocket message: an upload and what is wrapped around it. Jupyter's own 10 MiB drop larger ones."""
@@ -32,9 +32,9 @@ _LAB_DEFAULTS = {
     "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
 }
-_SPECS = "ocrlab.workspace.kernels.OwnSpecs"
+_SPECS = "ocrlab.commands.kernels.OwnSpecs"
 _IDLE_S = 600  # a page that was closed without a word, or went to sleep, keeps its model for so long
-_SHARE = Path(__file__).parent / "share"
+_SHARE = paths.ROOT / "ocrlab" / "workspace" / "share"
 
 
 def serve_app(preset: str | None, port: int | None, browser: bool) -> int:

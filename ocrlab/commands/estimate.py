@@ -7,12 +7,12 @@ from dataclasses import replace
 from statistics import median
 
 from ocrlab import paths
+from ocrlab.commands.library import Item
 from ocrlab.machine.describe import choose_device, choose_dtype, machine_name
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import predict
 from ocrlab.reading.reader import LOAD_SETTINGS
 from ocrlab.reading.settings import Settings
-from ocrlab.study.library import Item
 from ocrlab.study.records import read_records, record_files
 
 _SAME = ({*LOAD_SETTINGS} - {"device", "dtype"}) | {"batch_size", "compile", "num_beams"}

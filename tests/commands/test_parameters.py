@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from ocrlab.workspace.overrides import parse_overrides
-from ocrlab.workspace.parameters import ParameterError, check, read_parameters
+from ocrlab.commands.overrides import parse_overrides
+from ocrlab.commands.parameters import ParameterError, check, read_parameters
 from tests.notebooks import cell, write
 
 CELL = """

@@ -11,8 +11,8 @@ import nbformat
 import pytest
 
 from ocrlab import paths
-from ocrlab.workspace import servers, welcome
-from ocrlab.workspace.kernels import OwnSpecs
+from ocrlab.commands import servers, welcome
+from ocrlab.commands.kernels import OwnSpecs
 from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
 
 

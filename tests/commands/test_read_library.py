@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from ocrlab import paths
+from ocrlab.commands.cli import main
+from ocrlab.commands.library import RECORDS
 from ocrlab.pages import load_pages
-from ocrlab.study.library import RECORDS
-from ocrlab.workspace.cli import main
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from ocrlab import paths
+from ocrlab.commands.cli import main
+from ocrlab.commands.exchange import add_run, share_run
 from ocrlab.report.parcel import MANIFEST, manifest
 from ocrlab.study.rows import load_rows
-from ocrlab.workspace.cli import main
-from ocrlab.workspace.exchange import add_run, share_run
 from tests.notebooks import write
 from tests.report.test_report_share import unpacked
 from tests.report.test_report_site import display, picture, ran

@@ -11,14 +11,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ocrlab.commands.plan import PlanError
+from ocrlab.commands.runs import find_run
 from ocrlab.pages.sets import OWN_SETS
 from ocrlab.pages.stores import is_url
 from ocrlab.study.origin import absent_pages, dpis_of, pages_by_hash
+from ocrlab.study.provenance import read_record
 from ocrlab.study.records import RecordError, read_records, record_files
 from ocrlab.study.rereading import Again, draw, repeatable, reread
-from ocrlab.workspace.plan import PlanError
-from ocrlab.workspace.provenance import read_record
-from ocrlab.workspace.runs import find_run
 
 _NAMED = 8
 

@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ocrlab.commands.experiments import load_experiments
+from ocrlab.commands.plan import PlanError, plan_tasks, resolve_model
 from ocrlab.reading.settings import Settings
 from ocrlab.report import engines as pictures
 from ocrlab.report.plots import cost_against_tokens, memory_against_tokens
@@ -17,8 +19,6 @@ from ocrlab.report.scrub import scrubber
 from ocrlab.study import engines as study
 from ocrlab.study.engines import HERE, SERVED, Engine, engine_runs, engine_table, engines, same_texts
 from ocrlab.study.recommend import judge_runs
-from ocrlab.workspace.experiments import load_experiments
-from ocrlab.workspace.plan import PlanError, plan_tasks, resolve_model
 from ocrlab.workspace.playground.forecast import forecast
 from ocrlab.workspace.playground.here import Here
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ocrlab import paths
+from ocrlab.commands.cli import main
 from ocrlab.pages import load_pages
-from ocrlab.workspace.cli import main
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ocrlab.commands.experiments import PROFILES, Experiment
+from ocrlab.commands.parameters import ParameterError, check, read_parameters, suggest
 from ocrlab.machine.describe import Choice
 from ocrlab.reading.address import is_endpoint, parse_address
-from ocrlab.workspace.experiments import PROFILES, Experiment
-from ocrlab.workspace.parameters import ParameterError, check, read_parameters, suggest
 
 # What a run may write before its first figure; a disk with less room is as good as full.
 _PROBE_BYTES = 4 * 2**20

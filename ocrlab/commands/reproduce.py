@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab import paths
+from ocrlab.commands.experiments import ExperimentsError, load_experiments
+from ocrlab.commands.overrides import parse_overrides
+from ocrlab.commands.parameters import ParameterError, read_parameters
+from ocrlab.commands.plan import PlanError, Task, choose_profile, plan_tasks, resolve_model, run_folder
+from ocrlab.commands.repair import Outcome
+from ocrlab.commands.run_notebook import run_notebook
 from ocrlab.reading.cluster import connect
 from ocrlab.reading.served import Refused
 from ocrlab.report.overview import build_overview
 from ocrlab.report.site import build_site
+from ocrlab.study.provenance import now, read_record, readings_record, start_record, write_record
 from ocrlab.study.records import pack_records
 from ocrlab.study.spread import engine_variables
-from ocrlab.workspace.experiments import ExperimentsError, load_experiments
-from ocrlab.workspace.overrides import parse_overrides
-from ocrlab.workspace.parameters import ParameterError, read_parameters
-from ocrlab.workspace.plan import PlanError, Task, choose_profile, plan_tasks, resolve_model, run_folder
-from ocrlab.workspace.provenance import now, read_record, readings_record, start_record, write_record
-from ocrlab.workspace.repair import Outcome
-from ocrlab.workspace.runner import run_notebook
 
 
 def reproduce(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab import paths
-from ocrlab.workspace.plan import PlanError
+from ocrlab.commands.plan import PlanError
 
 _SCORED = ("rows", "readings")
 
@@ -38,9 +38,9 @@ def add_exchange(commands: Any) -> None:
 
 def share_run(run: str, images: str | None = None, to: str | None = None, results: Path | None = None) -> int:
     """Write a run's zip and print where; return 0, or 2 where it cannot be shared."""
+    from ocrlab.commands.runs import find_run
     from ocrlab.report.parcel import ParcelError
     from ocrlab.report.share import pack_run
-    from ocrlab.workspace.runs import find_run
 
     try:
         folder = find_run(run, results)
@@ -102,9 +102,9 @@ def _target(results: Path, name: str) -> Path:
 def _take_over(folder: Path, name: str, file: str) -> None:
     """Score the readings here, and note in `run.json` that the run came from elsewhere."""
     from ocrlab.report.parcel import ParcelError
+    from ocrlab.study.provenance import now, read_record, write_record
     from ocrlab.study.records import pack_records, record_files
     from ocrlab.study.rows import rescore
-    from ocrlab.workspace.provenance import now, read_record, write_record
 
     record = read_record(folder)
     if not record:
@@ -121,7 +121,7 @@ def _take_over(folder: Path, name: str, file: str) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from ocrlab.workspace.verify import verify
+    from ocrlab.commands.verify import verify
 
     if not 0 < args.share <= 1:
         print(f"--share {args.share}: give a share of the pages above 0 and at most 1", file=sys.stderr)

@@ -15,9 +15,22 @@ from typing import Any
 from ocrlab import paths
 from ocrlab.machine.describe import describe_machine, versions
 from ocrlab.reading.settings import make_settings
-from ocrlab.report.material import read_json
 from ocrlab.study.records import RecordError, read_records, record_files
-from ocrlab.workspace.repair import without_home
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return a JSON file's object, or nothing where it is absent or damaged."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def without_home(text: str) -> str:
+    """Return a text with the home folder written as `~`: what is shared names no user."""
+    home = str(Path.home())
+    return text.replace(home, "~") if len(home) > 1 else text
 
 
 def now() -> str:

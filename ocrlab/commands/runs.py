@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ocrlab import paths
-from ocrlab.workspace.plan import PlanError
-from ocrlab.workspace.provenance import read_record
+from ocrlab.commands.plan import PlanError
+from ocrlab.study.provenance import read_record
 
 
 def known_runs(results: Path) -> list[Path]:
