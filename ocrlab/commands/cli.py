@@ -86,7 +86,7 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _refresh(args: argparse.Namespace) -> int:
-    from ocrlab.commands.refresh import refresh
+    from ocrlab.commands.run_notebook import refresh
 
     return refresh(args.notebooks)
 

@@ -13,8 +13,7 @@ from ocrlab.commands.experiments import ExperimentsError, load_experiments
 from ocrlab.commands.overrides import parse_overrides
 from ocrlab.commands.parameters import ParameterError, read_parameters
 from ocrlab.commands.plan import PlanError, Task, choose_profile, plan_tasks, resolve_model, run_folder
-from ocrlab.commands.repair import Outcome
-from ocrlab.commands.run_notebook import run_notebook
+from ocrlab.commands.run_notebook import Outcome, run_notebook
 from ocrlab.reading.cluster import connect
 from ocrlab.reading.served import Refused
 from ocrlab.report.overview import build_overview

@@ -32,7 +32,7 @@ _LAB_DEFAULTS = {
     "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
 }
-_SPECS = "ocrlab.commands.kernels.OwnSpecs"
+_SPECS = "ocrlab.commands.run_notebook.OwnSpecs"
 _IDLE_S = 600  # a page that was closed without a word, or went to sleep, keeps its model for so long
 _SHARE = paths.ROOT / "ocrlab" / "workspace" / "share"
 

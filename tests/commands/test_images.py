@@ -7,7 +7,7 @@ import nbformat
 import numpy as np
 from PIL import Image
 
-from ocrlab.commands.images import shrink_images
+from ocrlab.commands.run_notebook import shrink_images
 
 
 def _png(image: Image.Image) -> str:

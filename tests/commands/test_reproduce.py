@@ -14,8 +14,8 @@ import nbformat
 import psutil
 import pytest
 
-from ocrlab.commands.kernels import own_kernels
 from ocrlab.commands.reproduce import reproduce
+from ocrlab.commands.run_notebook import own_kernels, run_notebook
 from ocrlab.study import provenance
 from tests.notebooks import cell, write
 
@@ -172,7 +172,7 @@ def test_the_failing_cell_shows_what_happened(ran, name, place, status, ename, t
     assert error.ename == ename and text in error.evalue
     assert statuses(node) == ["completed"] * place + ["failed"] + ["pending"] * (len(node.cells) - place - 1)
     assert all(c.metadata.papermill.start_time is None for c in node.cells[place + 1 :])
-    assert node.metadata.papermill.exception is True
+    assert node.metadata.papermill.exception is True and node.metadata.papermill.outcome.status == status
     entry = provenance.read_record(ran.folder)["notebooks"][name]
     assert entry["status"] == status and text in entry["reason"]
     assert entry["cell"].startswith(f"cell {place + 1}, In [")
@@ -229,6 +229,15 @@ def test_the_record_tells_where_the_numbers_come_from(ran):
     assert record["notebooks"]["typed"]["parameters"]["pages"] == 3
     assert record["commit"] == record["notebooks"]["typed"]["commit"] == provenance.code_state()["commit"]
     assert str(ran.home) not in (ran.folder / "run.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("cells", [["# No code?"], ["# Code?", cell("1")]])
+def test_a_kernel_that_does_not_start_is_told_in_the_notebook(tmp_path, monkeypatch, cells):
+    monkeypatch.setattr(sys, "executable", "false")
+    outcome = run_notebook(write(tmp_path / "a.ipynb", *cells), tmp_path / "out.ipynb", {}, {}, limit_s=60)
+    assert (outcome.status, outcome.cell) == ("crashed", "cell 2") and "the kernel did not start" in outcome.reason
+    node = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert node.cells[1].outputs[-1].ename == "DeadKernelError" and node.metadata.papermill.exception is True
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no Unix sockets between kernels on Windows")

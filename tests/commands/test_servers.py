@@ -12,7 +12,7 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.commands import servers, welcome
-from ocrlab.commands.kernels import OwnSpecs
+from ocrlab.commands.run_notebook import OwnSpecs
 from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
 
 
