@@ -9,8 +9,7 @@ from typing import Any
 import yaml
 
 from ocrlab import paths
-from ocrlab.commands.overrides import Yaml
-from ocrlab.commands.parameters import suggest
+from ocrlab.commands.parameters import Yaml, suggest
 
 PROFILES = ("smoke", "cpu", "gpu")
 NEEDS = ("gpu", "model")

@@ -10,8 +10,7 @@ from typing import Any
 
 from ocrlab import paths
 from ocrlab.commands.experiments import ExperimentsError, load_experiments
-from ocrlab.commands.overrides import parse_overrides
-from ocrlab.commands.parameters import ParameterError, read_parameters
+from ocrlab.commands.parameters import ParameterError, parse_overrides, read_parameters
 from ocrlab.commands.plan import PlanError, Task, choose_profile, plan_tasks, resolve_model, run_folder
 from ocrlab.commands.run_notebook import Outcome, run_notebook
 from ocrlab.reading.cluster import connect
@@ -32,7 +31,7 @@ def reproduce(
 
     `profile` is smoke, cpu or gpu (default: by what is here), `model` is tiny, a folder or a Hub id, `only` holds
     notebook names with commas between them, `run` names the folder in `results`, `params` has the form of
-    `overrides.parse_overrides`. With the engine `ray`, experiments spread their settings over the machines of the
+    `parameters.parse_overrides`. With the engine `ray`, experiments spread their settings over the machines of the
     cluster at `address` (default: RAY_ADDRESS, else one started here). Everything is checked before the first notebook
     starts.
     """

@@ -94,7 +94,7 @@ def run_notebook(
     return Outcome(**node.metadata.papermill.outcome)
 
 
-class Engine(NBClientEngine):
+class Engine(NBClientEngine):  # type: ignore[misc]
     """papermill's engine, with what ended the notebook shown in the cell where it happened.
 
     How the notebook ended is noted in its metadata, as `papermill.outcome`.

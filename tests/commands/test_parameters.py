@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ocrlab.commands.overrides import parse_overrides
-from ocrlab.commands.parameters import ParameterError, check, read_parameters
+from ocrlab.commands.parameters import ParameterError, check, parse_overrides, read_parameters
 from tests.notebooks import cell, write
 
 CELL = """
@@ -32,7 +31,7 @@ def test_reads_names_defaults_and_annotations(parameters_notebook):
     assert list(found) == ["max_pixels_values", "pages", "model_id", "temperature", "sizes", "do_sample", "limit",
                            "mixed", "empty", "extra", "dtype"]  # fmt: skip
     assert found["max_pixels_values"].default == [50176, 100352]
-    assert (found["pages"].default, found["pages"].annotation) == (None, "int | None")
+    assert (found["pages"].default, found["pages"].wanted) == (None, "int | None")
     assert found["mixed"].wanted == "list[int | None]"
 
 

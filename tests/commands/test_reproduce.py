@@ -131,8 +131,8 @@ def printed(node, index: int) -> str:
 
 def test_values_arrive_typed(ran):
     lines = printed(saved(ran, "typed"), 3).splitlines()
-    assert lines[0] == ("['int', 'int', 'list', 'dict', 'bool', 'float'] "
-                        "[3, 1, ['it\\'s \"q\"', 'б'], {'a': [1, None]}, True, 2.0]")  # fmt: skip
+    assert lines[0] == ("['int', 'float', 'list', 'dict', 'bool', 'float'] "
+                        "[3, 1.0, ['it\\'s \"q\"', 'б'], {'a': [1, None]}, True, 2.0]")  # fmt: skip
 
 
 def test_the_kernel_is_this_python_in_the_notebook_s_folder_whatever_the_user_has(ran):
@@ -208,7 +208,7 @@ def test_an_allowed_error_is_no_failure_and_the_others_still_run(ran):
 def test_the_summary_tells_each_notebook(ran):
     lines = ran.said.splitlines()
     assert lines[0] == "profile smoke (asked for), run all"
-    assert lines[1].startswith("[1/8] typed starts with pages=3, temperature=1, names=")
+    assert lines[1].startswith("[1/8] typed starts with pages=3, temperature=1.0, names=")
     assert any(line.startswith("[2/8] killed crashed after ") for line in lines)
     table = [line.split(maxsplit=3) for line in lines[lines.index("notebook  outcome  seconds  failing cell") + 1 :]]
     assert [(row[0], row[1], *row[3:]) for row in table[:8]] == [

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from ocrlab.commands.overrides import parse_overrides
+from ocrlab.commands.parameters import parse_overrides
 from ocrlab.report.command import again
 from tests.hostile import EVERY
 
