@@ -1,31 +1,25 @@
-"""`make ready`: the readiness checks of a run as a table, and an exit code by a threshold."""
+"""Is this machine ready (`ready`), and will a model fit a card (`fit`)? Tables, and exit codes for scripts."""
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from textwrap import wrap
-from typing import Any
 
-
-def add_ready(commands: Any) -> None:
-    """Give the command line its `ready`."""
-    ready = commands.add_parser(
-        "ready", help="is this machine ready? checks over a run's rows",
-        description="Exit code 0: the share of the measured weight that passes reaches the threshold; 1: it does not; "
-        "2: unusable run or arguments.",
-    )  # fmt: skip
-    ready.add_argument("--run", help="the folder's name in results/, or a path (default: the newest)")
-    ready.add_argument("--threshold", type=float, default=0.8, help="share of the measured weight (default: 0.8)")
-    ready.set_defaults(command=lambda args: ready_run(args.run, args.threshold))
+from ocrlab.commands.plan import PlanError, find_run
+from ocrlab.machine.cards import UnknownCard, card, cards
+from ocrlab.reading.checkpoints import CheckpointError
+from ocrlab.reading.presets import load_preset
+from ocrlab.reading.settings import SettingError, Settings
+from ocrlab.report.limits import fit_matrix, fit_table
+from ocrlab.study.readiness import check_readiness
+from ocrlab.study.records import RecordError
 
 
 def ready_run(name: str | None, threshold: float = 0.8) -> int:
     """Print the checks of a run and return the exit code: 0 ready, 1 below the threshold, 2 an unusable run."""
-    from ocrlab.commands.plan import PlanError
-    from ocrlab.commands.runs import find_run
-    from ocrlab.study.readiness import check_readiness
-    from ocrlab.study.records import RecordError
-
     if not 0 <= threshold <= 1:
         print(f"--threshold {threshold:g}: give a share from 0 to 1, such as 0.8", file=sys.stderr)
         return 2
@@ -45,3 +39,37 @@ def ready_run(name: str | None, threshold: float = 0.8) -> int:
         print(f"{folder}: none of the checks was measured; run `make reproduce RUN={folder.name}`", file=sys.stderr)
         return 2
     return 0 if found.score >= threshold else 1
+
+
+def fit(
+    model: str,
+    names: Sequence[str] | None,
+    preset: str | None,
+    dtype: str,
+    batch_size: int,
+    max_new_tokens: int,
+    as_json: bool,
+) -> int:
+    """Print what fits and the time floors; return 0, or 2 for an unknown card, model or setting."""
+    try:
+        base = load_preset(preset) if preset else Settings(model_id=model)
+        settings = replace(base, dtype=dtype, batch_size=batch_size, max_new_tokens=max_new_tokens)  # type: ignore[arg-type]
+        machines = [card(name) for name in names] if names else list(cards().values())
+        table = fit_table(settings, machines)
+    except (UnknownCard, CheckpointError, SettingError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if as_json:
+        for line in table.to_dict("records"):
+            print(json.dumps(line))
+        return 0
+    print(
+        f"{settings.model_id}, {dtype}, batch {batch_size}, {max_new_tokens} new tokens: predicted, nothing was loaded"
+    )
+    print(fit_matrix(table).to_string())
+    print("\nAt best, by the datasheets (seconds; real readings take several times as long):")
+    best = table[(table["attention"] == "sdpa") & table["image_tokens"].isin([256, 1280, 4096])]
+    for name, mine in best.groupby("card", sort=False):
+        told = ", ".join(f"{v:.2f} at {t}" for v, t in zip(mine["vision_s"], mine["image_tokens"], strict=True))
+        print(f"  {name}: vision {told} image tokens; {1 / mine['tpot_s'].iloc[0]:.0f} tokens/s")
+    return 0

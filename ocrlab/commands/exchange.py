@@ -1,47 +1,55 @@
-"""`make share`, `make add`, `make verify`: runs that travel between machines."""
+"""`make report`, `make share`, `make add`, `make verify`: a run's site, and runs that travel between machines."""
 
 from __future__ import annotations
 
-import argparse
+import os
 import re
 import shutil
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from ocrlab import paths
-from ocrlab.commands.plan import PlanError
+from ocrlab.commands.plan import PlanError, find_run
+from ocrlab.pages.sets import OWN_SETS
+from ocrlab.pages.stores import is_url
+from ocrlab.report.admit import unpack_run
+from ocrlab.report.overview import build_overview
+from ocrlab.report.parcel import ParcelError
+from ocrlab.report.share import pack_run
+from ocrlab.report.site import build_site
+from ocrlab.study.origin import absent_pages, dpis_of, pages_by_hash
+from ocrlab.study.provenance import now, read_record, readings_record, write_record
+from ocrlab.study.records import RecordError, pack_records, read_records, record_files
+from ocrlab.study.rereading import Again, draw, repeatable, reread
+from ocrlab.study.rows import rescore
 
 _SCORED = ("rows", "readings")
+_NAMED = 8
 
 
-def add_exchange(commands: Any) -> None:
-    """Give the command line `share`, `add` and `verify`."""
-    share = commands.add_parser("share", help="a run as one zip, without what names a person")
-    share.add_argument("run", help="the folder's name in results/, or a path")
-    share.add_argument("--with-images", metavar="FOLDER", help="with the images of your own pages, which lie there")
-    share.add_argument("--to", metavar="FILE.zip", help="default: RUN.zip where you are")
-    share.set_defaults(command=lambda a: share_run(a.run, a.with_images, a.to))
-    add = commands.add_parser("add", help="check a shared zip and put its run into results/")
-    add.add_argument("file", metavar="FILE.zip")
-    add.add_argument("--as", dest="name", help="the run's name here (default: its own)")
-    add.set_defaults(command=lambda a: add_run(a.file, a.name))
-    check = commands.add_parser("verify", help="read a random tenth of a run's pages again and compare the texts")
-    check.add_argument("run", nargs="?", help="the folder's name in results/, or a path (default: the newest)")
-    check.add_argument("--share", type=float, default=0.1, help="how much of the pages, 3 at least (default: 0.1)")
-    check.add_argument("--seed", type=int, default=0, help="which pages are drawn (default: 0)")
-    check.add_argument("--only", default="", help="names of experiments, separated by commas (default: all)")
-    check.add_argument("--pages", default="", metavar="FOLDER", help="where the run's pages lie, if not in our sets")
-    check.set_defaults(command=_verify)
+def rebuild_site(run: str) -> int:
+    """Build a run's site again and print where; return 0, or 2 where there is no such run."""
+    folder = Path(run) if Path(run).is_dir() else paths.RESULTS / run
+    if not (folder / "run.json").is_file():
+        known = [run.name for run in paths.runs_in(paths.RESULTS)]
+        print(f"{folder}: no run.json there; the runs here are: {', '.join(known) or 'none yet'}", file=sys.stderr)
+        return 2
+    if record := read_record(folder):
+        write_record(folder, record | readings_record(folder))
+    print(build_site(folder))
+    if folder.parent == paths.RESULTS:
+        build_overview(paths.RESULTS)
+    return 0
 
 
 def share_run(run: str, images: str | None = None, to: str | None = None, results: Path | None = None) -> int:
     """Write a run's zip and print where; return 0, or 2 where it cannot be shared."""
-    from ocrlab.commands.runs import find_run
-    from ocrlab.report.parcel import ParcelError
-    from ocrlab.report.share import pack_run
-
     try:
         folder = find_run(run, results)
         target = Path(to) if to else Path.cwd() / f"{folder.name}.zip"
@@ -52,18 +60,15 @@ def share_run(run: str, images: str | None = None, to: str | None = None, result
     except OSError as error:
         print(f"{error.filename or run}: cannot be written ({error.strerror or error}); choose --to", file=sys.stderr)
         return 2
-    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB. Home folders, user and host names were taken out; texts that "
-          "were read from pages, and their truth, are inside. Look before you send it.")  # fmt: skip
+    print(
+        f"{file}: {file.stat().st_size / 1e6:.1f} MB. Home folders, user and host names were taken out; texts that "
+        "were read from pages, and their truth, are inside. Look before you send it."
+    )
     return 0
 
 
 def add_run(file: str, name: str | None = None, results: Path | None = None) -> int:
     """Check a zip, put its run into `results/` and print where; return 0, or 2 where it is refused."""
-    from ocrlab.report.admit import unpack_run
-    from ocrlab.report.overview import build_overview
-    from ocrlab.report.parcel import ParcelError
-    from ocrlab.report.site import build_site
-
     results = results or paths.RESULTS
     results.mkdir(exist_ok=True)
     # One deeper, so that what a killed process leaves behind is no run.
@@ -89,30 +94,27 @@ def add_run(file: str, name: str | None = None, results: Path | None = None) -> 
 
 
 def _target(results: Path, name: str) -> Path:
-    from ocrlab.report.parcel import ParcelError
-
     if not re.fullmatch(r"\w[\w.+-]{0,99}", name) or name.endswith("."):
         raise ParcelError(f"--as {name}: not a folder name; use letters, digits, '-', '_' and '.'")
     if (results / name).exists():
-        raise ParcelError(f"{results / name}: is there already and stays as it is; add this one under another name: "
-                          f"--as {name}-2 (with make: AS_NAME={name}-2)")  # fmt: skip
+        raise ParcelError(
+            f"{results / name}: is there already and stays as it is; add this one under another name: "
+            f"--as {name}-2 (with make: AS_NAME={name}-2)"
+        )
     return results / name
 
 
 def _take_over(folder: Path, name: str, file: str) -> None:
     """Score the readings here, and note in `run.json` that the run came from elsewhere."""
-    from ocrlab.report.parcel import ParcelError
-    from ocrlab.study.provenance import now, read_record, write_record
-    from ocrlab.study.records import pack_records, record_files
-    from ocrlab.study.rows import rescore
-
     record = read_record(folder)
     if not record:
         raise ParcelError(f"{file}: no run.json in it; make the zip with `make share RUN=…`")
     rows, readings = ({f.name.partition(".jsonl")[0] for f in record_files(folder / part)} for part in _SCORED)
     if alone := sorted(rows - readings):
-        raise ParcelError(f"{file}: rows/{alone[0]}.jsonl has no readings of that name; rows are scored here from "
-                          "readings, so these cannot be taken")  # fmt: skip
+        raise ParcelError(
+            f"{file}: rows/{alone[0]}.jsonl has no readings of that name; rows are scored here from "
+            "readings, so these cannot be taken"
+        )
     shutil.rmtree(folder / "rows", ignore_errors=True)
     (folder / "rows").mkdir()
     rescore(folder)
@@ -120,10 +122,83 @@ def _take_over(folder: Path, name: str, file: str) -> None:
     write_record(folder, record | {"run": name, "added": {"file": file, "time": now()}})
 
 
-def _verify(args: argparse.Namespace) -> int:
-    from ocrlab.commands.verify import verify
+def verify(
+    run: str | None, share: float = 0.1, seed: int = 0, only: str = "", pages: str = "", results: Path | None = None
+) -> int:
+    """Read pages again and print what changed; return 0 all the same, 1 some differ, 2 nothing could be compared.
 
-    if not 0 < args.share <= 1:
-        print(f"--share {args.share}: give a share of the pages above 0 and at most 1", file=sys.stderr)
+    `only` names experiments with commas between them, `pages` a folder where the run's own pages lie. Nothing is
+    fetched from a network and nothing is written.
+    """
+    if not 0 < share <= 1:
+        print(f"--share {share}: give a share of the pages above 0 and at most 1", file=sys.stderr)
         return 2
-    return verify(args.run, args.share, args.seed, args.only, args.pages)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        folder = find_run(run, results)
+        wanted = {name.strip() for name in only.split(",") if name.strip()}
+        files = record_files(folder / "readings")
+        readings = [record for file in files for record in read_records(file)]
+        if unknown := wanted - {reading["experiment"] for reading in readings}:
+            raise PlanError(f"{folder}: has no readings of {', '.join(sorted(unknown))}")
+        usable = repeatable([r for r in readings if not wanted or r["experiment"] in wanted])
+    except (PlanError, RecordError, ValueError, KeyError) as error:
+        print(error if not isinstance(error, KeyError) else f"{run}: a reading lacks {error}", file=sys.stderr)
+        return 2
+    sources = [*([pages] if pages else []), *OWN_SETS, *_asked_sources(read_record(folder))]
+    here = pages_by_hash(sources, dpis_of(usable))
+    _tell("page", absent_pages(usable, here, sources))
+    drawn = set(draw([r["page_sha256"] for r in usable if r["page_sha256"] in here], share, seed))
+    chosen = [reading for reading in usable if reading["page_sha256"] in drawn]
+    if not chosen:
+        print(f"{folder.name}: no greedy reading of a page that is here: nothing to compare", file=sys.stderr)
+        return 2
+    print(f"{folder.name}: {len(drawn)} pages (seed {seed}), {len(chosen)} readings", flush=True)
+    return _summary(_reread(chosen, here))
+
+
+def _reread(chosen: list[Mapping[str, Any]], here: Mapping[str, Any]) -> list[Again]:
+    done = []
+    with tqdm(total=len(chosen), unit="page", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+        for again in reread(chosen, here):
+            done.append(again)
+            bar.update()
+            if again.outcome == "different":
+                where = "; ".join(filter(None, [str(again.parting or ""), again.reason]))
+                tqdm.write(f"{again.page} ({again.experiment}: {again.setting}): {where}", file=sys.stdout)
+    return done
+
+
+def _summary(done: list[Again]) -> int:
+    reasons = {again.setting: again.reason for again in done if again.outcome == "left out"}
+    _tell("setting", reasons)
+    counts = Counter(again.outcome for again in done)
+    print(f"{counts['same']} same text, {counts['different']} different, {counts['left out']} left out")
+    if counts["different"]:
+        return 1
+    return 0 if counts["same"] else 2
+
+
+def _tell(what: str, reasons: Mapping[str, str]) -> None:
+    """Print each reason once with what it concerns."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        print(f"left out, {what} {'; '.join(names[:_NAMED])}{more}: {reason}", file=sys.stderr)
+
+
+def _asked_sources(record: Mapping[str, Any]) -> list[str]:
+    """Return the page sets and folders that the run's notebooks were given."""
+    found: dict[str, None] = {}
+    entries = record.get("notebooks")
+    for entry in entries.values() if isinstance(entries, dict) else []:
+        given = entry.get("parameters") if isinstance(entry, dict) else None
+        for name, value in given.items() if isinstance(given, dict) else ():
+            if name not in ("page_set", "page_sets"):
+                continue
+            given_sources = value if isinstance(value, list) else [value]
+            wanted = (s for s in given_sources if isinstance(s, str) and s not in OWN_SETS)
+            found |= {s if is_url(s) else str(Path(s).expanduser()): None for s in wanted}
+    return list(found)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ocrlab.pages import Page, PageError
-from ocrlab.pages.stores import StoredPage
-from ocrlab.reading.lane import Told
+from ocrlab.pages import Page, PageError, expand, load_pages
+from ocrlab.pages.sets import place_of
+from ocrlab.pages.stores import StoredPage, is_url
 from ocrlab.reading.reader import in_batches
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.sizes import image_tokens_of
@@ -22,6 +23,15 @@ RECORDS = "readings.jsonl"
 
 
 @dataclass(frozen=True)
+class Sourced:
+    """Pages with unique ids, the relative path under which each is mirrored, and the folder where they stand."""
+
+    pages: list[Page]
+    names: list[str]
+    root: Path
+
+
+@dataclass(frozen=True)
 class Item:
     """A page to read, the key of its reading, its image tokens, and where its text goes, if anywhere."""
 
@@ -31,8 +41,52 @@ class Item:
     text_file: Path | None
 
 
+def gather(sources: Sequence[str], *, limit: int | None, dpi: int) -> Sourced:
+    """Return the pages of all sources; a page that two of them hold is taken once.
+
+    A folder's pages are mirrored from that folder on; with several sources its own name stands before. Single files
+    are mirrored by their name, listed ones by their path, objects of a store by their path below the URL.
+
+    Raises:
+        PageError: nothing there, or no page in it.
+    """
+    found: dict[tuple[str, int | None], tuple[Page, str]] = {}
+    roots = [_root(source) for source in sources]
+    for source, root in zip(sources, roots, strict=True):
+        if source == "-":
+            pages = expand(sys.stdin.buffer.read(), dpi=dpi)[:limit]
+        else:
+            pages = load_pages(source, limit=limit, recursive=True, dpi=dpi)
+        for page in pages:
+            key = (page.where if isinstance(page, StoredPage) else str(page.file.absolute()), page.leaf)
+            found.setdefault(key, (page, _name(page, root, len(sources) > 1)))
+    if not found:
+        raise PageError(f"{', '.join(sources)}: no page found; give images, PDFs, a folder of them, or a set")
+    kept = [page for page, _ in found.values()]
+    if len({page.id for page in kept}) < len(kept):
+        kept = [replace(page, id=f"{page.where}#{page.leaf}" if page.leaf else page.where) for page in kept]
+    return Sourced(kept, [name for _, name in found.values()], roots[0] or Path.cwd())
+
+
+def _root(source: str) -> Path | None:
+    """Return the folder that a source is, if it is one."""
+    if source == "-" or is_url(source):
+        return None
+    place = place_of(source)
+    return place.absolute() if place.is_dir() else None
+
+
+def _name(page: Page, root: Path | None, several: bool) -> str:
+    if isinstance(page, StoredPage):
+        return f"{page.set}/{page.name}" if several else page.name
+    file, here = page.file.absolute(), Path.cwd()
+    if root is not None:
+        return str(file.relative_to(root.parent if several else root))
+    return str(file.relative_to(here if file.is_relative_to(here) else file.anchor))
+
+
 def plan_items(settings: Settings, pages: Sequence[Page], text_files: Sequence[Path | None]) -> list[Item]:
-    """Return an item for each page; image tokens are 0 where a page or the model's sizes cannot be told."""
+    """Return an item for each page; image tokens are 0 where they cannot be known before the page is read."""
     checkpoint = pinned_revision(settings)
     sizes = image_tokens_of(settings, pages)
     return [
@@ -59,17 +113,17 @@ def target_files(pages: Sequence[Page], names: Sequence[str], folder: Path | Non
     for page, name in zip(pages, names, strict=True):
         if folder is None and isinstance(page, StoredPage):
             raise PageError(f"{page.where}: nothing is written into a store; choose a folder with --out")
-        leaf = f".p{page.leaf:04d}" if page.leaf is not None else ""
+        number = f".p{page.leaf:04d}" if page.leaf is not None else ""
         place = folder / name if folder is not None else page.file
-        file = place.with_name(f"{place.name}{leaf}.txt")
+        file = place.with_name(f"{place.name}{number}.txt")
         if file in seen:
             raise PageError(f"{file}: both {seen[file].where} and {page.where} would be written there; read them apart")
         seen[file] = page
     return list(seen)
 
 
-class Shelf:
-    """Where readings go: one JSON object a page in `records`, and the text in its own file."""
+class Output:
+    """Where readings go: one JSON object per page in `records`, and the text in its own file."""
 
     def __init__(self, records: Path, *, retry_failed: bool = False) -> None:
         self.file = RecordFile(records)
@@ -83,55 +137,53 @@ class Shelf:
         """Return the items that have not been read yet; a text file that a killed run did not write is written now.
 
         Raises:
-            PageError: a text file is there that no reading of this shelf wrote.
+            PageError: a text file is there that no reading in `records` wrote.
         """
         todo, lost = [], {}
         for item in items:
+            there = item.text_file is not None and item.text_file.exists()
             if item.key not in self.known:
                 todo.append(item)
-                _refuse_foreign(item, self.pages)
-            elif self.known[item.key] and item.text_file is not None and not item.text_file.exists():
-                lost[item.key] = item
-        if lost:
-            for record in read_records(self.file.file):
-                if record["key"] in lost:
-                    _write(lost[record["key"]].text_file, record["text"])
+                if there and item.page.where not in self.pages:
+                    raise PageError(
+                        f"{item.text_file}: is there already and was not written by this reading; move it, or choose "
+                        "another --out"
+                    )
+            elif self.known[item.key] and item.text_file is not None and not there:
+                lost[item.key] = item.text_file
+        for record in read_records(self.file.file) if lost else []:
+            if record["key"] in lost:
+                _write(lost[record["key"]], record["text"])
         return todo
 
-    def put(self, item: Item, told: dict[str, Any]) -> None:
+    def put(self, item: Item, record: dict[str, Any]) -> None:
         """Save a page's reading, then its text; raises RecordError where the disk does not take it."""
-        self.file.append(told)
-        if item.text_file is not None and told["status"] in WITH_TEXT:
-            _write(item.text_file, told["text"])
+        self.file.append(record)
+        if item.text_file is not None and record["status"] in WITH_TEXT:
+            _write(item.text_file, record["text"])
 
 
-def read_items(engine: Any, settings: Settings, items: Sequence[Item], batches: Iterable[Sequence[Page]]
-               ) -> Iterator[tuple[Item, dict[str, Any]]]:  # fmt: skip
+def read_items(
+    engine: Any, settings: Settings, items: Sequence[Item], batches: Iterable[Sequence[Page]]
+) -> Iterator[tuple[Item, dict[str, Any]]]:
     """Yield each item with its reading as one flat object, as the engine's workers end their batches."""
     by_id = {item.page.id: item for item in items}
-    told: Told
-    for told in engine.stream(batches):
-        readings, actual, load_s = told
+    for readings, actual, load_s in engine.stream(batches):
         for reading in readings:
             item = by_id[reading.page]
-            record = reading_record("read", item.key, settings, item.page, reading, actual, load_s, 0)
-            row = row_of(record)
+            row = row_of(reading_record("read", item.key, settings, item.page, reading, actual, load_s, 0))
             first = {
-                "file": item.page.where, "leaf": item.page.leaf, "status": reading.status,
-                "reason": reading.reason, "text": reading.text, "cer": row.get("cer"),
-            }  # fmt: skip
+                "file": item.page.where,
+                "leaf": item.page.leaf,
+                "status": reading.status,
+                "reason": reading.reason,
+                "text": reading.text,
+                "cer": row.get("cer"),
+            }
             yield item, first | row
 
 
-def _refuse_foreign(item: Item, ours: set[str]) -> None:
-    if item.text_file is not None and item.text_file.exists() and item.page.where not in ours:
-        raise PageError(
-            f"{item.text_file}: is there already and was not written by this reading; move it, or choose another --out"
-        )
-
-
-def _write(file: Path | None, text: str) -> None:
-    assert file is not None
+def _write(file: Path, text: str) -> None:
     part = file.with_name(f"{file.name}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -9,17 +9,38 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ocrlab.commands.experiments import PROFILES, Experiment
-from ocrlab.commands.parameters import ParameterError, check, read_parameters, suggest
+import yaml
+
+from ocrlab import paths
+from ocrlab.commands.parameters import ParameterError, Yaml, check, read_parameters, suggest
 from ocrlab.machine.describe import Choice
 from ocrlab.reading.address import is_endpoint, parse_address
+from ocrlab.study.provenance import read_record
 
+PROFILES = ("smoke", "cpu", "gpu")
+NEEDS = ("gpu", "model")
+_KEYS = ("parameters", "needs", "cell_timeout_s")
 # What a run may write before its first figure; a disk with less room is as good as full.
 _PROBE_BYTES = 4 * 2**20
 
 
 class PlanError(ValueError):
     """An argument of `make reproduce` that cannot be used; the message says what can."""
+
+
+class ExperimentsError(ValueError):
+    """A mistake in `experiments.yaml`; the message names the file and the entry."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A notebook's full run."""
+
+    name: str
+    notebook: Path
+    parameters: dict[str, dict[str, Any]]
+    needs: tuple[str, ...]
+    cell_timeout_s: int
 
 
 @dataclass(frozen=True)
@@ -140,4 +161,77 @@ def run_folder(results: Path, run: str | None, profile: str) -> Path:
     finally:
         if probe.is_file():
             probe.unlink(missing_ok=True)
+    return folder
+
+
+def load_experiments(file: Path = paths.EXPERIMENTS, notebooks: Path = paths.NOTEBOOKS) -> dict[str, Experiment]:
+    """Return the experiments by name, in the file's order, which is the running order.
+
+    Raises:
+        ExperimentsError: the file is absent or not YAML, has an unknown key or profile, or a value of
+            another kind.
+    """
+    try:
+        entries = yaml.load(file.read_text(encoding="utf-8"), Loader=Yaml)  # a SafeLoader
+    except OSError as error:
+        raise ExperimentsError(f"{file}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ExperimentsError(f"{file}: not YAML: {error}") from error
+    if not isinstance(entries, dict) or not entries:
+        raise ExperimentsError(f"{file}: must map notebook names to their runs")
+    return {str(name): _experiment(f"{file}: {name}", str(name), entry, notebooks) for name, entry in entries.items()}
+
+
+def _experiment(where: str, name: str, entry: Any, notebooks: Path) -> Experiment:
+    entry = _mapping(where, entry)
+    _known(where, "key", entry, _KEYS)
+    parameters = _mapping(f"{where}: parameters", entry.get("parameters"))
+    _known(f"{where}: parameters", "profile", parameters, PROFILES)
+    needs = entry.get("needs") or []
+    if not isinstance(needs, list):
+        raise ExperimentsError(f"{where}: needs is {needs!r}; wanted a list such as [gpu]")
+    _known(where, "need", needs, NEEDS)
+    limit = entry.get("cell_timeout_s")
+    if type(limit) is not int or limit <= 0:
+        raise ExperimentsError(f"{where}: cell_timeout_s is {limit!r}; wanted whole seconds above 0")
+    each = {profile: _mapping(f"{where}: {profile}", parameters.get(profile)) for profile in PROFILES}
+    return Experiment(name, notebooks / f"{name}.ipynb", each, tuple(needs), limit)
+
+
+def _mapping(where: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ExperimentsError(f"{where} is {value!r}; wanted a mapping of names")
+    return value
+
+
+def _known(where: str, what: str, given: Any, known: tuple[str, ...]) -> None:
+    for name in given:
+        if name not in known:
+            raise ExperimentsError(f"{where} has an unknown {what} {name!r}{suggest(str(name), known)}")
+
+
+def known_runs(results: Path) -> list[Path]:
+    """Return the folders of `results` that are runs, the newest first."""
+    runs = [folder for folder in paths.runs_in(results) if read_record(folder)]
+    return sorted(runs, key=lambda folder: str(read_record(folder).get("started", "")), reverse=True)
+
+
+def find_run(name: str | None, results: Path | None = None) -> Path:
+    """Return the folder of a run by name or path, by default of the newest.
+
+    Raises:
+        PlanError: there is no such run, or its run.json is damaged; the message names those that are here.
+    """
+    results = results or paths.RESULTS
+    runs = known_runs(results)
+    if name is None:
+        if not runs:
+            raise PlanError(f"{results}: no run there yet; `make reproduce` makes one")
+        return runs[0]
+    folder = Path(name) if Path(name).is_dir() else results / name
+    if not read_record(folder):
+        here = ", ".join(run.name for run in runs) or "none yet"
+        raise PlanError(f"{folder}: no run there, or its run.json is damaged; the runs here are: {here}")
     return folder

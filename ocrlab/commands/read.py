@@ -1,76 +1,64 @@
-"""`python -m ocrlab read`: text per page as it comes, or a whole library into text files and one JSONL."""
+"""`ocrlab read`: text per page as it comes, or a whole library into text files and one JSONL."""
 
 from __future__ import annotations
 
-import argparse
+import json
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import Any
 
 from tqdm import tqdm
 
-from ocrlab.commands.interrupt import stop_politely
-from ocrlab.commands.setting_flags import add_settings, refuse_held, settings_of
-from ocrlab.commands.sources import Sourced, gather
-from ocrlab.commands.tally import Tally, show
-from ocrlab.pages import PageError
-from ocrlab.pages.pdf import PDF_DPI
+from ocrlab import paths
+from ocrlab.commands.library import (
+    RECORDS,
+    Item,
+    Output,
+    Sourced,
+    gather,
+    make_batches,
+    plan_items,
+    read_items,
+    target_files,
+)
+from ocrlab.commands.setting_flags import refuse_held, settings_of
+from ocrlab.machine.describe import choose_device, choose_dtype, machine_name
+from ocrlab.pages import Page, PageError
 from ocrlab.reading.address import is_endpoint
+from ocrlab.reading.checkpoints import CheckpointError
+from ocrlab.reading.cluster import Cluster
+from ocrlab.reading.fleet import Fleet, FleetDown
+from ocrlab.reading.limits import predict
+from ocrlab.reading.reader import LOAD_SETTINGS
+from ocrlab.reading.served import Refused
 from ocrlab.reading.settings import SettingError, Settings
+from ocrlab.scoring import Edits, character_edits, corpus_rate
+from ocrlab.study.records import RecordError, read_records, record_files
 
-if TYPE_CHECKING:
-    from ocrlab.reading.cluster import Cluster
-    from ocrlab.reading.fleet import Fleet
-
-
-def add_read(commands: Any) -> None:
-    """Give the command line its `read`."""
-    read = commands.add_parser(
-        "read", help="read images and PDFs: a set, folders, files, globs, or a list on standard input",
-        allow_abbrev=False,
-        description="Prints each page's text as it comes, then CER where truth lies beside. With --out the texts go to "
-        "files that mirror the input, and everything measured to readings.jsonl there; the same command goes on where "
-        "it was stopped. Exit code 0: every page was read; 1: some failed; 2: unusable arguments; 130: stopped. Every "
-        "setting is a flag of the same name.",
-    )  # fmt: skip
-    read.add_argument("paths", nargs="+", metavar="PATH", help="a set, folder, file, glob or URL; -: a list of paths")
-    read.add_argument("--out", type=Path, metavar="FOLDER", help="text files and readings.jsonl go there")
-    read.add_argument("--beside", action="store_true", help="text files go beside the pages, as NAME.png.txt")
-    read.add_argument("--json", action="store_true", help="one object a page on standard output, all else on error")
-    read.add_argument("--limit", type=int, help="the first so many pages of each path")
-    read.add_argument("--dpi", type=int, default=PDF_DPI, help=f"at which PDF pages are drawn (default: {PDF_DPI})")
-    read.add_argument("--dry-run", action="store_true", help="tell pages, memory and time; read nothing")
-    read.add_argument("--retry-failed", action="store_true", help="read again what failed before")
-    read.add_argument("--fewer-pixels", action="store_true", help="a page that does not fit is read at fewer pixels")
-    read.add_argument(
-        "--workers", default="", metavar="N|DEVICES", help="a number, or e.g. cuda:0,cuda:1 (default: all)"
-    )
-    read.add_argument(
-        "--prepare", type=int, default=1, metavar="N", help="processes that open pages, a worker (default: 1)"
-    )
-    read.add_argument("--engine", choices=["local", "ray"], default="local", help="ray: on the machines of a cluster")
-    read.add_argument("--address", help="the Ray cluster's (default: RAY_ADDRESS, else one is started here)")
-    read.add_argument("--page-timeout", type=float, default=1800, metavar="SECONDS", help="of a batch (default: 1800)")
-    read.add_argument("--quarantined", action="store_true", help="read even with a setting that the canary caught")
-    add_settings(read)
-    read.set_defaults(command=_read)
+STEADY_PAGES = 100
+"""From this many pages on, the summary tells how much of the workers' time was spent in `generate`."""
+_SPEED_DEPENDS_ON = ({*LOAD_SETTINGS} - {"device", "dtype"}) | {"batch_size", "compile", "num_beams"}
 
 
-def _read(args: argparse.Namespace) -> int:
-    from ocrlab.reading.fleet import FleetDown
-    from ocrlab.reading.served import Refused
-    from ocrlab.study.records import RecordError
-
+def read_pages(args: Any) -> int:
+    """Read what the command line's flags ask for; return 0 all read, 1 some failed, 2 unusable flags, 130 stopped."""
     try:
-        settings = settings_of(args)
+        settings = settings_of(args.preset, args.given)
         refuse_held(settings, args.quarantined)
         if args.prepare < 0 or args.page_timeout <= 0:
             raise SettingError("--prepare takes 0 or more, --page-timeout more than 0")
         if args.engine == "ray" and args.workers and not (args.workers.isdigit() and int(args.workers)):
             raise SettingError(f"--workers {args.workers}: the engine ray takes a number of workers, from 1 on")
-        return _go(args, settings, gather(args.paths, limit=args.limit, dpi=args.dpi))
+        sources = gather(args.paths, limit=args.limit, dpi=args.dpi)
+        with _engine(args, settings, len(sources.pages)) as engine:
+            return _plan_and_read(args, settings, engine, sources)
     except (PageError, SettingError, Refused) as error:
         print(error, file=sys.stderr)
         return 2
@@ -79,8 +67,22 @@ def _read(args: argparse.Namespace) -> int:
         return 1
 
 
+def _engine(args: Any, settings: Settings, pages: int) -> Fleet | Cluster:
+    options: dict[str, Any] = {
+        "processes": args.prepare if pages > settings.batch_size else 0,
+        "page_timeout_s": args.page_timeout,
+        "fewer_pixels": args.fewer_pixels,
+    }
+    if args.engine == "ray":
+        return Cluster(settings, args.address, int(args.workers or 0) or None, **options)
+    fleet = Fleet(settings, _devices(args.workers, settings)[:pages], **options)
+    if not args.dry_run:
+        fleet.warm()  # models load while the pages are planned
+    return fleet
+
+
 def _devices(asked: str, settings: Settings) -> list[str]:
-    """Return one device a worker: those that were named, so many of the one, or every GPU that `device` allows."""
+    """Return one device per worker: those named, so many of the one, or every GPU that `device` allows."""
     import torch
 
     names = [name.strip() for name in asked.split(",") if name.strip()]
@@ -94,60 +96,167 @@ def _devices(asked: str, settings: Settings) -> list[str]:
     return [here[i % len(here)] for i in range(int(names[0]))] if names else here
 
 
-def _go(args: argparse.Namespace, settings: Settings, sources: Sourced) -> int:
-    from ocrlab.reading.cluster import Cluster
-    from ocrlab.reading.fleet import Fleet
-
-    options: dict[str, Any] = {
-        "processes": args.prepare if len(sources.pages) > settings.batch_size else 0,
-        "page_timeout_s": args.page_timeout, "fewer_pixels": args.fewer_pixels,
-    }  # fmt: skip
-    engine: Fleet | Cluster
-    if args.engine == "ray":
-        engine = Cluster(settings, args.address, int(args.workers or 0) or None, **options)
-    else:
-        engine = Fleet(settings, _devices(args.workers, settings)[: len(sources.pages)], **options)
-        if not args.dry_run:
-            engine.warm()  # models load while the pages are planned
-    with engine:
-        return _plan_and_read(args, settings, engine, sources)
-
-
-def _plan_and_read(args: argparse.Namespace, settings: Settings, engine: Fleet | Cluster, sources: Sourced) -> int:
-    from ocrlab.commands.library import RECORDS, Shelf, make_batches, plan_items, read_items, target_files
-
-    keep = args.out is not None or args.beside
-    files: list[Any] = [None] * len(sources.pages)
-    if keep:
+def _plan_and_read(args: Any, settings: Settings, engine: Fleet | Cluster, sources: Sourced) -> int:
+    output: Output | None = None
+    files: Sequence[Path | None] = [None] * len(sources.pages)
+    if args.out is not None or args.beside:
         files = target_files(sources.pages, sources.names, None if args.beside else args.out)
+        output = Output((args.out or sources.root) / RECORDS, retry_failed=args.retry_failed)
     items = plan_items(settings, sources.pages, files)
-    shelf = Shelf((args.out or sources.root) / RECORDS, retry_failed=args.retry_failed) if keep else None
-    todo = shelf.missing(items) if shelf else items
-    if shelf and len(todo) < len(items):
+    todo = output.missing(items) if output else items
+    if len(todo) < len(items):
         print(f"{len(items) - len(todo)} of {len(items)} pages were read before", file=sys.stderr)
     if args.dry_run:
-        from ocrlab.commands.estimate import estimate
-
         estimate(settings, items, todo, engine.workers)
         return 0
     if not todo:
         return 0
-    tally = Tally(len(todo))
+    progress = Progress(len(todo))
     with stop_politely(engine.stop) as stopped, _bar(todo) as bar:
-        for item, told in read_items(engine, settings, todo, make_batches(todo, settings.batch_size)):
-            if shelf:
-                shelf.put(item, told)
-            tally.add(item.page, told)
-            show(item.page, told, as_json=args.json, quiet=keep)
-            bar.set_postfix_str(tally.pace(), refresh=False)
+        for item, record in read_items(engine, settings, todo, make_batches(todo, settings.batch_size)):
+            if output:
+                output.put(item, record)
+            progress.add(item.page, record)
+            _show(item.page, record, as_json=args.as_json, quiet=output is not None)
+            bar.set_postfix_str(progress.pace(), refresh=False)
             bar.update(item.image_tokens or 1)
     for trouble in engine.troubles:
         print(f"a worker was lost: {trouble}", file=sys.stderr)
-    return tally.summary(engine.workers, stopped(), as_json=args.json, where=shelf.file.file if shelf else None)
+    return progress.summary(engine.workers, stopped(), args.as_json, output.file.file if output else None)
 
 
-def _bar(todo: Sequence[Any]) -> Any:
-    # Time left is told by image tokens: with batches, the largest pages come first.
+def _bar(todo: Sequence[Item]) -> Any:
+    # Time left goes by image tokens: with batches, the largest pages come first.
     form = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
     total = sum(item.image_tokens or 1 for item in todo)
     return tqdm(total=total, file=sys.stderr, disable=not sys.stderr.isatty(), bar_format=form, dynamic_ncols=True)
+
+
+def _show(page: Page, record: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
+    """Print one page's object or its text on standard output, and what went wrong on standard error."""
+    name = f"{page.where}" + (f", page {page.leaf}" if page.leaf is not None else "")
+    if as_json:
+        print(json.dumps(record, ensure_ascii=False), flush=True)
+        return
+    if not quiet:
+        tqdm.write("\n".join(filter(None, [f"── {name}", record["text"]])), file=sys.stdout)
+    if record["status"] != "ok":
+        tqdm.write(f"{name}: {record['status']}: {record['reason']}", file=sys.stderr)
+    if page.problem and not page.refused:
+        tqdm.write(f"{page.problem}; read without a score", file=sys.stderr)
+
+
+class Progress:
+    """Counts readings of `total` pages as they come."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.pages, self.bad = total, 0, 0
+        self.edits: list[Edits] = []
+        self.started = time.perf_counter()
+        self.began: float | None = None
+        self.generate_s = 0.0
+
+    def add(self, page: Page, record: dict[str, Any]) -> None:
+        """Count one page's object."""
+        took = record.get("generate_s") or 0.0
+        if self.began is None:  # loading is over
+            self.began = time.perf_counter() - took
+        self.generate_s += took / record.get("batch_pages", 1)
+        self.pages += 1
+        self.bad += record["status"] != "ok"
+        if page.truth is not None and record["cer"] is not None:
+            self.edits.append(character_edits(record["text"], page.truth))
+
+    def pace(self) -> str:
+        """Return pages and pages per second, in words."""
+        rate = self.pages / max(time.perf_counter() - self.started, 1e-9)
+        return f"{self.pages}/{self.total} pages, {rate:.2f} pages/s"
+
+    def summary(self, workers: int, stopped: bool, as_json: bool, where: Path | None) -> int:
+        """Print what came of it and return the exit code: 0 all read, 1 some failed, 130 stopped."""
+        now = time.perf_counter()
+        if where is not None:
+            part = self.generate_s / (workers * (now - (self.began or self.started)))
+            # Above 1 where readings came in bulk, long after they were read (Ray): then it cannot be known.
+            share = f"; {part:.0%} of it in generate" if self.pages > STEADY_PAGES and part <= 1 else ""
+            print(f"{self.pace()}, {now - self.started:.0f} s with loading{share}; {where}", file=sys.stderr)
+        if self.edits:
+            rate = f"CER {corpus_rate(self.edits):.2%} over {len(self.edits)} pages with truth (white space collapsed)"
+            print(rate, file=sys.stderr if as_json else sys.stdout)
+        if self.bad:
+            print(f"{self.bad} of {self.pages} pages were not read to their end", file=sys.stderr)
+        if stopped:
+            how = "the same command goes on from here" if where else "with --out it could go on from here"
+            print(f"stopped: {self.total - self.pages} pages are not read; {how}", file=sys.stderr)
+            return 130
+        return 1 if self.bad else 0
+
+
+@contextmanager
+def stop_politely(stop: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Call `stop` at the first Ctrl-C within the block; yield what says whether it came. The second one interrupts.
+
+    Outside the main thread, where Python takes no signals, Ctrl-C stays as it is.
+    """
+    asked = threading.Event()
+
+    def handle(*_: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        print("\nstopping after the pages in hand; Ctrl-C once more ends at once", file=sys.stderr)
+        stop()
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, handle) if main else None
+    try:
+        yield asked.is_set
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
+
+
+def estimate(settings: Settings, items: Sequence[Item], todo: Sequence[Item], workers: int) -> None:
+    """Print what there is to read with these settings, the memory for a batch of the largest, and the time."""
+    print(f"{len(items)} pages, {len(todo)} to read, by {workers} worker{'s' * (workers > 1)}")
+    for page in (item.page for item in items if item.page.refused):
+        print(f"  will be passed over: {page.problem}")
+    sizes = sorted(item.image_tokens for item in todo if item.image_tokens)
+    if not sizes:
+        return
+    print(f"image tokens per page: {sizes[0]:,} to {sizes[-1]:,}, median {round(median(sizes)):,}")
+    here = choose_device(settings.device).value
+    dtype = choose_dtype(settings.dtype, here).value
+    try:
+        memory = predict(replace(settings, device=here), sizes[-1], dtype=dtype).memory
+        print(
+            f"memory: {memory.peak_bytes / 2**30:.2f} GiB predicted for a batch of {settings.batch_size} of the "
+            f"largest with all {settings.max_new_tokens} tokens, of it {memory.weights_bytes / 2**30:.2f} GiB weights"
+        )
+    except CheckpointError as error:
+        print(f"memory: not predicted ({error})")
+    paces = sorted(_seconds_per_token(settings, dtype))
+    if not paces:
+        print("time: no reading with such settings on this machine in results/ yet; read some pages first (--limit)")
+        return
+    total = sum(sizes) / workers
+    low, middle, high = (_clock(total * paces[round(share * (len(paces) - 1))]) for share in (0.25, 0.5, 0.75))
+    print(
+        f"time: {middle} ({low} to {high}), by the seconds per image token of {len(paces)} readings here with such "
+        "settings (median, and quartiles)"
+    )
+
+
+def _seconds_per_token(settings: Settings, dtype: str) -> list[float]:
+    """Return page_s per image token of this machine's readings in results/ that share what speed depends on."""
+    same = {name: getattr(settings, name) for name in _SPEED_DEPENDS_ON}
+    same |= {"machine": machine_name(), "min_new_tokens": None, "actual_dtype": dtype}
+    files = [file for run in paths.runs_in(paths.RESULTS) for file in record_files(run / "rows")]
+    rows = [row for file in files for row in read_records(file) if all(row.get(n) == v for n, v in same.items())]
+    return [row["page_s"] / row["image_tokens"] for row in rows if row.get("page_s") and row.get("image_tokens")]
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab import paths
-from ocrlab.commands.experiments import ExperimentsError, load_experiments
 from ocrlab.commands.parameters import ParameterError, parse_overrides, read_parameters
-from ocrlab.commands.plan import PlanError, Task, choose_profile, plan_tasks, resolve_model, run_folder
+from ocrlab.commands.plan import (
+    ExperimentsError,
+    PlanError,
+    Task,
+    choose_profile,
+    load_experiments,
+    plan_tasks,
+    resolve_model,
+    run_folder,
+)
 from ocrlab.commands.run_notebook import Outcome, run_notebook
 from ocrlab.reading.cluster import connect
 from ocrlab.reading.served import Refused

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import webbrowser
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,37 @@ from traitlets.config import Config
 
 from ocrlab import paths
 from ocrlab.commands.parameters import ParameterError, check
-from ocrlab.commands.welcome import write_welcome
 from ocrlab.reading.settings import SettingError
 from ocrlab.workspace.playground.form import find_preset
 from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
+
+NAME = "welcome.md"
+FIRST = ("00-quickstart", "playground")
+_HEAD = "| notebook | question |\n|---|---|"
+_TEXT = """# Welcome to ocrlab
+
+Which settings should read my documents with Qwen2-VL, what do they cost, and what does not work here and why?
+
+Click a name to open the notebook, then *Run → Run All Cells*. Each begins short, on the embedded reader: no GPU, no
+network. The cell under "Parameters" is the one to change; nothing needs `%load_ext`.
+
+## Start here
+
+{first}
+
+## One question each
+
+{others}
+
+## Good to know
+
+- The table of contents (in the left bar) goes by the headings, which all notebooks share: Set-up, Parameters, Data,
+  Run, See, What we learned.
+- Rows of what you run here go to `{scratch}`; `make reproduce` runs all notebooks in fresh kernels and builds a site.
+- The only kernel here is this environment's own Python, whatever other kernels the computer has.
+- *Kernel → Shut Down Kernel* frees the model's memory; closing the tab does not.
+"""
+
 
 MESSAGE_LIMIT_BYTES = UPLOAD_LIMIT_BYTES + 14 * 2**20
 """The largest websocket message: an upload and what is wrapped around it. Jupyter's own 10 MiB drop larger ones."""
@@ -140,3 +168,43 @@ def transport_in(folder: Path) -> str:
     """
     longest = len(os.fsencode(folder)) + len("/kernel-") + 36 + len("-ipc-5")  # 36: the kernel's id
     return "tcp" if os.name == "nt" or longest > 103 else "ipc"
+
+
+def questions(notebooks: Path = paths.NOTEBOOKS) -> dict[str, str]:
+    """Return each notebook's question, its title, by name; numbered ones first."""
+    found = {}
+    for file in sorted(notebooks.glob("*.ipynb")):
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        title = "".join(cells[0]["source"]).splitlines()[0] if cells else ""
+        found[file.stem] = title.lstrip("# ").strip()
+    return found
+
+
+def write_welcome(notebooks: Path = paths.NOTEBOOKS) -> Path:
+    """Write the welcome page beside the notebooks (git ignores it) and return it."""
+    known = questions(notebooks)
+    page = _TEXT.format(
+        first=_table(known, [name for name in FIRST if name in known]),
+        others=_table(known, [name for name in known if name not in FIRST]),
+        scratch=(paths.BUILD / "scratch").relative_to(paths.ROOT).as_posix(),
+    )
+    (notebooks / NAME).write_text(page, encoding="utf-8")
+    return notebooks / NAME
+
+
+def _table(known: dict[str, str], names: Iterable[str]) -> str:
+    return "\n".join([_HEAD, *(f"| [{name}]({name}.ipynb) | {known[name]} |" for name in names)])
+
+
+def serve_model(model: str, port: int, **options: Any) -> int:
+    """Serve a model to this computer until it is stopped; return 0, or 2 where it cannot be served here."""
+    from ocrlab.reading.checkpoints import CheckpointError
+    from ocrlab.reading.loading import Unsupported
+    from ocrlab.reading.serving import serve
+
+    try:
+        serve(model, port, **options)
+    except (CheckpointError, Unsupported, OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0

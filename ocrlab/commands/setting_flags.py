@@ -2,43 +2,70 @@
 
 from __future__ import annotations
 
-import argparse
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+import yaml
 
 from ocrlab import paths
+from ocrlab.commands.parameters import Yaml
 from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.presets import load_preset
 from ocrlab.reading.settings import SettingError, Settings, field_types, make_settings
 
-_NONE = object()
+
+def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command a flag per setting; both `--max_pixels` and `--max-pixels` are known.
+
+    The command gets the texts of those that were given as `given`.
+    """
+    settings = field_types()
+
+    @functools.wraps(command)
+    def with_flags(**options: Any) -> int:
+        texts = {name: options.pop(name) for name in settings}
+        return command(**options, given={name: text for name, text in texts.items() if text is not None})
+
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
+    signature = inspect.Signature(own + [_flag(name, *kind) for name, kind in settings.items()])
+    with_flags.__signature__ = signature  # type: ignore[attr-defined]  # where typer reads the flags
+    return with_flags
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Give a command `--preset` and a flag for each setting; both `--max_pixels` and `--max-pixels` are known."""
-    parser.add_argument(
-        "--preset", "--settings", dest="preset", metavar="NAME|FILE",
-        help="a preset of the package, a YAML file, or recommended: what the newest run on this machine recommends "
-        "(default: tiny; for a server, none)",
-    )  # fmt: skip
-    settings = parser.add_argument_group("settings (they change the preset's)")
-    for name, (kind, default) in field_types().items():
-        flags = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
-        settings.add_argument(*flags, dest=name, type=_value(kind), metavar=kind.__name__, help=f"default {default!r}")
+def _flag(name: str, kind: type, default: Any) -> inspect.Parameter:
+    spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
+    option = typer.Option(*spellings, metavar=kind.__name__, help=f"setting; default {default!r}")
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+    )
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    """Return the settings that the flags ask for; raise SettingError where they cannot be."""
-    given = {name: value for name in field_types() if (value := getattr(args, name)) is not None}
-    changes = {name: None if value is _NONE else value for name, value in given.items()}
-    if args.preset is None and is_endpoint(str(changes.get("model_id"))):
+def settings_of(preset: str | None, given: dict[str, str]) -> Settings:
+    """Return the settings that a preset and flags ask for; raise SettingError where they cannot be."""
+    kinds = field_types()
+    changes = {name: _value(text, kinds[name][0]) for name, text in given.items()}
+    if preset is None and is_endpoint(str(changes.get("model_id"))):
         return make_settings(changes)  # dtype and the like, which a preset holds, are the server's own
-    return load_preset(_recommended() if args.preset == "recommended" else args.preset or "tiny", **changes)
+    return load_preset(_recommended() if preset == "recommended" else preset or "tiny", **changes)
+
+
+def _value(text: str, kind: type) -> Any:
+    """Return what a flag's text stands for; what is not of the setting's kind stays text, which Settings refuses."""
+    if text.lower() == "none":
+        return None
+    try:
+        return text if kind is str or not text.strip() else yaml.load(text, Loader=Yaml)  # a SafeLoader
+    except yaml.YAMLError:
+        return text
 
 
 def _recommended() -> Path:
     """Return the newest recommendation that a run on this machine wrote."""
-    from ocrlab.commands.runs import known_runs
+    from ocrlab.commands.plan import known_runs
     from ocrlab.machine.describe import describe_machine
     from ocrlab.study.provenance import read_record
 
@@ -57,17 +84,3 @@ def refuse_held(settings: Settings, quarantined: bool) -> None:
 
     if not quarantined and (reason := held_in_quarantine(settings)):
         raise Refused("unsupported", f"{reason}; use another setting, or --quarantined to read all the same")
-
-
-def _value(kind: type) -> Any:
-    def parse(text: str) -> Any:
-        if text.lower() == "none":
-            return _NONE
-        if kind is bool:
-            if text.lower() not in {"true", "false"}:
-                raise argparse.ArgumentTypeError(f"{text!r}: give true, false or none")
-            return text.lower() == "true"
-        return kind(text)
-
-    parse.__name__ = kind.__name__
-    return parse

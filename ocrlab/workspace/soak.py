@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
-from ocrlab.commands.setting_flags import add_settings, refuse_held, settings_of
+from ocrlab.commands.setting_flags import refuse_held, settings_of
 
 
-def add_soak(commands: Any) -> None:
-    """Give the command line its `soak`."""
-    soak = commands.add_parser(
-        "soak", help="read pages again and again: does memory grow, does a text change?", allow_abbrev=False,
-        description="Exit code 0: nothing failed, changed or grew; 1: something did; 2: unusable arguments. Every "
-        "setting is a flag of the same name.",
-    )  # fmt: skip
-    soak.add_argument("--minutes", type=float, default=60, help="how long (default: 60); one whole pass at least")
-    soak.add_argument("--count", type=int, default=0, help="and so many readings at least")
-    soak.add_argument("--pages", default="lines", help="a set, folder, file or glob (default: lines)")
-    soak.add_argument("--limit", type=int, help="the first so many pages")
-    soak.add_argument("--run", help="the folder's name in results/; made where it is new (default: your newest run)")
-    soak.add_argument("--quarantined", action="store_true", help="read even with a setting that the canary caught")
-    add_settings(soak)
-    soak.set_defaults(command=soak_run)
-
-
-def soak_run(args: argparse.Namespace) -> int:
+def soak_run(args: Any) -> int:
     """Soak as the arguments say and return the exit code: 0 well or not settled, 1 failed, 2 unusable arguments."""
     from ocrlab.commands.plan import PlanError
     from ocrlab.pages import PageError, load_pages
@@ -40,7 +22,7 @@ def soak_run(args: argparse.Namespace) -> int:
         print(f"--minutes {args.minutes:g}: give a time above 0, such as 60", file=sys.stderr)
         return 2
     try:
-        settings = settings_of(args)
+        settings = settings_of(args.preset, args.given)
         pages = load_pages(args.pages, limit=args.limit)
         refuse_held(settings, args.quarantined)
         folder = _folder(args.run or None)
@@ -57,8 +39,7 @@ def soak_run(args: argparse.Namespace) -> int:
 def _folder(name: str | None) -> Path:
     """The run to write into; a committed reference run only where it is named."""
     from ocrlab import paths
-    from ocrlab.commands.plan import PlanError, run_folder
-    from ocrlab.commands.runs import known_runs
+    from ocrlab.commands.plan import PlanError, known_runs, run_folder
     from ocrlab.study.provenance import read_record, start_record, write_record
 
     if name is None:

@@ -3,9 +3,16 @@ import subprocess
 import pytest
 
 from ocrlab.commands import plan
-from ocrlab.commands.experiments import ExperimentsError, load_experiments
 from ocrlab.commands.parameters import ParameterError
-from ocrlab.commands.plan import PlanError, choose_profile, plan_tasks, resolve_model, run_folder
+from ocrlab.commands.plan import (
+    ExperimentsError,
+    PlanError,
+    choose_profile,
+    load_experiments,
+    plan_tasks,
+    resolve_model,
+    run_folder,
+)
 from ocrlab.study.provenance import code_state, read_record, without_home, write_record
 from tests.notebooks import cell, write
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from ocrlab import paths
 from ocrlab.commands.cli import main
+from ocrlab.commands.setting_flags import settings_of
 from ocrlab.pages import load_pages
+from ocrlab.pages.pdf import PDF_DPI
+from ocrlab.reading.settings import field_types
 
 
 @pytest.fixture
@@ -84,18 +90,54 @@ def test_unusable_arguments_end_with_2_and_say_why(
     assert says in capsys.readouterr().err
 
 
-def test_flags_that_do_not_exist_or_do_not_fit() -> None:
+def test_flags_that_do_not_exist_or_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (
         ["lines", "--max_pixel", "5"],
         ["lines", "--max_pixels", "many"],
         ["lines", "--do_sample", "maybe"],
+        ["lines", "--max_pixels", "["],
+        ["lines", "--max_pixels", ""],
     ):
-        with pytest.raises(SystemExit) as caught:
-            main(["read", *arguments])
-        assert caught.value.code == 2
+        assert main(["read", *arguments]) == 2
+        assert arguments[1].lstrip("-") in capsys.readouterr().err
 
 
 def test_importing_the_package_loads_no_torch() -> None:
     code = "import sys, ocrlab, ocrlab.pages, ocrlab.scoring, ocrlab.reading.settings; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=paths.ROOT, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_flags_take_none_both_spellings_and_yaml_s_numbers() -> None:
+    given = {"max_pixels": "4096", "do_sample": "none", "compile": "false", "top_p": "1e-1", "prompt": "no: 010"}
+    found = settings_of(None, given | {"do_sample": "True"})
+    assert (found.max_pixels, found.compile, found.top_p, found.prompt) == (4096, False, 0.1, "no: 010")
+    assert settings_of(None, {"do_sample": "none"}).do_sample is None
+
+
+def test_every_setting_is_a_flag_in_both_spellings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["read", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"[default: {PDF_DPI}]" in shown
+    for name in field_types():
+        assert f"--{name}" in shown and f"--{name.replace('_', '-')}" in shown
+
+
+def test_the_help_comes_without_heavy_imports_and_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import sys; from ocrlab.commands.cli import main; main(['--help'])\n"
+        "print({'torch', 'transformers', 'numpy', 'pandas', 'papermill', 'nbformat'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=paths.ROOT, check=True)
+    *shown, heavy = done.stdout.splitlines()
+    assert heavy == "set()"
+    commands = {line.split()[0] for line in shown[shown.index("Commands:") + 1 :] if line.startswith("  ")}
+    readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"ocrlab (read|reproduce|serve|fit|soak|share|verify|doctor)\b", readme)) <= commands
+    assert {"app", "lab", "ready", "add", "report", "upgrade", "rollback", "refresh"} <= commands
+
+
+def test_the_console_script_is_the_command_line() -> None:
+    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    script = importlib.metadata.EntryPoint("ocrlab", project["scripts"]["ocrlab"], "console_scripts")
+    assert script.load() is main

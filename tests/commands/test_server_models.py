@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ocrlab.commands.experiments import load_experiments
-from ocrlab.commands.plan import PlanError, plan_tasks, resolve_model
+from ocrlab.commands.plan import PlanError, load_experiments, plan_tasks, resolve_model
 from ocrlab.reading.settings import Settings
 from ocrlab.report import engines as pictures
 from ocrlab.report.plots import cost_against_tokens, memory_against_tokens

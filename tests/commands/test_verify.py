@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ocrlab import paths
-from ocrlab.commands.verify import verify
+from ocrlab.commands.exchange import verify
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.study.experiment import run_experiment

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from ocrlab import paths
-from ocrlab.commands.library import make_batches, plan_items
-from ocrlab.commands.sources import gather
+from ocrlab.commands.library import gather, make_batches, plan_items
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.cluster import Cluster, connect, deal
 from ocrlab.reading.served import Refused

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -130,12 +129,3 @@ def test_growth_by_hand_and_its_interval_on_wandering_values() -> None:
 )
 def test_unusable_arguments(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["soak", *arguments]) == 2 and says in capsys.readouterr().err
-
-
-def test_flags_take_none_and_both_spellings() -> None:
-    from ocrlab.commands.setting_flags import add_settings, settings_of
-
-    parser = argparse.ArgumentParser()
-    add_settings(parser)
-    found = settings_of(parser.parse_args(["--max-pixels", "4096", "--do_sample", "none", "--compile", "false"]))
-    assert found.max_pixels == 4096 and found.do_sample is None and found.compile is False
