@@ -14,7 +14,7 @@ import yaml
 
 from ocrlab.paths import NOTEBOOKS, RESULTS, ROOT
 
-ROOMS = ["paths", "scoring", "machine", "pages", "reading", "study", "report", "workspace", "training"]
+ROOMS = ["paths", "scoring", "machine", "pages", "reading", "study", "report", "workspace"]
 FLOORS = {room: floor for floor, room in enumerate(ROOMS)}
 SOURCES = sorted((ROOT / "ocrlab").glob("*/**/*.py"))
 
@@ -65,6 +65,7 @@ def test_imports_point_down(file: Path) -> None:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{a.name}" for a in node.names] if node.module == "ocrlab" else [node.module]
+        assert not any(n.startswith("data.") for n in names), f"{file}: the package imports no recipe"
         for name in (n for n in names if n.startswith("ocrlab.")):
             target = name.split(".")[1]
             assert target == room or FLOORS[target] < FLOORS[room], f"{file}: {room} imports {name}"

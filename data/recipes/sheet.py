@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ocrlab.training import ornaments
-from ocrlab.training.fonts import Font, load_fonts, sized
+from data.recipes import ornaments
+from data.recipes.fonts import Font, load_fonts, sized
 
 _LEADING = 1.42
 
@@ -89,9 +89,15 @@ class Sheet:
             self.y += self.size * scale * _LEADING
 
     def table(
-        self, columns: Sequence[float], rows: Sequence[Sequence[str]], *, align: str = "", head: Sequence[str] = (),
-        grid: str = "full", bold_last: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        columns: Sequence[float],
+        rows: Sequence[Sequence[str]],
+        *,
+        align: str = "",
+        head: Sequence[str] = (),
+        grid: str = "full",
+        bold_last: bool = False,
+    ) -> None:
         """Print a table: `columns` are relative widths, `grid` is full, rows or none; a cell is one line."""
         edges = [self.margin + self.inner * part / sum(columns) for part in accumulate(columns, initial=0.0)]
         step, top = round(self.size * 1.75), round(self.y)

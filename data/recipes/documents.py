@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ocrlab.training import wear
-from ocrlab.training.prints import SEED, Print
-from ocrlab.training.sheet import Sheet, font_named
+from data.recipes import degrade
+from data.recipes.samples import SEED, Sample
+from data.recipes.sheet import Sheet, font_named
 
 _CENT = Decimal("0.01")
 
@@ -31,8 +31,8 @@ def count() -> int:
     return len(_listed())
 
 
-def document_print(index: int) -> Print:
-    """Return document `index`, damaged as its entry says; its truth has one line for each printed line or row."""
+def document_sample(index: int) -> Sample:
+    """Return document `index`, degraded as its entry says; its truth has one line for each printed line or row."""
     entry = _listed()[index]
     rng = Random(f"{SEED}/documents/{entry['name']}")
     paper = dict(entry["paper"])
@@ -40,12 +40,16 @@ def document_print(index: int) -> Print:
     regular, bold = (font_named(name) for name in entry["fonts"])
     sheet = Sheet(**paper, regular=regular, bold=bold, rng=rng)
     sheet.lay([block for given in entry["blocks"] for block in _expanded(given)])
-    image = wear.worn(sheet.finish(crop), entry.get("damage", []), rng)
-    words = "+".join(name for damage in entry.get("damage", []) for name in damage) or "clean"
-    return Print(
-        _levels(image, entry.get("levels", 16)), "\n".join(sheet.lines), entry["language"], entry["kind"], words,
+    image = degrade.degraded(sheet.finish(crop), entry.get("degradations", []), rng)
+    words = "+".join(name for degradation in entry.get("degradations", []) for name in degradation) or "clean"
+    return Sample(
+        _levels(image, entry.get("levels", 16)),
+        "\n".join(sheet.lines),
+        entry["language"],
+        entry["kind"],
+        words,
         regular.name,
-    )  # fmt: skip
+    )
 
 
 def _levels(page: Image.Image, levels: int) -> Image.Image:
@@ -62,9 +66,16 @@ def _expanded(block: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _goods(
-    rows: Sequence[Sequence[Any]], total: str, *, style: str, locale: str = "en", tax: Sequence[Any] = (),
-    tax_on_top: Sequence[Any] = (), before_tax: str = "", **table: Any,
-) -> list[dict[str, Any]]:  # fmt: skip
+    rows: Sequence[Sequence[Any]],
+    total: str,
+    *,
+    style: str,
+    locale: str = "en",
+    tax: Sequence[Any] = (),
+    tax_on_top: Sequence[Any] = (),
+    before_tax: str = "",
+    **table: Any,
+) -> list[dict[str, Any]]:
     """Return the blocks of a bill: each amount is count times price, and the total their sum."""
     priced = [(*row[:-2], Decimal(str(row[-2])), Decimal(str(row[-1]))) for row in rows]
     amounts = [_rounded(row[-2] * row[-1]) for row in priced]

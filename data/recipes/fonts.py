@@ -79,7 +79,7 @@ def load_fonts(role: Role) -> tuple[Font, ...]:
     if missing:
         detail = "; ".join(f"{package}: {', '.join(names)}" for package, names in missing.items())
         raise FontsMissing(
-            f"ocrlab/training/fonts.yaml lists font files that are not here, or are another release ({detail}). "
+            f"data/recipes/fonts.yaml lists font files that are not here, or are another release ({detail}). "
             f"On Debian 12: apt-get install {' '.join(missing)}"
         )
     return tuple(fonts)

@@ -1,4 +1,4 @@
-"""What scanners, copiers, telephones and coffee do to a whole page; every function takes and returns an image."""
+"""Degrade a whole page as scanners, copiers, telephones and coffee do; every function takes and returns an image."""
 
 from __future__ import annotations
 
@@ -122,10 +122,10 @@ KINDS: dict[str, Callable[..., _Image]] = {
 }
 
 
-def worn(page: _Image, damages: Sequence[dict[str, Any]], rng: Random) -> _Image:
-    """Return the page after each damage in turn, each one {name: its measure}, or {name: {parameter: value}}."""
-    for damage in damages:
-        for name, measure in damage.items():
+def degraded(page: _Image, degradations: Sequence[dict[str, Any]], rng: Random) -> _Image:
+    """Return the page after each degradation in turn, each one {name: its measure}, or {name: {parameter: value}}."""
+    for degradation in degradations:
+        for name, measure in degradation.items():
             given = measure if isinstance(measure, dict) else None
             page = KINDS[name](page, rng, **given) if given else KINDS[name](page, rng, measure)
     return page

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.recipes import degrade, documents
+from data.recipes.fonts import FontsMissing
+from data.recipes.sheet import Sheet, font_named
 from ocrlab.pages import load_pages
-from ocrlab.training import documents, wear
-from ocrlab.training.fonts import FontsMissing
-from ocrlab.training.sheet import Sheet, font_named
 
 
 @pytest.fixture
@@ -68,15 +68,23 @@ def test_truth_follows_the_print(sheet: Sheet) -> None:
     assert np.asarray(sheet.finish(crop=True)).min() == 0
 
 
-@pytest.mark.parametrize("name", sorted(wear.KINDS))
-def test_every_damage_changes_the_page_and_repeats(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(degrade.KINDS))
+def test_every_degradation_changes_the_page_and_repeats(name: str) -> None:
     measures = {
-        "skew": 1.5, "light": 0.4, "fold": 0.3, "coffee": 0.5, "contrast": {"ink": 60, "paper": 200}, "blur": 1.0,
-        "noise": 5.0, "jpeg": 30, "fax": 0.8, "camera": 0.06,
-    }  # fmt: skip
+        "skew": 1.5,
+        "light": 0.4,
+        "fold": 0.3,
+        "coffee": 0.5,
+        "contrast": {"ink": 60, "paper": 200},
+        "blur": 1.0,
+        "noise": 5.0,
+        "jpeg": 30,
+        "fax": 0.8,
+        "camera": 0.06,
+    }
     page = Image.new("L", (200, 260), 255)
     page.paste(0, (40, 60, 120, 80))
-    one, other = (wear.worn(page, [{name: measures[name]}], Random(1)) for _ in range(2))
+    one, other = (degrade.degraded(page, [{name: measures[name]}], Random(1)) for _ in range(2))
     assert one.mode == "L" and one.tobytes() == other.tobytes()
     assert one.size != page.size or one.tobytes() != page.tobytes()
 

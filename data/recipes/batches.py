@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ocrlab.training import render, sampler
-from ocrlab.training.architecture import CELL, PATCH_SIZE
-from ocrlab.training.fonts import Font, load_fonts
+from data.recipes import render, sampler
+from data.recipes.architecture import CELL, PATCH_SIZE
+from data.recipes.fonts import Font, load_fonts
 
 SLOT_ROWS, SLOT_COLUMNS = 2, 4
 SLOTS = SLOT_ROWS * SLOT_COLUMNS
@@ -129,7 +129,7 @@ def _sample(rng: Random, sheet: Sheet) -> tuple[np.ndarray, str, list[tuple[int,
     width = max(printed.mask.width, round(sheet.width * scale) + rng.randint(-jitter, jitter))
     height = max(printed.mask.height, round(sheet.height * scale) + rng.randint(-jitter, jitter))
     at = (rng.randint(0, width - printed.mask.width), rng.randint(0, height - printed.mask.height))
-    image = render.compose(printed, (width, height), at, render.random_damage(rng, sheet.size * scale), rng)
+    image = render.compose(printed, (width, height), at, render.random_degradation(rng, sheet.size * scale), rng)
     if image.size != (sheet.width, sheet.height):
         image = image.resize((sheet.width, sheet.height), Image.Resampling.BICUBIC)
     slots = []

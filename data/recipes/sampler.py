@@ -166,7 +166,17 @@ def prompt(rng: Random) -> str:
 
 DEFAULT_PROMPT = "Read the text in the image."
 _PROMPTS = (
-    "OCR", "OCR:", "Text:", "Read this.", "Transcribe the image.", "Extract all text from the image.",
-    "What is written here?", "What text is in the image?", "Convert the page to text, line by line.",
-    "Извлеки текст.", "Прочитай текст на изображении.", "Что здесь написано?", "Распознай документ.",
-)  # fmt: skip
+    "OCR",
+    "OCR:",
+    "Text:",
+    "Read this.",
+    "Transcribe the image.",
+    "Extract all text from the image.",
+    "What is written here?",
+    "What text is in the image?",
+    "Convert the page to text, line by line.",
+    "Извлеки текст.",
+    "Прочитай текст на изображении.",
+    "Что здесь написано?",
+    "Распознай документ.",
+)

@@ -1,4 +1,4 @@
-"""Train the embedded reader: `python -m ocrlab.training.train --images 1500000 --decay-images 500000`.
+"""Train the embedded reader: `python -m data.recipes.train --images 1500000 --decay-images 500000`.
 
 The run writes `log.jsonl` and every few minutes its state, to `stable.pt` before the learning rate decays and to
 `decaying.pt` after. Started again with the same folder it goes on from `decaying.pt`, else from `stable.pt`: to train
@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Qwen2VLForConditionalGeneration
 
-from ocrlab.training.architecture import CELL, build_model, build_tokenizer, save_checkpoint
-from ocrlab.training.batches import SLOTS, Batches, stage_at
-from ocrlab.training.forward import Trainee, image_features
+from data.recipes.architecture import CELL, build_model, build_tokenizer, save_checkpoint
+from data.recipes.batches import SLOTS, Batches, stage_at
+from data.recipes.forward import Trainee, image_features
 
 SYSTEM = "<|im_start|>system\n{system}<|im_end|>\n"
 BEFORE = "<|im_start|>user\n<|vision_start|>"
@@ -58,10 +58,14 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         return {
-            "trainee": self.trainee.state_dict(), "average": self.average.state_dict(),
+            "trainee": self.trainee.state_dict(),
+            "average": self.average.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
-            "batch": self.batch, "images": self.images, "seconds": self.seconds, "seed": self.seed,
-        }  # fmt: skip
+            "batch": self.batch,
+            "images": self.images,
+            "seconds": self.seconds,
+            "seed": self.seed,
+        }
 
     def resume(self, file: Path) -> None:
         state = torch.load(file, weights_only=True)
@@ -200,9 +204,12 @@ def main(arguments: list[str] | None = None) -> None:
         shutil.copy(args.start / "curve.jsonl", args.out / "log.jsonl")
     loader: DataLoader[dict[str, Any]] = DataLoader(
         Batches(args.seed),  # type: ignore[arg-type]
-        sampler=_Order(trainer), batch_size=None, num_workers=1, prefetch_factor=12,
+        sampler=_Order(trainer),
+        batch_size=None,
+        num_workers=1,
+        prefetch_factor=12,
         worker_init_fn=_quiet,
-    )  # fmt: skip
+    )
     sums: dict[str, list[float]] = {}
     neighbours = Neighbours()
     began = logged = saved = time.monotonic()

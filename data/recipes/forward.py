@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from ocrlab.training.architecture import CELL, MERGE_SIZE, PATCH_SIZE
-from ocrlab.training.batches import SLOTS
+from data.recipes.architecture import CELL, MERGE_SIZE, PATCH_SIZE
+from data.recipes.batches import SLOTS
 
 if TYPE_CHECKING:
     from transformers import Qwen2VLForConditionalGeneration
@@ -132,13 +132,17 @@ class Trainee(nn.Module):
         embed = self.model.get_input_embeddings()
         batch, length = answers.shape
         parts = [
-            embed(before).expand(batch, -1, -1), features, embed(after).expand(batch, -1, -1),
+            embed(before).expand(batch, -1, -1),
+            features,
+            embed(after).expand(batch, -1, -1),
             embed(answers[:, :-1].clamp_min(0)),
-        ]  # fmt: skip
+        ]
         positions = token_positions(len(before), *grid, len(after) + length - 1)
         hidden = self.model.model.language_model(
             inputs_embeds=torch.cat([part.to(features.dtype) for part in parts], 1),
-            position_ids=positions[:, None].expand(-1, batch, -1), attention_mask=None, use_cache=False,
-        ).last_hidden_state[:, -length:]  # fmt: skip
+            position_ids=positions[:, None].expand(-1, batch, -1),
+            attention_mask=None,
+            use_cache=False,
+        ).last_hidden_state[:, -length:]
         keep = answers != -100
         return F.cross_entropy(self.model.lm_head(hidden[keep]).float(), answers[keep])

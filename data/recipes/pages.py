@@ -1,6 +1,6 @@
 """Draw the page sets of `data/pages` again, bit for bit, or say why that is not possible here.
 
-`python -m ocrlab.training.pages` writes them; `--check` draws them in a temporary folder and compares.
+`python -m data.recipes.pages` writes them; `--check` draws them in a temporary folder and compares.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pathlib import Path
 
 from PIL import Image, features
 
+from data.recipes import documents, samples
+from data.recipes.fonts import FontsMissing
+from data.recipes.samples import Sample
 from ocrlab.paths import PAGES
-from ocrlab.training import documents, prints
-from ocrlab.training.fonts import FontsMissing
-from ocrlab.training.prints import Print
 
 LICENCE = "CC0-1.0"
 
@@ -31,14 +31,14 @@ class PageSet:
     """How many pages a set has, and which function draws page `index`."""
 
     count: int
-    draw: Callable[[int], Print]
+    draw: Callable[[int], Sample]
 
 
 SETS = {
-    "lines": PageSet(prints.LINES_IN_TRAINING_FONTS + prints.LINES_IN_HELD_OUT_FONTS, prints.line_print),
-    "labels": PageSet(prints.LABELS + prints.LONG_LABELS, prints.label_print),
-    "sizes": PageSet(len(prints.EXACT_SIZES) * prints.LINES_PER_SIZE, prints.size_print),
-    "documents": PageSet(documents.count(), documents.document_print),
+    "lines": PageSet(samples.LINES_IN_TRAINING_FONTS + samples.LINES_IN_HELD_OUT_FONTS, samples.line_sample),
+    "labels": PageSet(samples.LABELS + samples.LONG_LABELS, samples.label_sample),
+    "sizes": PageSet(len(samples.EXACT_SIZES) * samples.LINES_PER_SIZE, samples.size_sample),
+    "documents": PageSet(documents.count(), documents.document_sample),
 }
 
 
@@ -63,10 +63,17 @@ def write_page(folder: Path, name: str, index: int) -> dict[str, str]:
     file.parent.mkdir(parents=True, exist_ok=True)
     _plain(page.image).save(file, "PNG", optimize=True)
     return {
-        "id": f"{name}-{index + 1:03d}", "file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "set": name, "language": page.language, "kind": page.kind, "degradation": page.degradation,
-        "font": page.font, "truth": page.truth, "licence": LICENCE,
-    }  # fmt: skip
+        "id": f"{name}-{index + 1:03d}",
+        "file": file.name,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "set": name,
+        "language": page.language,
+        "kind": page.kind,
+        "degradation": page.degradation,
+        "font": page.font,
+        "truth": page.truth,
+        "licence": LICENCE,
+    }
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -131,7 +138,7 @@ def check(folder: Path) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Draw or check the sets and return the exit code: 0 done or identical, 1 different, 2 not possible here."""
-    parser = argparse.ArgumentParser(prog="python -m ocrlab.training.pages", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m data.recipes.pages", description=__doc__)
     parser.add_argument("--check", action="store_true", help="draw again in a temporary folder and compare")
     parser.add_argument("--out", type=Path, default=PAGES, help="the folder of the sets (default: data/pages)")
     chosen = parser.parse_args(arguments)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from data.recipes import pages
 from ocrlab import paths
-from ocrlab.training import pages
 
 
 @pytest.fixture(scope="module")
 def drawing_is_possible() -> None:
     """Skip where another drawing than ours is to be expected."""
-    from ocrlab.training.fonts import FontsMissing, load_fonts
+    from data.recipes.fonts import FontsMissing, load_fonts
 
     pytest.importorskip("wordfreq", reason="needs the `train` extra")
     pytest.importorskip("fontTools", reason="needs the `train` extra")

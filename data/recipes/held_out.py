@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from random import Random
 
-from ocrlab.training import sampler
-from ocrlab.training.fonts import Font, sized
+from data.recipes import sampler
+from data.recipes.fonts import Font, sized
 
 # Word lists count what people write; pages that others will print and publish can do without these.
 _COARSE = re.compile(

@@ -1,4 +1,4 @@
-"""Print strings onto an image: fonts, layout, slant, paper and the damage that scanners and cameras do."""
+"""Print strings onto an image: fonts, layout, slant, paper and the degradation that scanners and cameras do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from ocrlab.training.fonts import Font, sized
+from data.recipes.fonts import Font, sized
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Damage:
+class Degradation:
     """What happens to a clean print; the defaults do nothing. Sigmas in pixels, noise in grey levels."""
 
     ink: tuple[int, int, int] = (0, 0, 0)
@@ -54,9 +54,16 @@ def edges(path: Path, size: int, text: str) -> list[float]:
 
 
 def block(
-    lines: list[str], font: Font, size: int, *, pitch: float = 1.2, align: str = "left",
-    angle: float = 0.0, shear: float = 0.0, width: int = 0,
-) -> Block:  # fmt: skip
+    lines: list[str],
+    font: Font,
+    size: int,
+    *,
+    pitch: float = 1.2,
+    align: str = "left",
+    angle: float = 0.0,
+    shear: float = 0.0,
+    width: int = 0,
+) -> Block:
     """Return lines printed at `size` px per em, `pitch` ems apart, turned by `angle` degrees and sheared.
 
     `align` is left, center, right or columns (the last word at the right edge of `width`).
@@ -109,10 +116,10 @@ def _turned(mask: Image.Image, centres: list[tuple[float, float, str]], angle: f
     return Block(mask.crop(box), tuple((x - box[0], y - box[1], c) for x, y, c in centres))
 
 
-def random_damage(rng: Random, size: float) -> Damage:
-    """Return light damage in proportion to the font's size in pixels; one print in five stays clean black on white."""
+def random_degradation(rng: Random, size: float) -> Degradation:
+    """Return light degradation in proportion to the font size in pixels; one print in five stays clean."""
     if rng.random() < 0.2:
-        return Damage(frame=rng.random() < 0.1)
+        return Degradation(frame=rng.random() < 0.1)
     light, dark = rng.uniform(170, 255), rng.uniform(0, 90)
     paper = tuple(int(np.clip(light + rng.uniform(-14, 14), 0, 255)) for _ in range(3))
     tint = rng.random() < 0.3
@@ -120,7 +127,7 @@ def random_damage(rng: Random, size: float) -> Damage:
     if rng.random() < 0.08:
         ink, paper = paper, ink
     softness = min(size, 30) / 20
-    return Damage(
+    return Degradation(
         ink=ink,  # type: ignore[arg-type]
         paper=paper,  # type: ignore[arg-type]
         shade=rng.uniform(0, 0.3) if rng.random() < 0.25 else 0.0,
@@ -132,34 +139,36 @@ def random_damage(rng: Random, size: float) -> Damage:
     )
 
 
-def compose(printed: Block, size: tuple[int, int], at: tuple[int, int], damage: Damage, rng: Random) -> Image.Image:
-    """Return an RGB image of `size` with the block's corner `at`, damaged."""
+def compose(
+    printed: Block, size: tuple[int, int], at: tuple[int, int], degradation: Degradation, rng: Random
+) -> Image.Image:
+    """Return an RGB image of `size` with the block's corner `at`, degraded."""
     width, height = size
     mask = Image.new("L", size, 0)
     mask.paste(printed.mask, at)
-    if damage.frame:
+    if degradation.frame:
         x, y, w, h = *at, *printed.mask.size
         gap = rng.randint(2, 6)
         box = (max(x - gap, 0), max(y - gap, 0), min(x + w + gap, width - 1), min(y + h + gap, height - 1))
         ImageDraw.Draw(mask).rectangle(box, outline=rng.randint(120, 255), width=1)
-    if damage.blur_sigma:
-        mask = mask.filter(ImageFilter.GaussianBlur(damage.blur_sigma))
-    if damage.rescale < 1:
-        small = (max(4, round(width * damage.rescale)), max(4, round(height * damage.rescale)))
+    if degradation.blur_sigma:
+        mask = mask.filter(ImageFilter.GaussianBlur(degradation.blur_sigma))
+    if degradation.rescale < 1:
+        small = (max(4, round(width * degradation.rescale)), max(4, round(height * degradation.rescale)))
         mask = mask.resize(small, Image.Resampling.BILINEAR).resize(size, Image.Resampling.BICUBIC)
     noise = np.random.default_rng(rng.getrandbits(64))
     ink_share = np.asarray(mask, np.float32)[..., None] / 255
-    paper, ink = np.array(damage.paper, np.float32), np.array(damage.ink, np.float32)
+    paper, ink = np.array(degradation.paper, np.float32), np.array(degradation.ink, np.float32)
     pixels = paper + (ink - paper) * ink_share
-    if damage.shade:
+    if degradation.shade:
         gx, gy = rng.uniform(-1, 1), rng.uniform(-1, 1)
         ramp = gx * np.linspace(-0.5, 0.5, width)[None, :] + gy * np.linspace(-0.5, 0.5, height)[:, None]
-        pixels = pixels * (1 - damage.shade * (ramp[..., None] + 0.5).clip(0, 1)).astype(np.float32)
-    if damage.noise:
-        pixels = pixels + noise.standard_normal((height, width, 1), np.float32) * damage.noise
+        pixels = pixels * (1 - degradation.shade * (ramp[..., None] + 0.5).clip(0, 1)).astype(np.float32)
+    if degradation.noise:
+        pixels = pixels + noise.standard_normal((height, width, 1), np.float32) * degradation.noise
     image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    if damage.jpeg_quality:
+    if degradation.jpeg_quality:
         stored = io.BytesIO()
-        image.save(stored, "JPEG", quality=damage.jpeg_quality)
+        image.save(stored, "JPEG", quality=degradation.jpeg_quality)
         image = Image.open(stored).convert("RGB")
     return image

@@ -1,21 +1,19 @@
-"""Our own sets: what they hold, that every line is held out of training, and that the drawing repeats bit for bit."""
+"""Our own sets: what they hold, and that every line is held out of training."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from functools import cache
-from pathlib import Path
 
 import pytest
 import yaml
 
+from data.recipes.sampler import is_held_out
 from ocrlab import paths
-from ocrlab.pages import Page, PageError, load_pages, set_names
+from ocrlab.pages import Page, load_pages
 from ocrlab.pages.sets import OWN_SETS
-from ocrlab.training.sampler import is_held_out
 
 FOR_THE_EMBEDDED_READER = ("lines", "labels", "sizes")
 
@@ -26,7 +24,7 @@ def pages_of(name: str) -> tuple[Page, ...]:
 
 
 def fonts_of(role: str) -> set[str]:
-    listed = yaml.safe_load((paths.ROOT / "ocrlab" / "training" / "fonts.yaml").read_text(encoding="utf-8"))
+    listed = yaml.safe_load((paths.ROOT / "data" / "recipes" / "fonts.yaml").read_text(encoding="utf-8"))
     return {name for entry in listed if entry["role"] == role for name in entry["files"]}
 
 
@@ -103,38 +101,8 @@ def test_the_sets_are_small_enough_for_git() -> None:
     assert [file for file in files if file.stat().st_size > 400_000] == []
 
 
-def test_a_changed_page_of_ours_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(paths.PAGES / "sizes", tmp_path / "sizes")
-    monkeypatch.setattr(paths, "PAGES", tmp_path)
-    first = load_pages("sizes", limit=2)[0]
-    first.file.write_bytes(first.file.read_bytes() + b"\0")
-    changed, untouched = load_pages("sizes", limit=2)
-    assert changed.refused and "sha256" in changed.problem and not untouched.refused
-
-
-def test_our_hashes_cannot_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(paths.PAGES / "sizes", tmp_path / "sizes")
-    shutil.copytree(paths.PAGES / "sizes", tmp_path / "mine")
-    for name in ("sizes", "mine"):
-        manifest = tmp_path / name / "manifest.jsonl"
-        entries = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
-        manifest.write_text("\n".join(json.dumps(e | {"sha256": ""}) for e in entries), encoding="utf-8")
-    monkeypatch.setattr(paths, "PAGES", tmp_path)
-    assert "no sha256" in load_pages("sizes", limit=1)[0].problem
-    assert load_pages("mine", limit=1)[0].problem == ""
-    assert set_names() == ["sizes", "mine"]
-
-
 def test_manifest_hashes_are_of_the_files_in_git() -> None:
     for name in OWN_SETS:
         for line in (paths.PAGES / name / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
             assert hashlib.sha256((paths.PAGES / name / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
-
-
-def test_spread_keeps_pages_of_every_kind() -> None:
-    pages = load_pages("sizes", spread=10)
-    assert [page.kind for page in pages] == [f"{size}px" for size in (12, 16, 24, 32, 44) for _ in range(2)]
-    assert load_pages("sizes", spread=1000) == load_pages("sizes")
-    with pytest.raises(PageError, match="spread=0"):
-        load_pages("sizes", spread=0)

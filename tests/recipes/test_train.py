@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from data.recipes import forward
+from data.recipes.architecture import MAX_PIXELS, MIN_PIXELS, save_checkpoint
+from data.recipes.batches import CURRICULUM, SLOTS, Batches, stage_at
+from data.recipes.sampler import is_held_out, training_line
+from data.recipes.train import AFTER, BEFORE, SYSTEM, Trainer, rate_at
 from ocrlab.paths import MODELS
 from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
-from ocrlab.training import forward
-from ocrlab.training.architecture import MAX_PIXELS, MIN_PIXELS, save_checkpoint
-from ocrlab.training.batches import CURRICULUM, SLOTS, Batches, stage_at
-from ocrlab.training.sampler import is_held_out, training_line
-from ocrlab.training.train import AFTER, BEFORE, SYSTEM, Trainer, rate_at
 
 pytest.importorskip("wordfreq", reason="the training extra is not installed")
-from ocrlab.training.fonts import FontsMissing, load_fonts
+from data.recipes.fonts import FontsMissing, load_fonts
 
 try:
     FONTS = load_fonts("train")
@@ -82,9 +82,12 @@ def test_answer_loss_is_the_stock_models(
             kinds = (tokens == model.config.image_token_id).int()
             patches = processed["pixel_values"].chunk(2)[i]
             logits = model(
-                input_ids=tokens, attention_mask=torch.ones_like(tokens), mm_token_type_ids=kinds,
-                pixel_values=patches, image_grid_thw=processed["image_grid_thw"][i : i + 1],
-            ).logits[0, -count - 1 : -1]  # fmt: skip
+                input_ids=tokens,
+                attention_mask=torch.ones_like(tokens),
+                mm_token_type_ids=kinds,
+                pixel_values=patches,
+                image_grid_thw=processed["image_grid_thw"][i : i + 1],
+            ).logits[0, -count - 1 : -1]
             losses.append(torch.nn.functional.cross_entropy(logits, tokens[0, -count:], reduction="none"))
         text_config._attn_implementation = training
     torch.testing.assert_close(ours, torch.cat(losses).mean(), rtol=1e-4, atol=1e-4)
