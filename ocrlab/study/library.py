@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab.pages import Page, PageError
-from ocrlab.pages.stores import StoredPage
+from ocrlab.pages.remote import StoredPage
 from ocrlab.reading.lane import Told
 from ocrlab.reading.reader import in_batches
 from ocrlab.reading.settings import Settings

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ocrlab.pages import PageError
-from ocrlab.pages.pdf import PDF_DPI
+from ocrlab.pages.documents import PDF_DPI
 from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.settings import SettingError, Settings
 from ocrlab.workspace.flags import add_settings, refuse_held, settings_of

@@ -13,7 +13,7 @@ import yaml
 from data.recipes.sampler import is_held_out
 from ocrlab import paths
 from ocrlab.pages import Page, load_pages
-from ocrlab.pages.sets import OWN_SETS
+from ocrlab.pages.load import OWN_SETS
 
 FOR_THE_EMBEDDED_READER = ("lines", "labels", "sizes")
 

@@ -88,13 +88,13 @@ def test_a_folder_is_listed_in_natural_order_and_only_what_must_be_is_fetched(fe
     assert pages["broken.pdf"].problem.startswith("memory://scans/broken.pdf: not a PDF that opens")
     fetched.clear()
     sizes = {page.id: page_size(page) for page in pages.values() if not page.refused}
-    assert not fetched, "sizes are known from the listing"
+    assert set(fetched) <= {"book.pdf", "one.tiff", "two.tif"}, "an image's size is in its first bytes"
     assert sizes["p2.png"] == (40, 20) and sizes["book.pdf#1"] == pages["book.pdf#1"].open().size == (150, 75)
     fetched.clear()
     assert [colour_of(pages[f"book.pdf#{leaf}"]) for leaf in (1, 2)] == ["red", "blue"]
     assert fetched == [], "a PDF is kept while its pages are opened one after the other"
     assert colour_of(pages["two.tif#2"]) == "lime" and fetched == ["two.tif"]
-    with pytest.raises(PageError, match=r"memory://scans/cut\.png: truncated PNG"):
+    with pytest.raises(PageError, match=r"memory://scans/cut\.png: truncated or damaged PNG"):
         pages["cut.png"].open()
 
 
@@ -153,10 +153,10 @@ def test_mirrored_names_stay_below_the_folder(memory: MemoryFileSystem, tmp_path
 def test_a_key_that_leads_out_of_the_folder_is_no_page(
     memory: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, info = picture("red"), {"type": "file", "size": 9, "created": 1}
+    info = {"type": "file", "size": 9, "created": 1}
     keys = ["/scans/a/../../../x.png", "/scans//y.png", "/scans/a\\..\\..\\z.png", "/scans/w.png"]
     monkeypatch.setattr(MemoryFileSystem, "find", lambda self, path, **_: {key: info | {"name": key} for key in keys})
-    monkeypatch.setattr(MemoryFileSystem, "cat_ranges", lambda self, paths, *_, **__: [data] * len(paths))
+    monkeypatch.setattr(MemoryFileSystem, "checksum", lambda *_: 1)
     assert gather([URL], limit=None, dpi=150).names == ["y.png", "w.png"]
 
 
@@ -166,12 +166,12 @@ def test_what_cannot_be_had_is_said_with_its_url_and_a_remedy(
     memory.pipe("/scans/empty/.x.png", b"")
     monkeypatch.setitem(known_implementations, "lost", {"class": "lostfs.core.Lost", "err": "Install lostfs"})
     for url, says in {
-        "memory://gone": r"memory://gone: no such bucket, folder or object; check the name",
-        "nowhere://x": "nowhere://x: fsspec knows no such protocol",
-        "lost://b/x": r"lost://b/x: a package is missing \(ImportError: Install lostfs\); pip install lostfs",
+        "memory://gone": r"memory://gone: cannot be read \(FileNotFoundError.*check the name",
+        "nowhere://x": "nowhere://x: cannot be read .*Protocol not known",
+        "lost://b/x": r"lost://b/x: cannot be read \(ImportError: Install lostfs\)",
         f"{URL}/empty": "no images here",
-        f"{URL}/notes.md": "not a page; give an image",
-        "http://[": "no usable URL",
+        f"{URL}/notes.md": "no images here",
+        "http://[": r"http://\[: cannot be read",
     }.items():
         with pytest.raises(PageError, match=says):
             load_pages(url, recursive=True)
@@ -189,9 +189,15 @@ class NoCredentialsError(Exception):
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (PermissionError("Access Denied"), "access is refused .*give credentials in the environment"),
-        (NoCredentialsError("Unable to locate credentials"), "access is refused .*give credentials"),
-        (TimeoutError("after 30 s"), r"cannot be read \(TimeoutError: after 30 s\); check the network"),
+        (
+            PermissionError("Access Denied"),
+            r"cannot be read \(PermissionError: Access Denied\); check .*your credentials",
+        ),
+        (
+            NoCredentialsError("Unable to locate credentials"),
+            r"cannot be read \(NoCredentialsError: Unable.*your credentials",
+        ),
+        (TimeoutError("after 30 s"), r"cannot be read \(TimeoutError: after 30 s\); check .*the network"),
     ],
     ids=["denied", "no credentials", "network"],
 )

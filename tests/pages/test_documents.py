@@ -14,7 +14,7 @@ from PIL import Image, TiffImagePlugin
 
 from ocrlab.pages import Page, PageError, load_pages, page_size
 from ocrlab.pages import images as images_module
-from ocrlab.pages.pdf import PDF_DPI
+from ocrlab.pages.documents import PDF_DPI
 
 COLOURS = ("red", "lime", "blue")
 _BODY = b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n" \
