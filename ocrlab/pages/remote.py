@@ -90,8 +90,8 @@ def _pages(store: Any, path: str, url: str, recursive: bool, dpi: int) -> Iterat
         urls = _urls(url, keys, recursive)
     for name, at in urls.items():
         version = hashlib.sha256(f"{at} {store.checksum(keys[name])}".encode()).hexdigest()
-        fields = {"where": at, "name": name.lstrip("/"), "version": version}
-        page = StoredPage(name, Path(at), version, place.name, dpi=dpi, **fields)
+        page = StoredPage(name, Path(at), version, place.name, dpi=dpi, where=at, version=version)
+        page = replace(page, name=name.lstrip("/"))
         parts = parts_of(page) if name.lower().endswith(SEVERAL) else [page]
         yield from (one if one.refused else _with_truth(store, one, PurePosixPath(name), keys) for one in parts)
 

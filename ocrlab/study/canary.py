@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ocrlab.machine.attention import pinned
 from ocrlab.machine.describe import choose_device, choose_dtype
-from ocrlab.machine.kernels import pinned
 from ocrlab.machine.quarantine import Way, judge_ways, reason_against
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page

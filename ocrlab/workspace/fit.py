@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ocrlab.machine.cards import UnknownCard, card, cards
+from ocrlab.machine.hardware import UnknownCard, card, cards
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.presets import load_preset
 from ocrlab.reading.settings import SettingError, Settings

@@ -8,7 +8,7 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.machine import quarantine
-from ocrlab.machine.surroundings import surroundings
+from ocrlab.machine.doctor import surroundings
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.study import divergence

@@ -9,8 +9,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from ocrlab.machine import power
-from ocrlab.machine.power import PowerMeter
+from ocrlab.machine import energy as energy_module
+from ocrlab.machine.energy import PowerMeter
 
 
 class NVMLError(Exception):
@@ -43,7 +43,7 @@ def library(**answers: object) -> ModuleType:
 @pytest.fixture(autouse=True)
 def card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"uuid-{index}"))
-    monkeypatch.setattr(power, "_EVERY_S", 0.01)
+    monkeypatch.setattr(energy_module, "_EVERY_S", 0.01)
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, planted: ModuleType, device: str = "cuda:1", seconds: float = 0.0):  # type: ignore[no-untyped-def]

@@ -1,8 +1,10 @@
+"""Which builds of torch carry code for which card, and what this machine measures at most."""
+
 from __future__ import annotations
 
 import pytest
 
-from ocrlab.machine.coverage import Architecture, coverage
+from ocrlab.machine.hardware import Architecture, as_table, coverage, measure_ceilings
 
 # Lists as torch.cuda.get_arch_list() printed them in public issues and release notes.
 CU118 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_37", "sm_90"]
@@ -65,3 +67,20 @@ def test_cpu_build_and_nonsense() -> None:
     assert "CPU build" in coverage([], (12, 0)).reason
     with pytest.raises(ValueError, match="sm_90, sm_120f"):
         coverage(["sm_x"], (12, 0))
+
+
+def test_ceilings_have_units_spread_and_order() -> None:
+    found = measure_ceilings("cpu", ("float32", "bfloat16"), repeats=3)
+    assert [(m.ceiling, m.dtype) for m in found] == [
+        ("copy", "float32"), ("gemv", "float32"), ("gemv", "bfloat16"), ("matmul", "float32"), ("matmul", "bfloat16"),
+    ]  # fmt: skip
+    for one in found:
+        assert one.spread is not None and 0 < one.spread.low_quartile <= one.spread.median <= one.spread.high_quartile
+    assert as_table(found)["unit"].tolist() == ["GB/s"] * 3 + ["TFLOP/s"] * 2
+
+
+def test_what_a_device_cannot_do_has_a_reason() -> None:
+    (copy, gemv, matmul) = measure_ceilings("cpu", ("float8_e4m3fn",), repeats=1)
+    assert copy.spread is not None
+    assert gemv.spread is None and "float8" in gemv.reason
+    assert matmul.spread is not None or matmul.reason

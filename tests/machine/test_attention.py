@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ocrlab.machine.probes import CASES, DTYPES, Probe, Result, all_probes, run_probes
+from ocrlab.machine.attention import CASES, DTYPES, Probe, Result, all_probes, run_probes
 
 PLANTS = "tests.machine.plants."
 
