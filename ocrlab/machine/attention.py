@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -58,34 +59,29 @@ def flex_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal:
         return call(q, k, v, block_mask=blocks, enable_gqa=q.shape[1] != k.shape[1])
 
 
-def _flash(module: str) -> Attention:
+def _flash(function: Callable[[], Any]) -> Attention:
     def call(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        function = importlib.import_module(module).flash_attn_func
+        kernel = function()
         if mask is not None:
             raise NotImplementedError("takes no mask: transformers unpads the batch for it instead")
-        output = function(*(t.transpose(1, 2) for t in (q, k, v)), causal=causal)
+        output = kernel(*(t.transpose(1, 2) for t in (q, k, v)), causal=causal)
         return (output[0] if isinstance(output, tuple) else output).transpose(1, 2)
 
     return call
 
 
-def hub_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """`kernels-community/flash-attn2` from the local Hub cache; never downloaded here."""
-    kernels = importlib.import_module("kernels")
-    if mask is not None:
-        raise NotImplementedError("takes no mask: transformers unpads the batch for it instead")
-    flash = kernels.get_kernel("kernels-community/flash-attn2")
-    output = flash.flash_attn_func(*(t.transpose(1, 2) for t in (q, k, v)), causal=causal)
-    return (output[0] if isinstance(output, tuple) else output).transpose(1, 2)
+def _from_hub() -> Any:
+    """Return `kernels-community/flash-attn2` from the local Hub cache; it is never downloaded here."""
+    return importlib.import_module("kernels").get_kernel("kernels-community/flash-attn2").flash_attn_func
 
 
 ATTENTIONS: dict[str, Attention] = {
     "eager": eager,
     "sdpa": sdpa,
-    "flash_attention_2": _flash("flash_attn"),
-    "flash_attention_3": _flash("flash_attn_interface"),
-    "flash_attention_4": _flash("flash_attn.cute"),
-    "hub_kernel": hub_kernel,
+    "flash_attention_2": _flash(lambda: importlib.import_module("flash_attn").flash_attn_func),
+    "flash_attention_3": _flash(lambda: importlib.import_module("flash_attn_interface").flash_attn_func),
+    "flash_attention_4": _flash(lambda: importlib.import_module("flash_attn.cute").flash_attn_func),
+    "hub_kernel": _flash(_from_hub),
     "flex_attention": flex_attention,
 }
 
@@ -100,13 +96,11 @@ def attention(name: str) -> Attention:
 
 def pinned(kernel: str | None) -> Any:
     """Return a context in which SDPA may use one kernel alone, or any when none is named."""
-
     if kernel is None:
         return nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    names = {"math": "MATH", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
-    return sdpa_kernel([getattr(SDPBackend, names[kernel])])
+    return sdpa_kernel([getattr(SDPBackend, _BACKENDS[kernel])])
 
 
 def profiler(**options: Any) -> Any:
@@ -119,15 +113,7 @@ def profiler(**options: Any) -> Any:
 
 def kernel_name(event: str) -> str:
     """Return which SDPA kernel an operator's name, as the profiler gives it, stands for; empty for another operator."""
-    for sign, name in (
-        ("_scaled_dot_product_flash_attention", "flash"),
-        ("_scaled_dot_product_efficient_attention", "efficient"),
-        ("_scaled_dot_product_cudnn_attention", "cudnn"),
-        ("_scaled_dot_product_attention_math", "math"),
-    ):
-        if sign in event:
-            return name
-    return ""
+    return next((name for name in _BACKENDS if re.search(f"_product_({name}_attention|attention_{name})", event)), "")
 
 
 Verdict = Literal["works", "wrong", "unsupported", "not installed", "crashed", "timed out"]
@@ -135,7 +121,12 @@ Case = Literal["vision", "prefill", "padded", "decode"]
 
 CASES: tuple[Case, ...] = ("vision", "prefill", "padded", "decode")
 DTYPES = ("float32", "bfloat16", "float16")
-SDPA_KERNELS = ("math", "flash", "efficient", "cudnn")
+_BACKENDS = {
+    "math": "MATH",
+    "flash": "FLASH_ATTENTION",
+    "efficient": "EFFICIENT_ATTENTION",
+    "cudnn": "CUDNN_ATTENTION",
+}
 # (batch, query heads, key heads, query tokens, key tokens, width): Qwen2-VL-2B's own, on a page of 256 image tokens.
 _SHAPES: dict[Case, tuple[int, int, int, int, int, int]] = {
     "vision": (1, 16, 16, 1024, 1024, 80),
@@ -185,8 +176,8 @@ class Result:
 
 def all_probes(device: str, dtypes: Sequence[str] = DTYPES, cases: Sequence[Case] = CASES) -> list[Probe]:
     """Return every attention × kernel × dtype × case for a device."""
-    ways = [(name, None) for name in ATTENTIONS] + [("sdpa", kernel) for kernel in SDPA_KERNELS]
-    return [Probe(name, kernel, dtype, case, device) for name, kernel in ways for dtype in dtypes for case in cases]
+    variants = [(name, None) for name in ATTENTIONS] + [("sdpa", kernel) for kernel in _BACKENDS]
+    return [Probe(name, kernel, dtype, case, device) for name, kernel in variants for dtype in dtypes for case in cases]
 
 
 def run_probes(probes: Sequence[Probe], timeout_s: float = 120) -> Iterator[Result]:
@@ -198,15 +189,14 @@ def run_probes(probes: Sequence[Probe], timeout_s: float = 120) -> Iterator[Resu
 
 def _result(probe: Probe, outcome: Outcome) -> Result:
     if outcome.ok:
-        return Result(**outcome.value, probe=probe, seconds=outcome.seconds)
-    if outcome.kind == "timeout":
-        return Result(probe, "timed out", outcome.reason, seconds=outcome.seconds)
-    if outcome.fatal:
-        return Result(probe, "crashed", outcome.reason, seconds=outcome.seconds)
-    remedy = _REMEDIES.get(probe.attention, "use sdpa, or eager")
-    missing = outcome.reason.startswith(("ModuleNotFoundError", "ImportError"))
-    verdict: Verdict = "not installed" if missing else "unsupported"
-    return Result(probe, verdict, f"{outcome.reason[:300]}; {remedy}", seconds=outcome.seconds)
+        return Result(probe, **outcome.value, seconds=outcome.seconds)
+    verdict: Verdict = "timed out" if outcome.kind == "timeout" else "crashed"
+    reason = outcome.reason
+    if verdict == "crashed" and not outcome.fatal:
+        missing = reason.startswith(("ModuleNotFoundError", "ImportError"))
+        verdict = "not installed" if missing else "unsupported"
+        reason = f"{reason[:300]}; {_REMEDIES.get(probe.attention, 'use sdpa, or eager')}"
+    return Result(probe, verdict, reason, seconds=outcome.seconds)
 
 
 def launch(probe: Probe) -> dict[str, Any]:
@@ -217,19 +207,16 @@ def launch(probe: Probe) -> dict[str, Any]:
     expected = eager(q.double(), k.double(), v.double(), mask, causal)
     there: list[Any] = [t if t is None else t.to(probe.device) for t in (q, k, v, mask)]
     with torch.inference_mode(), pinned(probe.kernel), profiler() as profile:
-        output = attention(probe.attention)(there[0], there[1], there[2], there[3], causal)
-        output = output.double().cpu()
+        output = attention(probe.attention)(there[0], there[1], there[2], there[3], causal).double().cpu()
     error, bound = _distance(output[rows], expected[rows]), 8 * torch.finfo(q.dtype).eps
     took = ", ".join(sorted({kernel_name(e.key) for e in profile.key_averages()} - {""}))
-    found = {"error": error, "bound": bound, "took": took}
+    found = {"error": error, "bound": bound, "took": took, "verdict": "works"}
     if not torch.isfinite(output[rows]).all():
         return found | {"verdict": "wrong", "error": None, "reason": "its output has values that are not finite"}
     if error > bound:
-        return found | {
-            "verdict": "wrong",
-            "reason": f"relative error {error:.2g}, where rounding explains {bound:.2g}",
-        }
-    return found | {"verdict": "works"}
+        reason = f"relative error {error:.2g}, where rounding explains {bound:.2g}"
+        return found | {"verdict": "wrong", "reason": reason}
+    return found
 
 
 def _inputs(probe: Probe) -> tuple[Any, Any, Any, Any, bool, Any]:

@@ -13,23 +13,10 @@ from typing import Any
 
 import psutil
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "tokenizers",
-    "numpy",
-    "pillow",
-    "papermill",
-    "nbconvert",
-    "jupyterlab",
-    "flash-attn",
-    "kernels",
-    "bitsandbytes",
-    "torchao",
-    "torchvision",
-    "vllm",
-)
+_LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow")
+_NOTEBOOKS = ("papermill", "nbconvert", "jupyterlab")
+_OPTIONAL = ("flash-attn", "kernels", "bitsandbytes", "torchao", "torchvision", "vllm")
+PACKAGES = (*_LIBRARIES, *_NOTEBOOKS, *_OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -112,11 +99,9 @@ def cpu_abilities() -> list[str]:
 
 def laptop() -> bool | None:
     """Return whether this is a laptop, by its battery or its GPU's name; None where nothing tells."""
-    gpu = describe_machine()["gpu"]
-    if gpu and "laptop" in gpu.lower():
-        return True
+    gpu = describe_machine()["gpu"] or ""
     battery = getattr(psutil, "sensors_battery", lambda: None)()
-    if battery is not None:
+    if battery is not None or "laptop" in gpu.lower():
         return True
     return False if gpu or Path("/sys/class/power_supply").is_dir() else None
 
@@ -169,7 +154,7 @@ def stack_facts(stack: dict[str, Any]) -> dict[str, Any]:
     """Return of `describe_stack` what rows are judged by, flat: machine, card, build; no folder or user name."""
     own = ("system", "wsl", "torch_cuda", "cudnn", "arch_list", "cpu_abilities", "laptop")
     kept = {name: stack[name] for name in own} | {"flash_attn": stack["versions"].get("flash-attn")}
-    return {name: value for name, value in stack["machine"].items() if name != "system"} | stack["gpu_details"] | kept
+    return stack["machine"] | stack["gpu_details"] | kept
 
 
 def choose_device(asked: str) -> Choice:
@@ -180,16 +165,14 @@ def choose_device(asked: str) -> Choice:
     """
     import torch
 
+    why = "this torch is a CPU build" if torch.version.cuda is None else "torch sees no CUDA device"
     if asked == "auto":
         if torch.cuda.is_available():
             return Choice("cuda", f"torch sees {torch.cuda.get_device_name(0)}")
-        if torch.version.cuda is None:
-            return Choice("cpu", "this torch is a CPU build")
-        return Choice("cpu", "torch sees no CUDA device")
+        return Choice("cpu", why)
     if asked.startswith("cuda"):
         index = int(asked.partition(":")[2] or 0)
         if not torch.cuda.is_available():
-            why = "this torch is a CPU build" if torch.version.cuda is None else "torch sees no CUDA device"
             raise ValueError(f"device={asked!r}: {why}; use device='cpu', or `make setup` on a machine with a driver")
         if index >= torch.cuda.device_count():
             raise ValueError(f"device={asked!r}: this machine has {torch.cuda.device_count()} CUDA device(s)")
@@ -216,15 +199,11 @@ def main() -> None:
     """Print the stack in a few lines: what set-up chose, and why."""
     here = versions()
     machine = describe_machine()
-    print(
-        f"setup: Python {here['python']}, torch {here['torch']} ({machine['torch_build']} build), "
-        f"transformers {here['transformers']}"
-    )
+    torch = f"torch {here['torch']} ({machine['torch_build']} build)"
+    print(f"setup: Python {here['python']}, {torch}, transformers {here['transformers']}")
     print(f"setup: device {choose_device('auto')}; dtype {choose_dtype('auto', choose_device('auto').value)}")
     if machine["torch_build"] == "CPU" and shutil.which("nvidia-smi"):
-        print(
-            "setup: an NVIDIA driver is here, but this torch cannot use it; remove .venv and set up without a CPU index"
-        )
+        print("setup: an NVIDIA driver is here, but this torch cannot use it: remove .venv, set up without a CPU index")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from ocrlab.machine.quarantine import quarantined
 
 Level = Literal["ok", "warning", "problem"]
 _GIB = 2**30
+KNOWN_PAIRS = Path(__file__).parent / "known_pairs.yaml"
 
 
 @dataclass(frozen=True)
@@ -33,23 +34,15 @@ class Line:
     remedy: str = ""
 
 
-def surroundings() -> list[Line]:
-    """Return the lines about what lies around."""
-    return [*_room(), _cache(), _websocket(), _quarantine()]
-
-
 def _room() -> Iterator[Line]:
-    memory = psutil.virtual_memory()
-    level: Level = "ok" if memory.available > 2 * _GIB else "warning"
-    found = f"{memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB free"
-    yield Line(
-        "memory", level, found, "" if level == "ok" else "close other programs; 2 GiB are enough for the CPU run"
-    )
-    disk = shutil.disk_usage(paths.ROOT)
-    level = "ok" if disk.free > 2 * _GIB else "warning"
-    yield Line(
-        "disk", level, f"{disk.free / _GIB:.1f} GiB free", "" if level == "ok" else "free 2 GiB; 6 for a 2B model"
-    )
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(paths.ROOT)
+    said = f"{memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB free"
+    for name, free, found, remedy in (
+        ("memory", memory.available, said, "close other programs; 2 GiB are enough for the CPU run"),
+        ("disk", disk.free, f"{disk.free / _GIB:.1f} GiB free", "free 2 GiB; 6 for a 2B model"),
+    ):
+        enough = free > 2 * _GIB
+        yield Line(name, "ok" if enough else "warning", found, "" if enough else remedy)
 
 
 def _cache() -> Line:
@@ -59,9 +52,8 @@ def _cache() -> Line:
     models = sorted(p.name.removeprefix("models--").replace("--", "/") for p in cache.glob("models--*Qwen*VL*"))
     nearest = next((p for p in [cache, *cache.parents] if p.exists()), cache)
     if not os.access(nearest, os.W_OK):
-        return Line(
-            "model cache", "warning", "the Hub's cache folder cannot be written", "set HF_HOME to a folder of yours"
-        )
+        found = "the Hub's cache folder cannot be written"
+        return Line("model cache", "warning", found, "set HF_HOME to a folder of yours")
     return Line("model cache", "ok", f"Qwen-VL models in the Hub's cache: {', '.join(models) or 'none'}")
 
 
@@ -72,8 +64,13 @@ def _quarantine() -> Line:
         return Line("quarantine", "problem", str(error), "remove that file")
     if not held:
         return Line("quarantine", "ok", "the canary holds no setting (make reproduce ONLY=01-machine asks it)")
-    told = "; ".join(f"{' '.join(filter(None, h.way))}: {h.reason}" for h in held)
-    return Line("quarantine", "warning", f"experiments refuse {told}", "use another setting; newer versions lift it")
+    told = "; ".join(f"{' '.join(filter(None, h.variant))}: {h.reason}" for h in held)
+    return Line(
+        "quarantine",
+        "warning",
+        f"experiments refuse {told}",
+        "use another setting; it ends with the next version of torch",
+    )
 
 
 def _websocket() -> Line:
@@ -88,10 +85,6 @@ def _websocket() -> Line:
             settings = JSONFileConfigLoader(file.name, str(file.parent)).load_config()
             limit = settings.get("ServerApp", {}).get("tornado_settings", {}).get("websocket_max_message_size", limit)
     return Line("websocket", "ok", f"Jupyter takes messages of up to {limit / 2**20:.0f} MiB; larger uploads vanish")
-
-
-KNOWN_PAIRS = Path(__file__).parent / "known_pairs.yaml"
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -116,10 +109,10 @@ def examine() -> list[Line]:
         versions=_all_versions(),
         torch_cuda=stack["torch_cuda"],
         arch_list=tuple(stack["arch_list"]),
-        card=card,
-        driver=shutil.which("nvidia-smi") is not None,  # type: ignore[arg-type]
+        card=card,  # type: ignore[arg-type]
+        driver=shutil.which("nvidia-smi") is not None,
     )
-    return [_hardware(stack), *check(installed), *surroundings()]
+    return [_hardware(stack), *check(installed), *_room(), _cache(), _websocket(), _quarantine()]
 
 
 def check(installed: Installed) -> list[Line]:
@@ -181,9 +174,8 @@ def _card(installed: Installed) -> Line:
             remedy = "remove .venv and run `make setup` where pip finds the CUDA build"
             return Line("card", "warning", "an NVIDIA driver is here, but this torch is a CPU build", remedy)
         if installed.driver:
-            return Line(
-                "card", "warning", "an NVIDIA driver is here, but torch sees no device", "run nvidia-smi; restart"
-            )
+            unseen = "an NVIDIA driver is here, but torch sees no device"
+            return Line("card", "warning", unseen, "run nvidia-smi; restart")
         return Line("card", "ok", "no GPU here: the embedded reader runs on the CPU")
     found = coverage(installed.arch_list, installed.card)
     if found.how == "no":

@@ -13,7 +13,7 @@ _EVERY_S = 0.1
 
 @dataclass(frozen=True)
 class Energy:
-    """What a GPU spent: joules, over so many seconds, and how it was told; None with the reason where it was not."""
+    """What a GPU spent: joules, over so many seconds, and how they were read; None with the reason where not."""
 
     joules: float | None
     seconds: float
@@ -55,11 +55,9 @@ class PowerMeter:
             self.energy = Energy(None, seconds, reason=self._reason)
         elif self._counter is not None:
             spent = self._read("nvmlDeviceGetTotalEnergyConsumption")
-            known = spent is not None and spent >= self._counter
-            self.energy = (
-                Energy((spent - self._counter) / 1000, seconds, "the card's energy counter") if known
-                else Energy(None, seconds, reason="the card's energy counter could not be read at the end")
-            )  # fmt: skip
+            self.energy = Energy(None, seconds, reason="the card's energy counter could not be read at the end")
+            if spent is not None and spent >= self._counter:
+                self.energy = Energy((spent - self._counter) / 1000, seconds, "the card's energy counter")
         else:
             self._ended.set()
             assert self._thread is not None
@@ -71,8 +69,7 @@ class PowerMeter:
     def _sample(self) -> None:
         while True:
             last = self._ended.is_set()
-            power = self._read("nvmlDeviceGetPowerUsage")
-            if power is not None:
+            if (power := self._read("nvmlDeviceGetPowerUsage")) is not None:
                 self._samples.append((time.perf_counter(), power / 1000))
             if last:
                 return
@@ -90,9 +87,7 @@ class PowerMeter:
 def _joined(samples: list[tuple[float, float]], seconds: float) -> Energy:
     if len(samples) < 2:
         return Energy(None, seconds, reason="the card tells neither its energy nor its power")
-    joules = sum(
-        (later - time_) * (watts + next_watts) / 2 for (time_, watts), (later, next_watts) in pairwise(samples)
-    )
+    joules = sum((t1 - t0) * (watts0 + watts1) / 2 for (t0, watts0), (t1, watts1) in pairwise(samples))
     return Energy(joules, samples[-1][0] - samples[0][0], f"power read every {_EVERY_S} s")
 
 
@@ -106,16 +101,12 @@ def _open(device: str) -> tuple[Any, Any, str]:
         pynvml.nvmlInit()
     except Exception as error:  # the library raises its own kinds for every way of not being there
         return None, None, f"not measured: NVIDIA's management library does not answer ({error})"
+    import torch
+
+    # By its UUID: CUDA_VISIBLE_DEVICES may count otherwise than the library.
+    uuid = str(torch.cuda.get_device_properties(int(device.partition(":")[2] or 0)).uuid)
     try:
-        return pynvml, _handle(pynvml, int(device.partition(":")[2] or 0)), ""
+        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.removeprefix('GPU-')}"), ""
     except pynvml.NVMLError as error:
         pynvml.nvmlShutdown()
         return None, None, f"not measured: the card does not answer ({error})"
-
-
-def _handle(library: Any, index: int) -> Any:
-    """Return the handle of torch's device number: CUDA_VISIBLE_DEVICES may count otherwise than the library."""
-    import torch
-
-    uuid = str(torch.cuda.get_device_properties(index).uuid)
-    return library.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")

@@ -1,4 +1,10 @@
-"""Hardware: cards by their datasheets, which torch builds carry code for them, and what this machine measures at most."""
+"""Hardware: cards by their datasheets, the torch builds that carry code for them, what this machine does at most.
+
+Which build runs on which card is NVIDIA's rule (CUDA C++ Programming Guide, "Application compatibility" and
+"Family-specific features"): machine code (`sm_XY`) runs on the same major capability with an equal or higher minor
+one; `compute_XY` is PTX, which a driver compiles for any equal or higher capability; a suffix `a` binds code to that
+exact capability, `f` to its family, which is the same major capability from that minor one on.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import yaml
 
@@ -22,11 +28,17 @@ if TYPE_CHECKING:
 # What a CUDA context and its libraries hold beside a model, and what the allocator cannot use: as seen by others on
 # RTX 50 cards (0.4 to 0.6 GiB); to be measured on each card.
 CONTEXT_BYTES = 600 * 2**20
+_ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
+_SLOW_S = 0.5
+_UNITS = {"copy": "GB/s", "gemv": "GB/s", "matmul": "TFLOP/s"}
+Capability = tuple[int, int]
+How = Literal["native", "ptx", "no"]
+Ceiling = Literal["copy", "gemv", "matmul"]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What bounds a reading: memory in bytes, bandwidth in bytes a second, matmul rate in operations a second.
+    """What bounds a reading: memory in bytes, bandwidth in bytes per second, matmul rate in operations per second.
 
     `source` says where the figures are from.
     """
@@ -46,9 +58,8 @@ class UnknownCard(ValueError):
 @cache
 def cards() -> dict[str, Machine]:
     """Return the cards of `cards.yaml` by name."""
-    listed: dict[str, dict[str, Any]] = yaml.safe_load(
-        (Path(__file__).parent / "cards.yaml").read_text(encoding="utf-8")
-    )
+    file = Path(__file__).parent / "cards.yaml"
+    listed: dict[str, dict[str, Any]] = yaml.safe_load(file.read_text(encoding="utf-8"))
     return {
         name: Machine(name, int(c["memory_gb"] * 2**30), c["bandwidth_gbs"] * 1e9, c["bf16_tflops"] * 1e12, "datasheet")
         for name, c in listed.items()
@@ -89,48 +100,33 @@ def measured_machine(dtype: str, device: str = "cpu") -> Machine:
     return Machine(machine_name(), held, gemv.median * 1e9, matmul.median * 1e12, "measured here", device.split(":")[0])
 
 
-How = Literal["native", "ptx", "no"]
-Capability = tuple[int, int]
-
-_NAME = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One entry of an architecture list, such as `sm_90a`: machine code or PTX, capability, suffix."""
-
-    ptx: bool
-    capability: Capability
-    suffix: str
-
-    @classmethod
-    def parse(cls, name: str) -> Architecture:
-        """Return the entry for a name as `torch.cuda.get_arch_list()` gives it.
-
-        Raises:
-            ValueError: not such a name.
-        """
-        match = _NAME.fullmatch(name.strip())
-        if match is None:
-            raise ValueError(f"{name!r} is not an architecture; one looks like sm_90, sm_120f or compute_120")
-        kind, major, minor, suffix = match.groups()
-        return cls(kind == "compute", (int(major), int(minor)), suffix)
-
-    def runs_on(self, card: Capability) -> bool:
-        """Return whether this code can run on a card of that compute capability."""
-        if self.suffix == "a":
-            return card == self.capability
-        if self.suffix == "f" or not self.ptx:
-            return card[0] == self.capability[0] and card[1] >= self.capability[1]
-        return card >= self.capability
-
-
-@dataclass(frozen=True)
-class Coverage:
+class Coverage(NamedTuple):
     """Whether and how a build runs on a card, and why in words."""
 
     how: How
     reason: str
+
+
+def runs_on(architecture: str, card: Capability) -> bool:
+    """Return whether code for an architecture, named as in `torch.cuda.get_arch_list()`, can run on a card.
+
+    Raises:
+        ValueError: not such a name.
+    """
+    match = _ARCHITECTURE.fullmatch(architecture.strip())
+    if match is None:
+        raise ValueError(f"{architecture!r} is not an architecture; one looks like sm_90, sm_120f or compute_120")
+    own, suffix = _capability(architecture), match[4]
+    if suffix == "a":
+        return card == own
+    if suffix == "f" or match[1] == "sm":
+        return card[0] == own[0] and card >= own
+    return card >= own
+
+
+def _capability(architecture: str) -> Capability:
+    digits = re.sub(r"\D", "", architecture)
+    return int(digits[:-1]), int(digits[-1])
 
 
 def coverage(build: Sequence[str], card: Capability) -> Coverage:
@@ -139,19 +135,16 @@ def coverage(build: Sequence[str], card: Capability) -> Coverage:
     `build` is what `torch.cuda.get_arch_list()` returns; an empty list is a CPU build. Raises ValueError for a name
     that is no architecture.
     """
-    known = {name: Architecture.parse(name) for name in build}
-    said = f"{card[0]}.{card[1]}"
-    if not known:
+    if not build:
         return Coverage("no", "this is a CPU build of torch; install a CUDA build (pip install torch on Linux is one)")
-    native = [name for name, a in known.items() if not a.ptx and a.runs_on(card)]
+    said = f"{card[0]}.{card[1]}"
+    runs = sorted((name for name in build if runs_on(name, card)), key=_capability)
+    native = [name for name in runs if name.startswith("sm")]
     if native:
-        best = max(native, key=lambda name: known[name].capability)
-        exact = known[best].capability == card
-        return Coverage("native", f"{best} is in the build" + ("" if exact else f" and runs on {said}, its own major"))
-    ptx = [name for name, a in known.items() if a.ptx and a.runs_on(card)]
-    if ptx:
-        best = max(ptx, key=lambda name: known[name].capability)
-        return Coverage("ptx", f"only {best} suits: the driver compiles it at the first start, which takes minutes")
+        other = "" if _capability(native[-1]) == card else f" and runs on {said}, its own major"
+        return Coverage("native", f"{native[-1]} is in the build{other}")
+    if runs:
+        return Coverage("ptx", f"only {runs[-1]} suits: the driver compiles it at the first start, which takes minutes")
     return Coverage("no", f"no kernel image: this build has {', '.join(build)}; your card is {said}; {_remedy(card)}")
 
 
@@ -163,11 +156,6 @@ def _remedy(card: Capability) -> str:
     if card >= (10, 0):
         return "install a CUDA 12.8 or newer build of torch 2.7 or newer"
     return "install the default build of a current torch"
-
-
-Ceiling = Literal["copy", "gemv", "matmul"]
-_SLOW_S = 0.5
-_UNITS = {"copy": "GB/s", "gemv": "GB/s", "matmul": "TFLOP/s"}
 
 
 @dataclass(frozen=True)

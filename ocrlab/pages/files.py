@@ -107,7 +107,7 @@ def _pages(files: Sequence[Path], root: Path, dpi: int) -> Iterator[Page]:
                 name = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
                 page = Page(name, file, sha256, root.name, problem=problem, refused=bool(problem), dpi=dpi)
                 for one in [page] if problem else parts_of(page):
-                    truth, unusable = (None, "") if page.refused else truth_beside(file, one.leaf)
+                    truth, unusable = truth_beside(file, one.leaf)
                     yield replace(one, truth=truth, problem=one.problem or unusable)
 
 

@@ -116,7 +116,7 @@ def _root_of(found: Sequence[Path]) -> Path:
 
 
 def _load(source: str | Path, limit: int | None, kind: str | None, recursive: bool, dpi: int) -> list[Page]:
-    place = None if remote.is_url(source) else place_of(source)
+    place = None if is_url(source) else place_of(source)
     if place is not None:
         listed = place / MANIFEST
         if listed.is_file() or (place.suffix.lower() == ".jsonl" and not place.is_dir()):
@@ -133,6 +133,11 @@ def _load(source: str | Path, limit: int | None, kind: str | None, recursive: bo
         return files.as_pages([place], place.parent, limit=limit, dpi=dpi)
     found = [file.absolute() for file in files.by_pattern(str(source))]
     return files.as_pages(found, _root_of(found), limit=limit, dpi=dpi)
+
+
+def is_url(source: str | Path) -> bool:
+    """Return whether a source is a URL, and so lies in a store."""
+    return isinstance(source, str) and "://" in source
 
 
 def place_of(source: str | Path) -> Path:

@@ -56,11 +56,6 @@ class StoredPage(Page):
                 raise PageError(str(error).replace(str(file), self.where)) from error
 
 
-def is_url(source: str | Path) -> bool:
-    """Return whether a source is a URL, and so lies in a store."""
-    return isinstance(source, str) and "://" in source
-
-
 def pages_at(url: str, *, limit: int | None, recursive: bool, dpi: int) -> list[StoredPage]:
     """Return the pages of a store's folder or object, in natural order, hidden ones left out; at most `limit`.
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ocrlab.pages import Page, PageError, expand, load_pages
-from ocrlab.pages.load import place_of
-from ocrlab.pages.remote import StoredPage, is_url
+from ocrlab.pages.load import is_url, place_of
+from ocrlab.pages.remote import StoredPage
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ocrlab.pages.load import OWN_SETS
-from ocrlab.pages.remote import is_url
+from ocrlab.pages.load import OWN_SETS, is_url
 from ocrlab.study.origin import absent_pages, dpis_of, pages_by_hash
 from ocrlab.study.records import RecordError, read_records, record_files
 from ocrlab.study.rereading import Again, draw, repeatable, reread
