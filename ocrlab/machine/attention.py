@@ -100,7 +100,7 @@ def pinned(kernel: str | None) -> Any:
         return nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    return sdpa_kernel([getattr(SDPBackend, _BACKENDS[kernel])])
+    return sdpa_kernel([getattr(SDPBackend, kernel.upper() + ("" if kernel == "math" else "_ATTENTION"))])
 
 
 def profiler(**options: Any) -> Any:
@@ -113,20 +113,17 @@ def profiler(**options: Any) -> Any:
 
 def kernel_name(event: str) -> str:
     """Return which SDPA kernel an operator's name, as the profiler gives it, stands for; empty for another operator."""
-    return next((name for name in _BACKENDS if re.search(f"_product_({name}_attention|attention_{name})", event)), "")
+    return next(
+        (name for name in SDPA_KERNELS if re.search(f"_product_({name}_attention|attention_{name})", event)), ""
+    )
 
 
 Verdict = Literal["works", "wrong", "unsupported", "not installed", "crashed", "timed out"]
 Case = Literal["vision", "prefill", "padded", "decode"]
 
 CASES: tuple[Case, ...] = ("vision", "prefill", "padded", "decode")
+SDPA_KERNELS = ("math", "flash", "efficient", "cudnn")
 DTYPES = ("float32", "bfloat16", "float16")
-_BACKENDS = {
-    "math": "MATH",
-    "flash": "FLASH_ATTENTION",
-    "efficient": "EFFICIENT_ATTENTION",
-    "cudnn": "CUDNN_ATTENTION",
-}
 # (batch, query heads, key heads, query tokens, key tokens, width): Qwen2-VL-2B's own, on a page of 256 image tokens.
 _SHAPES: dict[Case, tuple[int, int, int, int, int, int]] = {
     "vision": (1, 16, 16, 1024, 1024, 80),
@@ -176,7 +173,7 @@ class Result:
 
 def all_probes(device: str, dtypes: Sequence[str] = DTYPES, cases: Sequence[Case] = CASES) -> list[Probe]:
     """Return every attention × kernel × dtype × case for a device."""
-    variants = [(name, None) for name in ATTENTIONS] + [("sdpa", kernel) for kernel in _BACKENDS]
+    variants = [(name, None) for name in ATTENTIONS] + [("sdpa", kernel) for kernel in SDPA_KERNELS]
     return [Probe(name, kernel, dtype, case, device) for name, kernel in variants for dtype in dtypes for case in cases]
 
 
