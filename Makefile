@@ -73,8 +73,8 @@ test: $(READY_TEST) ## all tests, and every notebook checked cell by cell with n
 		--nbval-lax --nbval-cell-timeout=120 tests notebooks
 
 check: $(READY_TEST) ## ruff and mypy
-	@$(BIN)/python -m ruff check ocrlab tests notebooks
-	@$(BIN)/python -m ruff format --check ocrlab tests
+	@$(BIN)/python -m ruff check ocrlab data/recipes tests notebooks
+	@$(BIN)/python -m ruff format --check ocrlab data/recipes tests
 	@$(BIN)/python -m mypy
 
 report: $(READY) ## build the site of RUN= again without running anything
@@ -94,10 +94,10 @@ notebooks: $(READY) ## write the outputs that nbval compares again, after a chan
 	@$(BIN)/python -m ocrlab refresh
 
 pages: $(READY_TEST) ## print our page sets again and compare them bit for bit (needs the fonts named in its message)
-	@$(BIN)/python -m ocrlab.training.pages --check
+	@$(BIN)/python -m data.recipes.pages --check
 
 train-tiny: $(READY_TEST) ## train the embedded reader again (hours; goes on where it stopped)
-	@$(BIN)/python -m ocrlab.training.train
+	@$(BIN)/python -m data.recipes.train
 
 clean: ## remove build/ and caches; results/ and .venv stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache

@@ -9,7 +9,7 @@ from dataclasses import replace
 from textwrap import wrap
 
 from ocrlab.commands.plan import PlanError, find_run
-from ocrlab.machine.cards import UnknownCard, card, cards
+from ocrlab.machine.hardware import UnknownCard, card, cards
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.presets import load_preset
 from ocrlab.reading.settings import SettingError, Settings

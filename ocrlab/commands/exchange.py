@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from ocrlab import paths
 from ocrlab.commands.plan import PlanError, find_run
-from ocrlab.pages.sets import OWN_SETS
-from ocrlab.pages.stores import is_url
+from ocrlab.pages.load import OWN_SETS, is_url
 from ocrlab.report.admit import unpack_run
 from ocrlab.report.overview import build_overview
 from ocrlab.report.parcel import ParcelError

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab.pages import Page, PageError, expand, load_pages
-from ocrlab.pages.sets import place_of
-from ocrlab.pages.stores import StoredPage, is_url
+from ocrlab.pages.load import is_url, place_of
+from ocrlab.pages.remote import StoredPage
 from ocrlab.reading.reader import in_batches
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.sizes import image_tokens_of

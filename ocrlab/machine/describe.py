@@ -13,10 +13,10 @@ from typing import Any
 
 import psutil
 
-PACKAGES = (
-    "torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow", "papermill", "nbconvert", "jupyterlab",
-    "flash-attn", "kernels", "bitsandbytes", "torchao", "torchvision", "vllm",
-)  # fmt: skip
+_LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow")
+_NOTEBOOKS = ("papermill", "nbconvert", "jupyterlab")
+_OPTIONAL = ("flash-attn", "kernels", "bitsandbytes", "torchao", "torchvision", "vllm")
+PACKAGES = (*_LIBRARIES, *_NOTEBOOKS, *_OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,11 @@ def describe_machine() -> dict[str, Any]:
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
         machine |= {
-            "gpu": gpu.name, "compute_capability": f"{gpu.major}.{gpu.minor}", "gpu_memory_bytes": gpu.total_memory,
+            "gpu": gpu.name,
+            "compute_capability": f"{gpu.major}.{gpu.minor}",
+            "gpu_memory_bytes": gpu.total_memory,
             "multiprocessors": gpu.multi_processor_count,
-        }  # fmt: skip
+        }
     return machine
 
 
@@ -82,6 +84,79 @@ def machine_name() -> str:
     return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB"
 
 
+def cpu_abilities() -> list[str]:
+    """Return which of avx2, avx512, avx512_bf16 and amx the processor has, as torch sees them."""
+    import torch
+
+    tests = {
+        "avx2": "_is_avx2_supported",
+        "avx512": "_is_avx512_supported",
+        "avx512_bf16": "_is_avx512_bf16_supported",
+        "amx": "_is_amx_tile_supported",
+    }
+    return [name for name, test in tests.items() if getattr(torch.cpu, test, lambda: False)()]
+
+
+def laptop() -> bool | None:
+    """Return whether this is a laptop, by its battery or its GPU's name; None where nothing tells."""
+    gpu = describe_machine()["gpu"] or ""
+    battery = getattr(psutil, "sensors_battery", lambda: None)()
+    if battery is not None or "laptop" in gpu.lower():
+        return True
+    return False if gpu or Path("/sys/class/power_supply").is_dir() else None
+
+
+def gpu_details() -> dict[str, Any]:
+    """Return driver, power limit in watts and clocks in MHz from NVIDIA's management library; empty without one."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # the library raises its own kinds for every way of not being there
+        return {}
+    details: dict[str, Any] = {}
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    for name, read in (
+        ("driver", lambda: pynvml.nvmlSystemGetDriverVersion()),
+        ("power_limit_w", lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
+        ("sm_clock_mhz", lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM)),
+        ("memory_clock_mhz", lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM)),
+    ):
+        try:
+            details[name] = read()
+        except pynvml.NVMLError:
+            details[name] = None  # laptops often hide their power limit
+    pynvml.nvmlShutdown()
+    return details
+
+
+def describe_stack() -> dict[str, Any]:
+    """Return the whole stack by name: system, versions, torch's build and its architecture list, CPU, GPU, laptop."""
+    import torch
+
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "wsl": "microsoft" in platform.uname().release.lower(),
+        "versions": dict.fromkeys(PACKAGES, "not installed") | versions(),
+        "torch_cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
+        "arch_list": torch.cuda.get_arch_list() if torch.version.cuda else [],
+        "cpu": cpu_name(),
+        "cpu_abilities": cpu_abilities(),
+        "cores": os.cpu_count(),
+        "machine": describe_machine(),
+        "gpu_details": gpu_details(),
+        "laptop": laptop(),
+    }
+
+
+def stack_facts(stack: dict[str, Any]) -> dict[str, Any]:
+    """Return of `describe_stack` what rows are judged by, flat: machine, card, build; no folder or user name."""
+    own = ("system", "wsl", "torch_cuda", "cudnn", "arch_list", "cpu_abilities", "laptop")
+    kept = {name: stack[name] for name in own} | {"flash_attn": stack["versions"].get("flash-attn")}
+    return stack["machine"] | stack["gpu_details"] | kept
+
+
 def choose_device(asked: str) -> Choice:
     """Return the device for `asked` (auto, cpu, cuda, cuda:N, mps).
 
@@ -90,16 +165,14 @@ def choose_device(asked: str) -> Choice:
     """
     import torch
 
+    why = "this torch is a CPU build" if torch.version.cuda is None else "torch sees no CUDA device"
     if asked == "auto":
         if torch.cuda.is_available():
             return Choice("cuda", f"torch sees {torch.cuda.get_device_name(0)}")
-        if torch.version.cuda is None:
-            return Choice("cpu", "this torch is a CPU build")
-        return Choice("cpu", "torch sees no CUDA device")
+        return Choice("cpu", why)
     if asked.startswith("cuda"):
         index = int(asked.partition(":")[2] or 0)
         if not torch.cuda.is_available():
-            why = "this torch is a CPU build" if torch.version.cuda is None else "torch sees no CUDA device"
             raise ValueError(f"device={asked!r}: {why}; use device='cpu', or `make setup` on a machine with a driver")
         if index >= torch.cuda.device_count():
             raise ValueError(f"device={asked!r}: this machine has {torch.cuda.device_count()} CUDA device(s)")
@@ -126,15 +199,11 @@ def main() -> None:
     """Print the stack in a few lines: what set-up chose, and why."""
     here = versions()
     machine = describe_machine()
-    print(
-        f"setup: Python {here['python']}, torch {here['torch']} ({machine['torch_build']} build), "
-        f"transformers {here['transformers']}"
-    )
+    torch = f"torch {here['torch']} ({machine['torch_build']} build)"
+    print(f"setup: Python {here['python']}, {torch}, transformers {here['transformers']}")
     print(f"setup: device {choose_device('auto')}; dtype {choose_dtype('auto', choose_device('auto').value)}")
     if machine["torch_build"] == "CPU" and shutil.which("nvidia-smi"):
-        print(
-            "setup: an NVIDIA driver is here, but this torch cannot use it; remove .venv and set up without a CPU index"
-        )
+        print("setup: an NVIDIA driver is here, but this torch cannot use it: remove .venv, set up without a CPU index")
 
 
 if __name__ == "__main__":

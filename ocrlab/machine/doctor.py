@@ -3,23 +3,88 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import psutil
 import yaml
 from packaging.version import Version
 
 from ocrlab import paths
-from ocrlab.machine.coverage import coverage
-from ocrlab.machine.describe import choose_device, choose_dtype
-from ocrlab.machine.stack import describe_stack
-from ocrlab.machine.surroundings import Line, surroundings
+from ocrlab.machine.describe import choose_device, choose_dtype, describe_stack
+from ocrlab.machine.hardware import coverage
+from ocrlab.machine.quarantine import quarantined
 
-KNOWN_PAIRS = Path(__file__).parent / "known_pairs.yaml"
+Level = Literal["ok", "warning", "problem"]
 _GIB = 2**30
+KNOWN_PAIRS = Path(__file__).parent / "known_pairs.yaml"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One check: its name, level, what was found, and the remedy where something is to be done."""
+
+    check: str
+    level: Level
+    found: str
+    remedy: str = ""
+
+
+def _room() -> Iterator[Line]:
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(paths.ROOT)
+    said = f"{memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB free"
+    for name, free, found, remedy in (
+        ("memory", memory.available, said, "close other programs; 2 GiB are enough for the CPU run"),
+        ("disk", disk.free, f"{disk.free / _GIB:.1f} GiB free", "free 2 GiB; 6 for a 2B model"),
+    ):
+        enough = free > 2 * _GIB
+        yield Line(name, "ok" if enough else "warning", found, "" if enough else remedy)
+
+
+def _cache() -> Line:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cache = Path(HF_HUB_CACHE)
+    models = sorted(p.name.removeprefix("models--").replace("--", "/") for p in cache.glob("models--*Qwen*VL*"))
+    nearest = next((p for p in [cache, *cache.parents] if p.exists()), cache)
+    if not os.access(nearest, os.W_OK):
+        found = "the Hub's cache folder cannot be written"
+        return Line("model cache", "warning", found, "set HF_HOME to a folder of yours")
+    return Line("model cache", "ok", f"Qwen-VL models in the Hub's cache: {', '.join(models) or 'none'}")
+
+
+def _quarantine() -> Line:
+    try:
+        held = quarantined()
+    except ValueError as error:
+        return Line("quarantine", "problem", str(error), "remove that file")
+    if not held:
+        return Line("quarantine", "ok", "the canary holds no setting (make reproduce ONLY=01-machine asks it)")
+    told = "; ".join(f"{' '.join(filter(None, h.variant))}: {h.reason}" for h in held)
+    return Line(
+        "quarantine",
+        "warning",
+        f"experiments refuse {told}",
+        "use another setting; it ends with the next version of torch",
+    )
+
+
+def _websocket() -> Line:
+    """Jupyter's server drops a message above this size without a word: an image uploaded in a widget, for one."""
+    from jupyter_core.paths import jupyter_config_path
+    from traitlets.config.loader import JSONFileConfigLoader
+
+    limit = 10 * 2**20  # tornado's own default
+    for folder in reversed(jupyter_config_path()):
+        file = Path(folder) / "jupyter_server_config.json"
+        if file.is_file():
+            settings = JSONFileConfigLoader(file.name, str(file.parent)).load_config()
+            limit = settings.get("ServerApp", {}).get("tornado_settings", {}).get("websocket_max_message_size", limit)
+    return Line("websocket", "ok", f"Jupyter takes messages of up to {limit / 2**20:.0f} MiB; larger uploads vanish")
 
 
 @dataclass(frozen=True)
@@ -41,10 +106,13 @@ def examine() -> list[Line]:
     machine = stack["machine"]
     card = tuple(int(n) for n in machine["compute_capability"].split(".")) if machine["gpu"] else None
     installed = Installed(
-        versions=_all_versions(), torch_cuda=stack["torch_cuda"], arch_list=tuple(stack["arch_list"]),
-        card=card, driver=shutil.which("nvidia-smi") is not None,  # type: ignore[arg-type]
-    )  # fmt: skip
-    return [_hardware(stack), *check(installed), *surroundings()]
+        versions=_all_versions(),
+        torch_cuda=stack["torch_cuda"],
+        arch_list=tuple(stack["arch_list"]),
+        card=card,  # type: ignore[arg-type]
+        driver=shutil.which("nvidia-smi") is not None,
+    )
+    return [_hardware(stack), *check(installed), *_room(), _cache(), _websocket(), _quarantine()]
 
 
 def check(installed: Installed) -> list[Line]:
@@ -88,9 +156,10 @@ def _pins(installed: Installed) -> Iterator[Line]:
     if missing:
         yield Line("packages", "problem", f"not installed: {', '.join(missing)}", "make setup")
     other = {
-        name: installed.versions[name] for name, pin in pins.items()
+        name: installed.versions[name]
+        for name, pin in pins.items()
         if name in installed.versions and Version(installed.versions[name]).public != Version(pin).public
-    }  # fmt: skip
+    }
     if other:
         told = ", ".join(f"{name} {version} (pinned {pins[name]})" for name, version in sorted(other.items())[:6])
         rest = f" and {len(other) - 6} more" if len(other) > 6 else ""
@@ -105,9 +174,8 @@ def _card(installed: Installed) -> Line:
             remedy = "remove .venv and run `make setup` where pip finds the CUDA build"
             return Line("card", "warning", "an NVIDIA driver is here, but this torch is a CPU build", remedy)
         if installed.driver:
-            return Line(
-                "card", "warning", "an NVIDIA driver is here, but torch sees no device", "run nvidia-smi; restart"
-            )
+            unseen = "an NVIDIA driver is here, but torch sees no device"
+            return Line("card", "warning", unseen, "run nvidia-smi; restart")
         return Line("card", "ok", "no GPU here: the embedded reader runs on the CPU")
     found = coverage(installed.arch_list, installed.card)
     if found.how == "no":

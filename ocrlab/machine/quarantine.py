@@ -11,16 +11,16 @@ from pathlib import Path
 from ocrlab import paths
 from ocrlab.machine.describe import machine_name, versions
 
-Way = tuple[str, str, str | None]
+Variant = tuple[str, str, str | None]
 """dtype, attn_implementation and sdpa_kernel (None: torch's own choice)."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """One setting in quarantine: on which stack, which way of computing, why, since when."""
+    """One variant in quarantine: on which stack, why, since when."""
 
     stack: str
-    way: Way
+    variant: Variant
     reason: str
     since_utc: str
 
@@ -40,18 +40,18 @@ def quarantined(file: Path | None = None) -> list[Held]:
     return [held for held in _read(file or _file()) if held.stack == stack()]
 
 
-def reason_against(way: Way, file: Path | None = None) -> str | None:
-    """Return why a way of computing is held in quarantine here, or None."""
-    found = [held for held in quarantined(file) if held.way == way]
+def reason_against(variant: Variant, file: Path | None = None) -> str | None:
+    """Return why a variant is held in quarantine here, or None."""
+    found = [held for held in quarantined(file) if held.variant == variant]
     return f"quarantined by the canary on {found[0].since_utc[:10]}: {found[0].reason}" if found else None
 
 
-def judge_ways(verdicts: dict[Way, str | None], file: Path | None = None) -> Sequence[Held]:
-    """Put each way with a reason into quarantine and let each without one out; return what is held here now."""
+def judge(verdicts: dict[Variant, str | None], file: Path | None = None) -> Sequence[Held]:
+    """Put each variant with a reason into quarantine and let each without one out; return what is held here now."""
     file = file or _file()
-    kept = [held for held in _read(file) if held.stack != stack() or held.way not in verdicts]
+    kept = [held for held in _read(file) if held.stack != stack() or held.variant not in verdicts]
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    kept += [Held(stack(), way, reason, now) for way, reason in verdicts.items() if reason]
+    kept += [Held(stack(), variant, reason, now) for variant, reason in verdicts.items() if reason]
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
     part.write_text(json.dumps([asdict(held) for held in kept], ensure_ascii=False, indent=1), encoding="utf-8")
@@ -68,6 +68,7 @@ def _read(file: Path) -> list[Held]:
         return []
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
-        return [Held(**(entry | {"way": tuple(entry["way"])})) for entry in entries]
+        # `way` in lists of earlier versions.
+        return [Held(e["stack"], tuple(e.get("variant") or e["way"]), e["reason"], e["since_utc"]) for e in entries]
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ValueError(f"{file}: not a quarantine list ({error}); remove it and run 01-machine again") from error

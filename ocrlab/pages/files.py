@@ -6,21 +6,26 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePath
+from typing import TypeVar
 
-from ocrlab.pages.errors import PageError
-from ocrlab.pages.images import SUFFIXES
-from ocrlab.pages.leaves import is_pdf, leaves
+from ocrlab.pages.documents import PDF_DPI, is_pdf, pages_inside
+from ocrlab.pages.images import SUFFIXES, PageError
 from ocrlab.pages.page import Page
-from ocrlab.pages.pdf import PDF_DPI
 from ocrlab.pages.truth import truth_beside
 
 LISTED = (*SUFFIXES, ".pdf")
+SEVERAL = (".pdf", ".tif", ".tiff")
+"""How files end that may hold several pages."""
+MANIFEST = "manifest.jsonl"
 NO_PAGE = "not a page; give an image (PNG, JPEG, WebP, BMP, TIFF) or a PDF"
 _THREADS, _AT_ONCE = 4, 512
+_P = TypeVar("_P", bound=Page)
+_Named = TypeVar("_Named", str, Path)
 
 
 def in_folder(folder: Path, *, recursive: bool = False) -> list[Path]:
@@ -36,10 +41,20 @@ def in_folder(folder: Path, *, recursive: bool = False) -> list[Path]:
         files = list(_below(folder, set())) if recursive else [f for f in folder.iterdir() if is_page(f)]
     except OSError as error:
         raise PageError(f"{folder}: cannot be listed ({error.strerror}); check that you may read it") from error
-    if not files:
+    return in_order(folder, files, recursive)
+
+
+def in_order(place: object, found: Iterable[_Named], recursive: bool) -> list[_Named]:
+    """Return what was found at a place in natural order.
+
+    Raises:
+        PageError: nothing was found.
+    """
+    pages = sorted(found, key=natural)
+    if not pages:
         remedy = "give a folder that holds some" if recursive else "folders below are read with recursive=True"
-        raise PageError(f"{folder}: no images here ({', '.join(s[1:] for s in LISTED)}); {remedy}")
-    return sorted(files, key=natural)
+        raise PageError(f"{place}: no images here ({', '.join(s[1:] for s in LISTED)}); {remedy}")
+    return pages
 
 
 def _below(folder: Path, seen: set[str]) -> Iterator[Path]:
@@ -69,17 +84,17 @@ def by_pattern(pattern: str) -> list[Path]:
     return files
 
 
-def natural(path: PurePath) -> tuple[list[tuple[int, int, str]], str]:
+def natural(path: str | PurePath) -> tuple[list[tuple[int, int, str]], str]:
     """Return a sort key in which numbers count as numbers; names that differ in case alone keep one order."""
-    text = path.as_posix()
+    text = path if isinstance(path, str) else path.as_posix()
     parts = [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", text.lower()) if p]
     return parts, text
 
 
 def as_pages(files: Sequence[Path], root: Path, *, limit: int | None = None, dpi: int = PDF_DPI) -> list[Page]:
-    """Return each file's page, or pages where it is a PDF or a TIFF of several; at most `limit` in all.
+    """Return each file's page, or pages where it is a PDF or a multipage TIFF; at most `limit` in all.
 
-    A page's id is its path below `root`, with `#3` for leaf 3. No image is decoded and no page drawn here.
+    A page's id is its path below `root`, with `#3` for page 3 of a file. No image is decoded and no page drawn here.
     """
     return list(islice(_pages(files, root, dpi), limit))
 
@@ -88,57 +103,48 @@ def _pages(files: Sequence[Path], root: Path, dpi: int) -> Iterator[Page]:
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(files), _AT_ONCE):  # so that a limit does not hash what it leaves out
             some = files[start : start + _AT_ONCE]
-            for file, (sha256, problem, beginning) in zip(some, pool.map(_read, some), strict=True):
-                yield from _of_file(file, sha256, problem, beginning, root, dpi)
+            for file, (sha256, problem) in zip(some, pool.map(hash_of, some), strict=True):
+                name = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+                page = Page(name, file, sha256, root.name, problem=problem, refused=bool(problem), dpi=dpi)
+                for one in [page] if problem else parts_of(page):
+                    truth, unusable = truth_beside(file, one.leaf)
+                    yield replace(one, truth=truth, problem=one.problem or unusable)
 
 
-def _of_file(file: Path, sha256: str, problem: str, beginning: bytes, root: Path, dpi: int) -> Iterator[Page]:
-    """Yield a file's pages; what is wrong with the whole file is one refused page."""
-    name = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
-    inside = None
-    if not problem:
-        try:
-            inside = leaves(file, beginning, dpi)
-        except PageError as error:
-            problem = str(error)
+def parts_of(whole: _P) -> list[_P]:
+    """Return the pages of a file, given as one; what is wrong with the whole file is one refused page."""
+    try:
+        with whole.local() as file:
+            inside = pages_inside(file, whole.dpi)
+            drawn = f"@{whole.dpi}" if inside and is_pdf(file) else ""
+    except PageError as error:
+        return [replace(whole, problem=str(error), refused=True)]
     if inside is None:
-        truth, unusable = truth_beside(file)
-        yield Page(name, file, sha256, root.name, truth=truth, problem=problem or unusable, refused=bool(problem))
-        return
-    drawn = dpi if is_pdf(file, beginning) else None
-    for leaf, wrong in inside.items():
-        truth, unusable = truth_beside(file, leaf)
-        own = hash_of_leaf(sha256, leaf, drawn)
-        problem = f"{file}: page {leaf}: {wrong}" if wrong else unusable
-        yield Page(f"{name}#{leaf}", file, own, root.name, truth=truth, problem=problem, refused=bool(wrong),
-                   leaf=leaf, dpi=dpi)  # fmt: skip
+        return [whole]
+    return [_part(whole, number, wrong, drawn) for number, wrong in inside.items()]
 
 
-def hash_of_leaf(sha256: str, leaf: int, dpi: int | None) -> str:
-    """Return a leaf's own hash from its file's and, where it is drawn, its resolution."""
-    return hashlib.sha256(f"{sha256}#{leaf}{f'@{dpi}' if dpi is not None else ''}".encode()).hexdigest()
+def _part(whole: _P, number: int, wrong: str, drawn: str) -> _P:
+    sha256 = hashlib.sha256(f"{whole.sha256}#{number}{drawn}".encode()).hexdigest()
+    problem = f"{whole.where}: page {number}: {wrong}" if wrong else ""
+    name = f"{whole.id}#{number}"
+    return replace(whole, id=name, sha256=sha256, leaf=number, problem=problem, refused=bool(wrong))
 
 
 def hash_of(file: Path) -> tuple[str, str]:
     """Return a file's sha256 and an empty problem, or an empty hash and why it cannot be read."""
-    return _read(file)[:2]
-
-
-def _read(file: Path) -> tuple[str, str, bytes]:
-    """Return a file's sha256, why it cannot be read, and its first bytes."""
     try:
         with file.open("rb") as opened:
-            beginning = opened.read(1024)
-            opened.seek(0)
-            return hashlib.file_digest(opened, "sha256").hexdigest(), "", beginning
+            return hashlib.file_digest(opened, "sha256").hexdigest(), ""
     except FileNotFoundError:
-        return "", f"{file}: no such file; put it back or remove its entry", b""
+        return "", f"{file}: no such file; put it back or remove its entry"
     except IsADirectoryError:
-        return "", f"{file}: a folder, not a page; check that you may list it, or give its files", b""
+        return "", f"{file}: a folder, not a page; check that you may list it, or give its files"
     except (OSError, ValueError) as error:
-        return "", f"{file}: cannot be read ({error}); check that it is a file you may read", b""
+        return "", f"{file}: cannot be read ({error}); check that it is a file you may read"
 
 
-def is_page(file: Path) -> bool:
+def is_page(file: PurePath) -> bool:
     """Return whether a file's name is that of an image or PDF, not hidden."""
-    return file.suffix.lower() in LISTED and not file.name.startswith(".") and not file.is_dir()
+    listed = file.suffix.lower() in LISTED and not file.name.startswith(".")
+    return listed and not (isinstance(file, Path) and file.is_dir())

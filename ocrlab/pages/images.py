@@ -9,12 +9,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps
-
-from ocrlab.pages.colours import to_rgb
-from ocrlab.pages.errors import PageError
-from ocrlab.pages.extent import expected_bytes, format_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_IMAGE_PIXELS = 178_956_970
@@ -22,12 +20,23 @@ MAX_IMAGE_PIXELS = 178_956_970
 MAX_ASPECT_RATIO = 200
 """Qwen2-VL's `smart_resize` refuses what is longer than 200 times its width."""
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+_MAGIC = {
+    "PNG": (b"\x89PNG",),
+    "JPEG": (b"\xff\xd8\xff",),
+    "WEBP": (b"WEBP",),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+}
+_FORMATS = tuple(_MAGIC)
 DECODER_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError, MemoryError,
-    struct.error, zlib.error,
-)  # fmt: skip
+    *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError, MemoryError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 """What Pillow's decoders raise on damaged files."""
+
+
+class PageError(ValueError):
+    """A file or set cannot be used; the message names it, says what is wrong and what to do."""
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -46,7 +55,7 @@ def open_image(path: str | Path) -> Image.Image:
         image.load()
         upright = ImageOps.exif_transpose(image)
     except DECODER_ERRORS as error:
-        raise PageError(_decoding_problem(path, data, image.format or "", error)) from error
+        raise PageError(_decoding_problem(path, image.format or "image", error)) from error
     # A phone's JPEG (MPO) carries a preview behind the photograph; every other format means pages or an animation.
     if pages > 1 and image.format != "MPO":
         remedy = "load_pages gives each as a page" if image.format == "TIFF" else "save the one to read as a file"
@@ -60,19 +69,19 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         PageError: the header cannot be read.
     """
-    try:
-        with large_allowed(), Image.open(path, formats=_FORMATS) as image:
-            return image.size
-    except (Image.DecompressionBombError, *DECODER_ERRORS):
-        return open_image(path).size  # says what is wrong
+    return _size(path) or open_image(path).size  # which says what is wrong
 
 
 def size_from(beginning: bytes) -> tuple[int, int] | None:
-    """Return width and height in pixels from an image's first bytes, or None where these do not tell."""
+    """Return width and height in pixels from an image's first bytes, or None where they do not tell."""
+    return _size(io.BytesIO(beginning))
+
+
+def _size(file: Path | io.BytesIO) -> tuple[int, int] | None:
     try:
-        with large_allowed(), Image.open(io.BytesIO(beginning), formats=_FORMATS) as image:
+        with large_allowed(), Image.open(file, formats=_FORMATS) as image:
             return image.size
-    except (Image.DecompressionBombError, *DECODER_ERRORS):
+    except DECODER_ERRORS:
         return None
 
 
@@ -99,6 +108,47 @@ def large_allowed() -> Iterator[None]:
         yield
 
 
+def begins_as_pdf(start: bytes) -> bool:
+    """Return whether a file's first bytes are a PDF's."""
+    return start[:1024].lstrip().startswith(b"%PDF")
+
+
+def begins_as(start: bytes) -> str:
+    """Return the image format that a file's first bytes announce, by Pillow's name, or an empty string."""
+    start = start[8:] if start.startswith(b"RIFF") else start
+    return next((name for name, magic in _MAGIC.items() if start.startswith(magic)), "")
+
+
+def to_rgb(path: str | Path, image: Image.Image, tags: dict[int, Any]) -> Image.Image:
+    """Return a loaded image in mode RGB; `path` names it in errors, `tags` are a TIFF's own.
+
+    Raises:
+        PageError: its pixels have no defined black and white.
+    """
+    if image.mode.startswith("I"):
+        return _from_16_bit(path, image, tags).convert("RGB")
+    if image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa") and image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    if image.mode in ("1", "L", "RGB", "P", "CMYK", "YCbCr", "HSV"):
+        return image.convert("RGB")
+    raise PageError(f"{path}: pixels of mode {image.mode} have no defined black and white; export it as 8-bit PNG")
+
+
+def _from_16_bit(path: str | Path, image: Image.Image, tags: dict[int, Any]) -> Image.Image:
+    """Return greyscale of more than 8 bits scaled (not cut off) to 8, black where the file says black."""
+    depth = int(tags.get(258, (16,))[0])
+    values = np.asarray(image)
+    white = 2**depth - 1
+    if depth > 16 or values.min() < 0 or values.max() > white:
+        raise PageError(f"{path}: {depth}-bit integers have no defined white; export it as 8-bit greyscale")
+    if tags.get(262) == 0:
+        # Pillow inverts "minimum is white" up to 8 bits only.
+        values = white - values
+    return Image.fromarray(((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8))
+
+
 def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
@@ -113,11 +163,6 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def begins_as_pdf(start: bytes) -> bool:
-    """Return whether a file's first bytes are a PDF's."""
-    return start[:1024].lstrip().startswith(b"%PDF")
-
-
 def _identify(path: Path, data: bytes) -> Image.Image:
     try:
         with large_allowed():
@@ -130,24 +175,14 @@ def _identify(path: Path, data: bytes) -> Image.Image:
 
 def _header_problem(path: Path, data: bytes, error: Exception) -> str:
     kinds = "PNG, JPEG, WebP, BMP or TIFF"
-    if name := format_of(data):
-        return _decoding_problem(path, data, name, error)
-    if _is_text(data[:4096]):
-        beginning = data[:4096].decode("utf-8", "replace").strip()[:40]
+    if name := begins_as(data):
+        return _decoding_problem(path, name, "its header is incomplete" if "BytesIO" in str(error) else error)
+    start = data[:4096]
+    if all(byte >= 32 or byte in b"\t\r\n\f" for byte in start):
+        beginning = start.decode("utf-8", "replace").strip()[:40]
         return f"{path}: is text, not an image (it begins with {beginning!r}); give a {kinds} file or remove it"
     return f"{path}: not a {kinds} file; export it as PNG or remove it"
 
 
-def _is_text(start: bytes) -> bool:
-    return b"\0" not in start and all(byte >= 32 or byte in b"\t\r\n\f" for byte in start)
-
-
-def _decoding_problem(path: Path, data: bytes, name: str, error: Exception) -> str:
-    remedy = "re-export it or remove it"
-    expected = expected_bytes(data, name)
-    if expected > len(data):
-        least = "" if name in ("BMP", "WEBP") else "at least "
-        return f"{path}: truncated {name} (read {len(data):,} of {least}{expected:,} bytes); {remedy}"
-    if name in ("JPEG", "MPO") and b"\xff\xd9" not in data[-64:]:
-        return f"{path}: truncated {name} ({len(data):,} bytes without an end marker); {remedy}"
-    return f"{path}: damaged {name} ({error}); {remedy}"
+def _decoding_problem(path: Path, name: str, error: Exception | str) -> str:
+    return f"{path}: truncated or damaged {name} ({error}); export it again or remove it"

@@ -1,4 +1,4 @@
-"""One page: which file and which leaf of it, what it says if that is known, and what is wrong with it."""
+"""One page: its file and its number inside it, what it says if that is known, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from ocrlab.pages.errors import PageError
-from ocrlab.pages.images import image_size, open_image
-from ocrlab.pages.leaves import leaf_size, open_leaf
-from ocrlab.pages.pdf import PDF_DPI
+from ocrlab.pages.documents import PDF_DPI, open_inside, size_inside
+from ocrlab.pages.images import PageError, image_size, open_image
 
 
 @dataclass(frozen=True)
 class Page:
     """A page and its truth; `truth` None means no score.
 
-    `leaf` is the number, from 1, of a page inside a PDF or TIFF of several, None for an image; `dpi` is the resolution
-    at which a PDF page is drawn. A leaf's `sha256` is its own: of the file's, the leaf and, in a PDF, the dpi.
+    `leaf` is the page's number, from 1, inside a PDF or multipage TIFF, None for an image; `dpi` is the resolution at
+    which a PDF page is drawn. Such a page's `sha256` is its own: of the file's, the number and, in a PDF, the dpi.
 
     `problem` is empty, or a sentence for the user. With `refused` it forbids reading the image (its hash is not the
     manifest's, it lies outside the manifest's folder, it is missing); without, only the truth is unusable.
@@ -50,12 +48,12 @@ class Page:
         if self.refused:
             raise PageError(self.problem)
         with self.local() as file:
-            return open_image(file) if self.leaf is None else open_leaf(file, self.leaf, self.dpi)
+            return open_image(file) if self.leaf is None else open_inside(file, self.leaf, self.dpi)
 
     def size(self) -> tuple[int, int]:
         """Return width and height in pixels, as `page_size` does."""
         with self.local() as file:
-            return image_size(file) if self.leaf is None else leaf_size(file, self.leaf, self.dpi)
+            return image_size(file) if self.leaf is None else size_inside(file, self.leaf, self.dpi)
 
     @contextmanager
     def local(self) -> Iterator[Path]:
@@ -71,7 +69,7 @@ class Page:
 def page_size(page: Page) -> tuple[int, int]:
     """Return a page's width and height in pixels without decoding it; a quarter turn by EXIF is not counted.
 
-    An image's and a TIFF leaf's stand in the header; a PDF leaf's are its page box at the page's dpi.
+    An image's and a TIFF page's stand in the header; a PDF page's are its page box at the page's dpi.
 
     Raises:
         PageError: the page is refused, or its header cannot be read.

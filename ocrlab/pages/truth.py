@@ -8,8 +8,8 @@ from pathlib import Path
 def truth_beside(file: Path, leaf: int | None = None) -> tuple[str | None, str]:
     """Return the truth from NAME.gt.txt or NAME.txt (None where there is none) and what is wrong with it, if anything.
 
-    A leaf's lies in NAME.p0003.gt.txt or NAME.p0003.txt (here leaf 3). A byte order mark and CRLF line ends are
-    accepted, and white space at the very end is dropped.
+    That of page 3 of a PDF or TIFF lies in NAME.p0003.gt.txt or NAME.p0003.txt. A byte order mark and CRLF line
+    ends are accepted, and white space at the very end is dropped.
     """
     for name in names_beside(file.stem, leaf):
         beside = file.with_name(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.machine.kernels import pinned
+from ocrlab.machine.attention import pinned
 from ocrlab.reading.quantization import quantization_of
 from ocrlab.reading.settings import GENERATION, Settings
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ocrlab.machine.cards import CONTEXT_BYTES, Machine
+from ocrlab.machine.hardware import CONTEXT_BYTES, Machine
 from ocrlab.reading.quantization import BYTES_A_WEIGHT
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.shapes import Shapes, Tower, shapes_of

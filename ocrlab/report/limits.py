@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from ocrlab.machine.cards import Machine, card
+from ocrlab.machine.hardware import Machine, card
 from ocrlab.reading.limits import predict
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.shapes import shapes_of

@@ -10,7 +10,7 @@ import yaml
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from ocrlab.machine.coverage import Capability, coverage
+from ocrlab.machine.hardware import Capability, coverage
 from ocrlab.paths import ROOT
 from ocrlab.study.contrast import way_words
 
@@ -37,7 +37,7 @@ def known_builds() -> dict[str, list[str]]:
 
 
 def stack_table(stack: dict[str, Any]) -> pd.DataFrame:
-    """Return the stack of `machine.stack.describe_stack` flat, one line a fact; what is not there says so."""
+    """Return the stack of `machine.describe.describe_stack` flat, one line a fact; what is not there says so."""
     import pandas as pd
 
     flat: dict[str, Any] = {}

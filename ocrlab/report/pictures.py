@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 
-from ocrlab.pages.sets import OWN_SETS
+from ocrlab.pages.load import OWN_SETS
 from ocrlab.report.body import LINK
 from ocrlab.report.material import page_hashes
 from ocrlab.study.origin import pages_by_hash

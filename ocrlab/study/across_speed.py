@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ocrlab.machine.cards import Machine
+from ocrlab.machine.hardware import Machine
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import BYTES, predict
 from ocrlab.study.findings import load_findings

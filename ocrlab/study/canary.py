@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ocrlab.machine.attention import pinned
 from ocrlab.machine.describe import choose_device, choose_dtype
-from ocrlab.machine.kernels import pinned
-from ocrlab.machine.quarantine import Way, judge_ways, reason_against
+from ocrlab.machine.quarantine import Variant, judge, reason_against
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
 from ocrlab.reading.address import is_endpoint
@@ -56,7 +56,7 @@ class Finding:
     seconds: float = 0.0
 
     @property
-    def way(self) -> Way:
+    def way(self) -> Variant:
         """Return dtype, attention and kernel."""
         return self.dtype, self.attn_implementation, self.sdpa_kernel
 
@@ -97,7 +97,7 @@ def run_canary(
             finding = _finding(settings, outcome, reference)
             if finding.verdict in {"faulty", "same text", "within rounding", "crashed"}:
                 bad = finding.verdict in {"faulty", "crashed"}
-                judge_ways({finding.way: f"{finding.reason} ({settings.model_id})" if bad else None})
+                judge({finding.way: f"{finding.reason} ({settings.model_id})" if bad else None})
             yield finding
 
 

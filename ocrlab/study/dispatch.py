@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.machine.kernels import kernel_name, profiler
+from ocrlab.machine.attention import kernel_name, profiler
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.served import reader_here

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ocrlab.machine.describe import choose_device, machine_name
-from ocrlab.machine.power import PowerMeter
+from ocrlab.machine.energy import PowerMeter
 from ocrlab.pages import load_pages, set_names
 from ocrlab.reading.served import Refused, ServedReader
 from ocrlab.study.findings import keep_findings

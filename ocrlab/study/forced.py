@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ocrlab.machine.kernels import pinned
+from ocrlab.machine.attention import pinned
 from ocrlab.pages import Page
 from ocrlab.reading.reader import Reader
 from ocrlab.reading.served import reader_here

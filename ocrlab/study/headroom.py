@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.machine.kernels import pinned
+from ocrlab.machine.attention import pinned
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.served import reader_here

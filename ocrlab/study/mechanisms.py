@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.machine.kernels import attention, pinned
+from ocrlab.machine.attention import attention, pinned
 from ocrlab.machine.worker import Worker
 from ocrlab.reading.reader import Reader
 

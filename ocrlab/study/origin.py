@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab.pages import Page, load_pages
-from ocrlab.pages.errors import PageError
-from ocrlab.pages.pdf import PDF_DPI
-from ocrlab.pages.sets import OWN_SETS
+from ocrlab.pages.documents import PDF_DPI
+from ocrlab.pages.images import PageError
+from ocrlab.pages.load import OWN_SETS
 
 
 def pages_by_hash(sources: Iterable[str | Path] = OWN_SETS, dpis: Iterable[int] = ()) -> dict[str, Page]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.machine.cards import Machine
 from ocrlab.machine.describe import choose_device, choose_dtype
+from ocrlab.machine.hardware import Machine
 from ocrlab.reading.limits import predict
 from ocrlab.reading.settings import Settings
 from ocrlab.study.growth import measure_growth

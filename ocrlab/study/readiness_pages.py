@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ocrlab.machine.cards import CONTEXT_BYTES
-from ocrlab.pages.sets import OWN_SETS
+from ocrlab.machine.hardware import CONTEXT_BYTES
+from ocrlab.pages.load import OWN_SETS
 from ocrlab.study.evidence import Evidence
 from ocrlab.study.recommend import groups_by_setting, judge_runs, quality_rows, recommend
 from ocrlab.study.summary import interval_of

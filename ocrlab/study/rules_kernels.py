@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
-from ocrlab.machine.coverage import coverage
+from ocrlab.machine.hardware import coverage
 from ocrlab.study.dispatch import KERNELS
 from ocrlab.study.evidence import Tables
 from ocrlab.study.growth import growth_exponents

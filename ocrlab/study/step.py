@@ -11,7 +11,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from ocrlab.machine.kernels import pinned
+from ocrlab.machine.attention import pinned
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.reader import Reader

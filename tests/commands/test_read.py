@@ -17,7 +17,7 @@ from ocrlab import paths
 from ocrlab.commands.cli import main
 from ocrlab.commands.setting_flags import settings_of
 from ocrlab.pages import load_pages
-from ocrlab.pages.pdf import PDF_DPI
+from ocrlab.pages.documents import PDF_DPI
 from ocrlab.reading.settings import field_types
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ocrlab.machine.kernels import eager
+from ocrlab.machine.attention import eager
 
 
 def corrupt(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

@@ -16,7 +16,7 @@ from packaging.version import Version
 from ocrlab.machine import doctor
 from ocrlab.machine.doctor import KNOWN_PAIRS, Installed, check, exit_code
 from ocrlab.paths import ROOT
-from tests.machine.test_coverage import CU126, CU130
+from tests.machine.test_hardware import CU126, CU130
 
 
 def pins() -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ocrlab.machine.cards import UnknownCard, card, cards, measured_machine
+from ocrlab.machine.hardware import UnknownCard, card, cards, measured_machine
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import predict
 from ocrlab.reading.presets import PRESETS, load_preset

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ocrlab.machine.stack import describe_stack
+from ocrlab.machine.describe import describe_stack
 from ocrlab.report import machine
 from ocrlab.study.findings import keep_findings
 

@@ -9,7 +9,7 @@ import pytest
 from ocrlab import paths
 from ocrlab.commands.cli import main
 from ocrlab.machine import quarantine
-from ocrlab.machine.surroundings import surroundings
+from ocrlab.machine.doctor import examine
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.study import divergence
@@ -48,7 +48,7 @@ def test_a_late_fault_is_caught_held_and_refused_until_told_otherwise(page: Page
     finding = ask(page, plants.plant_turned_heads)
     assert finding.verdict == "faulty" and "deviations off" in finding.reason
     assert finding.error > 10 * finding.bound
-    (line,) = [line for line in surroundings() if line.check == "quarantine"]
+    (line,) = [line for line in examine() if line.check == "quarantine"]
     assert line.level == "warning" and "float32 sdpa" in line.found
 
     rows = run_experiment("x", [SDPA], [page], folder=tmp_path)
@@ -61,7 +61,7 @@ def test_a_late_fault_is_caught_held_and_refused_until_told_otherwise(page: Page
 
 
 def test_the_command_refuses_what_is_held(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
-    quarantine.judge_ways({("float32", "sdpa", None): "planted"})
+    quarantine.judge({("float32", "sdpa", None): "planted"})
     assert main(["read", str(page.file), "--dtype", "float32", "--max_new_tokens", "60"]) == 2
     assert "quarantined by the canary" in (told := capsys.readouterr().err) and "--quarantined" in told
 
@@ -81,7 +81,7 @@ def test_what_is_not_installed_is_unsupported_and_not_held(page: Page) -> None:
 
 
 def test_another_version_lifts_the_quarantine(monkeypatch: pytest.MonkeyPatch) -> None:
-    quarantine.judge_ways({("float32", "sdpa", None): "planted"})
+    quarantine.judge({("float32", "sdpa", None): "planted"})
     assert held_in_quarantine(SDPA) is not None
     monkeypatch.setattr(quarantine, "stack", lambda: "torch 99")
     assert held_in_quarantine(SDPA) is None

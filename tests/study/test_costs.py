@@ -11,7 +11,7 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.commands.run_notebook import run_notebook
-from ocrlab.machine.power import Energy
+from ocrlab.machine.energy import Energy
 from ocrlab.report import costs as shown
 from ocrlab.report.queueing import queue_words
 from ocrlab.study import energy as energy_module

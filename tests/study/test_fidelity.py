@@ -111,7 +111,7 @@ def test_nan_and_death_are_lines_with_a_reason(pages: list[Page]) -> None:
 
 
 def test_quarantine_and_bad_pages_are_lines_with_a_reason(pages: list[Page], tmp_path: Path) -> None:
-    quarantine.judge_ways({("float32", "eager", None): "planted"})
+    quarantine.judge({("float32", "eager", None): "planted"})
     bad = replace(pages[0], id="bad", file=tmp_path / "none.png")
     lines = measure_fidelity([SDPA, replace(SDPA, attn_implementation="eager")], [pages[0], bad])
     assert lines["status"].tolist() == ["ok", "error", "unsupported", "unsupported"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ocrlab.commands.cli import main
-from ocrlab.machine.cards import Machine
+from ocrlab.machine.hardware import Machine
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.report.limits import fit_matrix, fit_table, predicted_against_measured, published_table
@@ -46,7 +46,7 @@ def test_shares_follow_the_machines_figures(tmp_path: Path) -> None:
 
 
 def test_tables_over_cards() -> None:
-    from ocrlab.machine.cards import card
+    from ocrlab.machine.hardware import card
 
     two_b = Settings(model_id="Qwen/Qwen2-VL-2B-Instruct", weights="dummy", dtype="bfloat16")
     matrix = fit_matrix(fit_table(two_b, [card("RTX 5060"), card("RTX 5090")]))

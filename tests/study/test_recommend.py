@@ -90,7 +90,7 @@ def test_each_machine_has_its_own() -> None:
 def test_the_canary_and_forced_lengths_are_minded() -> None:
     eager = replace(BASE, attn_implementation="eager")
     forced = replace(BASE, min_new_tokens=512, batch_size=2)
-    quarantine.judge_ways({("float32", "eager", None): "planted"})
+    quarantine.judge({("float32", "eager", None): "planted"})
     judged = judge_runs(pd.DataFrame(rows(BASE, 1.0, 0.1) + rows(eager, 0.2, 0.1) + rows(forced, 0.1, 0.1)))
     assert stands(judged)[eager] == "not valid" and "planted" in judged["reason"].iloc[1]
     assert forced not in stands(judged)

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from ocrlab import paths
-from ocrlab.machine.cards import Machine, card
-from ocrlab.machine.probes import Probe
+from ocrlab.machine.attention import Probe
+from ocrlab.machine.hardware import Machine, card
 from ocrlab.pages import load_pages
 from ocrlab.reading.live import Seen
 from ocrlab.reading.outcome import Reading

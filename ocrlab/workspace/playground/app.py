@@ -10,7 +10,7 @@ from typing import Any
 import ipywidgets as w
 from IPython.display import Javascript, display
 
-from ocrlab.machine.probes import all_probes
+from ocrlab.machine.attention import all_probes
 from ocrlab.reading.live import Seen
 from ocrlab.reading.settings import Settings
 from ocrlab.workspace.playground.column import Column

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from ocrlab.machine.cards import Machine
+from ocrlab.machine.hardware import Machine
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import predict
 from ocrlab.reading.reader import LOAD_SETTINGS

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab import paths
-from ocrlab.machine.cards import Machine, UnknownCard, card, measured_machine
+from ocrlab.machine.attention import Case, Probe, run_probes
 from ocrlab.machine.describe import choose_device, choose_dtype, describe_machine
-from ocrlab.machine.probes import Case, Probe, run_probes
+from ocrlab.machine.hardware import Machine, UnknownCard, card, measured_machine
 from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.dialects import refusal
 from ocrlab.reading.quantization import missing_library

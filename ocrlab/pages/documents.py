@@ -1,0 +1,203 @@
+"""Pages inside a PDF (through pypdfium2) or a multipage TIFF: which there are, how large each is, and one opened."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from ocrlab.pages import images
+from ocrlab.pages.images import (
+    DECODER_ERRORS,
+    PageError,
+    begins_as,
+    begins_as_pdf,
+    large_allowed,
+    shape_problem,
+    to_rgb,
+)
+
+PDF_DPI = 150
+"""Dots per inch at which a PDF page is drawn: print of 10 points is then some 20 pixels high."""
+_POINTS = 72  # per inch, on a PDF's canvas
+_SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF 6.0: bit 0 is set on a smaller copy of another page
+
+# PDFium is not thread-safe. Held over a fork too, so that no child begins in the middle of somebody's drawing.
+_LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
+
+Size = tuple[float, float] | None
+"""Of a PDF page in points (1/72 inch), of a TIFF page in pixels; None where it cannot be opened or is no page."""
+
+
+def is_pdf(file: Path) -> bool:
+    """Return whether a file is taken for a PDF: by its first bytes, or by its name."""
+    return _kind(file) == "PDF"
+
+
+def pages_inside(file: Path, dpi: int) -> dict[int, str] | None:
+    """Return a PDF's or multipage TIFF's pages, numbered from 1, each with its problem (or ""); None: one image.
+
+    Thumbnails inside a TIFF are no pages.
+
+    Raises:
+        PageError: a PDF that cannot be opened or has no pages.
+    """
+    kind = _kind(file)
+    if kind == "PDF":
+        return {number: _pdf_problem(size, dpi) for number, size in enumerate(_sizes(file, True), 1)}
+    try:
+        sizes = _sizes(file, False) if kind == "TIFF" else ()
+    except PageError:
+        return None  # opening it as an image says what is wrong
+    if len(sizes) < 2:
+        return None
+    return {n: shape_problem(int(size[0]), int(size[1])) for n, size in enumerate(sizes, 1) if size is not None}
+
+
+def open_inside(file: Path, number: int, dpi: int) -> Image.Image:
+    """Return page `number` (from 1) as upright 8-bit RGB, in any thread; a PDF's is drawn on white at `dpi`.
+
+    Raises:
+        PageError: no such page, or one that cannot be read or is too large.
+    """
+    if is_pdf(file):
+        return _draw(file, number, dpi)
+    name = f"{file}: page {number}"
+    try:
+        # By a file object: from a path, Pillow 13 maps an uncompressed turned frame with its sides exchanged.
+        with file.open("rb") as opened, large_allowed(), Image.open(opened, formats=("TIFF",)) as image:
+            image.seek(number - 1)
+            if problem := shape_problem(*image.size):
+                raise PageError(f"{name}: {problem}")
+            image.load()
+            return to_rgb(name, ImageOps.exif_transpose(image), dict(getattr(image, "tag_v2", {})))
+    except PageError:
+        raise
+    except DECODER_ERRORS as error:
+        raise PageError(f"{name} is damaged or absent ({error}); export the file again or remove it") from error
+
+
+def size_inside(file: Path, number: int, dpi: int) -> tuple[int, int]:
+    """Return the pixels that page `number` has once opened, without decoding it.
+
+    Raises:
+        PageError: no such page, or its file cannot be read.
+    """
+    pdf = is_pdf(file)
+    sizes = _sizes(file, pdf)
+    size = sizes[number - 1] if 1 <= number <= len(sizes) else None
+    if size is None:
+        raise PageError(f"{file}: page {number} of {len(sizes)} is absent or cannot be opened; export the file again")
+    return _drawn_size(size, dpi) if pdf else (int(size[0]), int(size[1]))
+
+
+def _kind(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(1024)
+    except OSError as error:
+        raise PageError(f"{file}: cannot be read ({error.strerror}); check that it is a file you may read") from error
+    return "PDF" if begins_as_pdf(start) or file.suffix.lower() == ".pdf" else begins_as(start)
+
+
+def _sizes(file: Path, pdf: bool) -> tuple[Size, ...]:
+    stat = file.stat()
+    return _sizes_of(file, pdf, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=64)
+def _sizes_of(file: Path, pdf: bool, _changed: int, length: int) -> tuple[Size, ...]:
+    if length == 0:
+        raise PageError(f"{file}: the file is empty (0 bytes); export it again or remove it")
+    if not pdf:
+        return tuple(_frame_sizes(file))
+    with _document(file) as document:
+        if not len(document):
+            raise PageError(f"{file}: a PDF without pages; export it again or remove it")
+        return tuple(_pdf_size(document, index) for index in range(len(document)))
+
+
+def _frame_sizes(file: Path) -> Iterator[Size]:
+    """Yield the size of each frame of a TIFF, None for a smaller copy of another."""
+    try:
+        with large_allowed(), Image.open(file, formats=("TIFF",)) as image:
+            for number in range(getattr(image, "n_frames", 1)):
+                image.seek(number)
+                tags = getattr(image, "tag_v2", {})
+                yield None if tags.get(_SUBFILE_TYPE, 0) & _REDUCED else image.size
+    except DECODER_ERRORS as error:
+        raise PageError(f"{file}: damaged TIFF ({error}); export it again or remove it") from error
+
+
+def _drawn_size(size: tuple[float, float], dpi: int) -> tuple[int, int]:
+    width, height = (math.ceil(side * (dpi / _POINTS)) for side in size)  # as pypdfium2 rounds
+    return width, height
+
+
+def _pdf_problem(size: Size, dpi: int) -> str:
+    """Return why a PDF page of this size is not drawn, with what to do; empty where it is."""
+    if size is None:
+        return "cannot be opened; export the file again"
+    width, height = _drawn_size(size, dpi)
+    if width * height <= images.MAX_IMAGE_PIXELS:
+        return shape_problem(width, height)
+    fits = math.floor(_POINTS * math.sqrt(images.MAX_IMAGE_PIXELS / (size[0] * size[1])))
+    return (
+        f"{size[0] / _POINTS:.0f} x {size[1] / _POINTS:.0f} inches are {width:,} x {height:,} pixels at {dpi} dpi, "
+        f"more than the limit of {images.MAX_IMAGE_PIXELS:,}; read it with a dpi of {max(1, fits - 1)} or less"
+    )
+
+
+def _draw(file: Path, number: int, dpi: int) -> Image.Image:
+    import pypdfium2
+
+    with _document(file) as document:
+        if not 1 <= number <= len(document):
+            raise PageError(f"{file}: has {len(document)} page(s), so there is no page {number}")
+        if problem := _pdf_problem(_pdf_size(document, number - 1), dpi):
+            raise PageError(f"{file}: page {number}: {problem}")
+        try:
+            bitmap = document[number - 1].render(scale=dpi / _POINTS)
+        except (pypdfium2.PdfiumError, ValueError, MemoryError) as error:
+            raise PageError(f"{file}: page {number} cannot be drawn ({error}); export the file again") from error
+        image = bitmap.to_pil().convert("RGB")
+        bitmap.close()
+        return image
+
+
+def _pdf_size(document: Any, index: int) -> Size:
+    import pypdfium2
+
+    try:
+        width, height = document.get_page_size(index)
+    except pypdfium2.PdfiumError:
+        return None
+    return (width, height) if width > 0 and height > 0 else None
+
+
+@contextmanager
+def _document(file: Path) -> Iterator[Any]:
+    """Hold the document open and PDFium to ourselves; closing closes its pages too."""
+    import pypdfium2
+
+    with _LOCK:
+        try:
+            document = pypdfium2.PdfDocument(file)
+        except (pypdfium2.PdfiumError, OSError) as error:
+            locked = "password" in str(error).lower()
+            problem = "locked with a password" if locked else f"not a PDF that opens ({str(error).rstrip('.')})"
+            remedy = "save it without one (qpdf --decrypt)" if locked else "export it again or remove it"
+            raise PageError(f"{file}: {problem}; {remedy}") from error
+        try:
+            yield document
+        finally:
+            document.close()

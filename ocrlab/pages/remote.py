@@ -1,0 +1,136 @@
+"""Pages in a store that fsspec reaches (s3://, gs://, https://…): listed without their bytes, fetched when opened."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ocrlab.pages.files import MANIFEST, SEVERAL, in_order, is_page, parts_of
+from ocrlab.pages.images import PageError, size_from
+from ocrlab.pages.page import Page
+from ocrlab.pages.truth import decoded, names_beside
+
+_SECRET = re.compile(r"://[^/@]*:[^/@]*@|[?&][^=&]*(sig|token|secret|pass|key|credential|auth)[^=&]*=", re.IGNORECASE)
+_HIDDEN = re.compile(r"(^|[/\\])\.")
+
+
+@dataclass(frozen=True)
+class StoredPage(Page):
+    """A page of an object in a store; `where` is the object's URL, `name` its path below the URL that was given.
+
+    The object is fetched with the credentials of the environment where the page is opened, in any process or on any
+    machine. Listing does not fetch an image: `version` is a hash of the URL and of fsspec's checksum for the object,
+    which it makes of an ETag or of length and time of change; `sha256` is derived from it. `file` only names it.
+    """
+
+    where: str = ""
+    name: str = ""
+    version: str = ""
+
+    def size(self) -> tuple[int, int]:
+        """Return width and height in pixels, of an image from its first 64 KiB where they show it."""
+        start = b"" if self.leaf else _fetch(self.where, self.version, 1 << 16)
+        return size_from(start) or super().size()
+
+    @contextmanager
+    def local(self) -> Iterator[Path]:
+        """Give the object as a file of this machine, for as long as the block lasts.
+
+        Raises:
+            PageError: it cannot be fetched, or (from the block) read; the message names the URL.
+        """
+        with tempfile.TemporaryDirectory(prefix="ocrlab-page-") as folder:
+            file = Path(folder) / f"page{PurePosixPath(self.name).suffix}"
+            file.write_bytes(_fetch(self.where, self.version))
+            try:
+                yield file
+            except PageError as error:
+                raise PageError(str(error).replace(str(file), self.where)) from error
+
+
+def pages_at(url: str, *, limit: int | None, recursive: bool, dpi: int) -> list[StoredPage]:
+    """Return the pages of a store's folder or object, in natural order, hidden ones left out; at most `limit`.
+
+    Truths beside them are fetched, and PDFs and TIFFs once, as only they can tell how many pages they hold. For a
+    single object, only a truth of the whole file is looked for.
+
+    Raises:
+        PageError: no such place, no page there, no access, a protocol or package that is missing; the URL is named.
+    """
+    if _SECRET.search(url):
+        remedy = "leave it out: credentials are taken from your environment, as the store's own tools take them"
+        raise PageError(f"{url.partition(':')[0]}://…: the URL holds a password or key, kept in every row; {remedy}")
+    with _store(url) as (store, path):
+        return list(islice(_pages(store, path, url, recursive, dpi), limit))
+
+
+def _pages(store: Any, path: str, url: str, recursive: bool, dpi: int) -> Iterator[StoredPage]:
+    place = PurePosixPath(path)
+    # A web server's folder is a file to fsspec.
+    if store.info(path)["type"] == "file" and is_page(place):
+        names, root = (place.name, *names_beside(place.stem)), path.removesuffix(place.name)
+        keys, urls = {name: root + name for name in names if store.exists(root + name)}, {place.name: url}
+        place = place.parent
+    else:
+        found = store.find(path, maxdepth=None if recursive else 1)
+        keys = {key.removeprefix(path.rstrip("/") + "/"): key for key in found}
+        urls = _urls(url, keys, recursive)
+    for name, at in urls.items():
+        version = hashlib.sha256(f"{at} {store.checksum(keys[name])}".encode()).hexdigest()
+        page = StoredPage(name, Path(at), version, place.name, dpi=dpi, where=at, version=version)
+        page = replace(page, name=name.lstrip("/"))
+        parts = parts_of(page) if name.lower().endswith(SEVERAL) else [page]
+        yield from (one if one.refused else _with_truth(store, one, PurePosixPath(name), keys) for one in parts)
+
+
+def _urls(url: str, names: Iterable[str], recursive: bool) -> dict[str, str]:
+    """Return the URLs of the pages among a folder's names, in natural order."""
+    if MANIFEST in names:
+        raise PageError(f"{url}: holds a {MANIFEST}, which is read in local folders only; copy the folder")
+    # Keys may hold any text: `..`, which would lead out of a folder, counts as hidden.
+    shown = [name for name in names if is_page(PurePosixPath(name)) and not _HIDDEN.search(name)]
+    # Of chained URLs (`zip://in::s3://b/a.zip`) the first with a path is the folder.
+    protocol, _, rest = url.partition("://")
+    folder, chain, target = rest.partition("::")
+    return {n: f"{protocol}://{folder.rstrip('/')}/{n}{chain}{target}" for n in in_order(url, shown, recursive)}
+
+
+def _with_truth(store: Any, page: StoredPage, file: PurePosixPath, keys: Mapping[str, str]) -> StoredPage:
+    for beside in (str(file.with_name(name)) for name in names_beside(file.stem, page.leaf)):
+        if beside in keys:
+            try:
+                with _store(page.where):
+                    truth, problem = decoded(f"{page.where}: {beside}", store.cat_file(keys[beside]))
+            except PageError as error:
+                truth, problem = None, f"{error}; the page has no score"
+            return replace(page, truth=truth, problem=problem)
+    return page
+
+
+@lru_cache(maxsize=1)  # the pages of one file are mostly opened one after the other
+def _fetch(url: str, _version: str, end: int | None = None) -> bytes:
+    with _store(url) as (store, path):
+        return bytes(store.cat_file(path, end=end))
+
+
+@contextmanager
+def _store(url: str) -> Iterator[tuple[Any, str]]:
+    """Give fsspec's file system and path of a URL; whatever it raises in the block becomes a PageError."""
+    try:
+        from fsspec.core import url_to_fs
+
+        yield url_to_fs(url)
+    except PageError:
+        raise
+    except Exception as error:  # each store's client raises errors of its own kinds
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        remedy = "check the name, the network and your credentials (taken from the environment), then run this again"
+        raise PageError(f"{url}: cannot be read ({said}); {remedy}") from error

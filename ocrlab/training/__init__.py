@@ -1,1 +1,0 @@
-"""Training of the embedded reader: strings, rendered print, the trainer. Imported by no other room."""
