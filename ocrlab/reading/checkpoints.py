@@ -16,8 +16,7 @@ from typing import Any
 import yaml
 
 from ocrlab import paths
-from ocrlab.reading.address import is_endpoint
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.settings import Settings, is_endpoint
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 # Qwen2-VL-Instruct's own template (Apache-2.0): one path serves every size.

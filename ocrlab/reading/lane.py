@@ -8,9 +8,9 @@ from typing import Any
 
 from ocrlab.machine.progress import ask, report, stop_asked
 from ocrlab.pages import Page
-from ocrlab.reading.outcome import Reading
-from ocrlab.reading.prepared import Background, Prepared
+from ocrlab.reading.inputs import Background, Prepared
 from ocrlab.reading.reader import Reader
+from ocrlab.reading.result import Reading
 from ocrlab.reading.served import open_here, reader_here
 from ocrlab.reading.settings import Settings
 

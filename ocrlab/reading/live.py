@@ -10,10 +10,10 @@ from typing import Any
 from ocrlab.machine.progress import report, stop_asked
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
-from ocrlab.reading.endpoint import EndpointReader
-from ocrlab.reading.outcome import Reading, status_of
 from ocrlab.reading.reader import Reader, same_load
+from ocrlab.reading.result import Reading, status_of
 from ocrlab.reading.served import ending, reader_here
+from ocrlab.reading.server_reader import EndpointReader
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.failures import Status
 

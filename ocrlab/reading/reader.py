@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from PIL import Image
 
@@ -13,18 +13,112 @@ from ocrlab.machine.death import sticky
 from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.machine.kernels import pinned
 from ocrlab.pages import Page
-from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.checkpoints import locate
-from ocrlab.reading.confirm import confirm, generation_config
-from ocrlab.reading.inputs import Inputs, page_tokens
-from ocrlab.reading.loading import Unsupported, load, refuse_missing_attention
+from ocrlab.reading.inputs import Inputs, Prepared, page_tokens, prepare
+from ocrlab.reading.loading import (
+    Unsupported,
+    load,
+    missing_library,
+    quantization_of,
+    refuse_missing_attention,
+    stored_bytes,
+)
 from ocrlab.reading.meter import Memory, MemoryMeter, StepMeter
-from ocrlab.reading.outcome import Reading, failed, status_of
-from ocrlab.reading.prepared import Prepared, prepare
-from ocrlab.reading.quantization import missing_library, stored_bytes
-from ocrlab.reading.settings import Settings
-from ocrlab.reading.trace import NotFinite, Trace, tracing
+from ocrlab.reading.nonfinite import NotFinite, Trace, tracing
+from ocrlab.reading.result import Reading, failed, status_of
+from ocrlab.reading.settings import GENERATION, Settings, is_endpoint
 from ocrlab.scoring.failures import Status, StopReason, judge
+
+if TYPE_CHECKING:
+    from ocrlab.reading.inputs import InputBuilder
+
+
+SDPA_KERNELS = {"flash": "flash_sdp_enabled", "efficient": "mem_efficient_sdp_enabled", "math": "math_sdp_enabled",
+                "cudnn": "cudnn_sdp_enabled"}  # fmt: skip
+
+
+class SettingNotApplied(RuntimeError):
+    """A setting did not arrive in the model; the message names what was asked and what is in force."""
+
+
+def generation_config(own: Any, settings: Settings) -> Any:
+    """Return the checkpoint's generation config with the asked settings laid over it.
+
+    When greedy, the checkpoint's sampling values are dropped: they would be ignored, and look as if in force.
+    """
+    import copy
+
+    config = copy.deepcopy(own)
+    config.update(**settings.generate_kwargs())
+    if not config.do_sample:
+        config.temperature = config.top_p = config.top_k = None
+    config.max_length = None
+    config.compile_config, config.disable_compile = None, not settings.compile
+    if settings.compile:
+        from transformers.generation.configuration_utils import CompileConfig
+
+        config.compile_config = CompileConfig()
+        config.compile_config._compile_all_devices = True
+    return config
+
+
+def confirm(settings: Settings, model: Any, builder: InputBuilder, device: str, dtype: str) -> dict[str, Any]:
+    """Return every setting in force as `actual_*`, read from the model, its configs and the image processor.
+
+    Raises:
+        SettingNotApplied: one differs from what was asked.
+    """
+    actual = _model_state(model) | _pixel_state(builder) | _generation_state(model) | _kernel_state(settings)
+    wanted: dict[str, Any] = {
+        "device": "cuda:0" if device == "cuda" else device, "dtype": dtype, "quantization": settings.quantization,
+        "attn_implementation": settings.attn_implementation, "vision_attn_implementation": settings.attn_implementation,
+        "min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels, "compile": settings.compile,
+        **{name: getattr(settings, name) for name in GENERATION},
+    }  # fmt: skip
+    if settings.sdpa_kernel:
+        wanted["sdpa_kernels"] = [settings.sdpa_kernel]
+    for name, value in wanted.items():
+        if value is not None and actual[f"actual_{name}"] != value:
+            raise SettingNotApplied(
+                f"{name}: asked for {value!r}, but {actual[f'actual_{name}']!r} is in force; "
+                f"nothing was read. Ask for a value that {settings.model_id} can take"
+            )
+    return actual
+
+
+def _model_state(model: Any) -> dict[str, Any]:
+    dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
+    devices = {str(p.device) for p in model.parameters()}
+    return {
+        "actual_dtype": "+".join(sorted(dtypes)),
+        "actual_device": "+".join(sorted(devices)),
+        "actual_quantization": quantization_of(model),
+        "actual_attn_implementation": model.model.language_model.config._attn_implementation,
+        "actual_vision_attn_implementation": model.model.visual.config._attn_implementation,
+    }
+
+
+def _pixel_state(builder: InputBuilder) -> dict[str, Any]:
+    low, high = builder.limits()
+    return {"actual_min_pixels": low, "actual_max_pixels": high}
+
+
+def _generation_state(model: Any) -> dict[str, Any]:
+    config = model.generation_config
+    state = {f"actual_{name}": getattr(config, name, None) for name in GENERATION}
+    return state | {"actual_compile": config.compile_config is not None and not config.disable_compile}
+
+
+def _kernel_state(settings: Settings) -> dict[str, Any]:
+    """Which SDPA kernels torch may choose from inside the reading's own context."""
+    if settings.attn_implementation != "sdpa":
+        return {"actual_sdpa_kernels": []}
+    import torch
+
+    with pinned(settings.sdpa_kernel):
+        enabled = [name for name, flag in SDPA_KERNELS.items() if getattr(torch.backends.cuda, flag)()]
+    return {"actual_sdpa_kernels": enabled}
+
 
 FORCED: tuple[Status, str] = ("ok", "length forced by min_new_tokens: a speed row, not a reading")
 STATIC = ("static", "offloaded_static")
@@ -57,7 +151,7 @@ def open_reader(settings: Settings) -> Reader:
         EndpointError: the server that the model_id names does not answer.
     """
     if is_endpoint(settings.model_id):
-        from ocrlab.reading.endpoint import EndpointReader
+        from ocrlab.reading.server_reader import EndpointReader
 
         return EndpointReader(settings)
     return Reader(settings)

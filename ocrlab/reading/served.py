@@ -7,8 +7,8 @@ from typing import Any, Self
 
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
-from ocrlab.reading.outcome import Reading, status_of
 from ocrlab.reading.reader import Reader, in_batches, open_reader, same_load
+from ocrlab.reading.result import Reading, status_of
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.failures import Status
 

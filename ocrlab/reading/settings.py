@@ -3,13 +3,66 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
 
-from ocrlab.reading.address import is_endpoint, parse_address
+PREFIX = "endpoint:"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server answers, and the name that it has for the model."""
+
+    base_url: str
+    model: str
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the server is on this computer."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+
+def is_endpoint(model_id: str) -> bool:
+    """Return whether a model_id names a server's model."""
+    return model_id.startswith(PREFIX)
+
+
+def parse_address(model_id: str) -> Address:
+    """Return where a model_id's server answers and what the model is called there.
+
+    Raises:
+        ValueError: no such form; a user name or password is refused, for a model_id stands in every row.
+    """
+    url, _, model = model_id.removeprefix(PREFIX).partition("#")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if "@" in parts.netloc:
+        raise ValueError(
+            "model_id: the address holds a user name or password, which would stand in every row; leave it out: "
+            "a key is taken from the environment variable OPENAI_API_KEY"
+        )
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or port == 0:
+        raise ValueError(
+            f"model_id={model_id!r}: not an address of the form {PREFIX}http://127.0.0.1:8000/v1#model "
+            f"(http or https, no query)"
+        )
+    if not model.strip():
+        raise ValueError(f"model_id={model_id!r}: name the model after a #; {url.rstrip('/')}/models lists them")
+    return Address(url.rstrip("/"), model)
+
 
 Weights = Literal["pretrained", "dummy"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -195,3 +248,57 @@ def _check_pairs(s: Settings) -> None:
         raise SettingError(
             "compile=True needs cache_implementation='static': a growing cache recompiles at every token"
         )
+
+
+PRESETS = Path(__file__).resolve().parent.parent / "presets"
+
+
+def load_preset(name: str | Path, **changes: Any) -> Settings:
+    """Return the settings of a preset: a name that `preset_names` gives, or a path; `changes` are laid over it.
+
+    Raises:
+        SettingError: no such preset, or a field that is not a setting; the message names the file.
+    """
+    file, variant = _find(name)
+    values = _read(file)
+    variants = values.pop("variants", {})
+    if variants:
+        if variant not in variants:
+            names = ", ".join(f"{file.stem}-{v}" for v in variants)
+            raise SettingError(f"{file}: this preset is for cards of several sizes; give one of {names}")
+        values |= variants[variant]
+    return make_settings(values | changes, where=str(file))
+
+
+def preset_names() -> list[str]:
+    """Return the names of the package's presets, variants as `blackwell-12gb`."""
+    names = []
+    for file in sorted(PRESETS.glob("*.yaml")):
+        variants = _read(file).get("variants", {})
+        names += [f"{file.stem}-{variant}" for variant in variants] or [file.stem]
+    return names
+
+
+def _find(name: str | Path) -> tuple[Path, str]:
+    """Return a preset's file and the variant that its name asks for, or an empty text."""
+    if Path(name).suffix in {".yaml", ".yml"}:
+        file, variant = Path(name), ""
+    else:
+        file, variant = PRESETS / f"{name}.yaml", ""
+        stem, _, last = str(name).rpartition("-")
+        if not file.is_file() and stem and (PRESETS / f"{stem}.yaml").is_file():
+            file, variant = PRESETS / f"{stem}.yaml", last
+    if not file.is_file():
+        known = ", ".join(preset_names())
+        raise SettingError(f"{file}: no such preset; the package has {known}, or give a path to a .yaml file")
+    return file, variant
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f"{file}: not a YAML file ({error}); write one `name: value` a line") from error
+    if not isinstance(values, dict):
+        raise SettingError(f"{file}: a preset holds `name: value` lines, not a {type(values).__name__}")
+    return values

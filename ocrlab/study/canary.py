@@ -16,9 +16,8 @@ from ocrlab.machine.kernels import pinned
 from ocrlab.machine.quarantine import Way, judge_ways, reason_against
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
-from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.served import reader_here
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.settings import Settings, is_endpoint
 from ocrlab.study.divergence import TOP, Generation, compare
 
 if TYPE_CHECKING:

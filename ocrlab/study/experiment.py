@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 
 from ocrlab import paths
 from ocrlab.pages import Page
-from ocrlab.reading.outcome import failed
 from ocrlab.reading.reader import same_load
+from ocrlab.reading.result import failed
 from ocrlab.reading.served import Refused, ServedReader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.records import RecordFile

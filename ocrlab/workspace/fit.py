@@ -9,8 +9,7 @@ from dataclasses import replace
 
 from ocrlab.machine.cards import UnknownCard, card, cards
 from ocrlab.reading.checkpoints import CheckpointError
-from ocrlab.reading.presets import load_preset
-from ocrlab.reading.settings import SettingError, Settings
+from ocrlab.reading.settings import SettingError, Settings, load_preset
 from ocrlab.report.limits import fit_matrix, fit_table
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab import paths
-from ocrlab.reading.address import is_endpoint
-from ocrlab.reading.presets import load_preset
-from ocrlab.reading.settings import SettingError, Settings, field_types, make_settings
+from ocrlab.reading.settings import SettingError, Settings, field_types, is_endpoint, load_preset, make_settings
 
 _NONE = object()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab.machine.describe import Choice
-from ocrlab.reading.address import is_endpoint, parse_address
+from ocrlab.reading.settings import is_endpoint, parse_address
 from ocrlab.workspace.experiments import PROFILES, Experiment
 from ocrlab.workspace.parameters import ParameterError, check, read_parameters, suggest
 

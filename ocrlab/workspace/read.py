@@ -13,8 +13,7 @@ from tqdm import tqdm
 
 from ocrlab.pages import PageError
 from ocrlab.pages.pdf import PDF_DPI
-from ocrlab.reading.address import is_endpoint
-from ocrlab.reading.settings import SettingError, Settings
+from ocrlab.reading.settings import SettingError, Settings, is_endpoint
 from ocrlab.workspace.flags import add_settings, refuse_held, settings_of
 from ocrlab.workspace.interrupt import stop_politely
 from ocrlab.workspace.sources import Sourced, gather

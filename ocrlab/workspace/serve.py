@@ -26,7 +26,7 @@ def add_serve(commands: Any) -> None:
 def _serve(args: argparse.Namespace) -> int:
     from ocrlab.reading.checkpoints import CheckpointError
     from ocrlab.reading.loading import Unsupported
-    from ocrlab.reading.serving import serve
+    from ocrlab.reading.serve import serve
 
     try:
         serve(

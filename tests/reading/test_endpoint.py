@@ -19,16 +19,15 @@ import pytest
 from PIL import ImageChops
 
 from ocrlab.pages import Page, load_pages
-from ocrlab.reading import client
+from ocrlab.reading import server_client as client
 from ocrlab.reading.checkpoints import CheckpointError, locate
-from ocrlab.reading.complaints import EndpointError, Lost
-from ocrlab.reading.dialects import compose
-from ocrlab.reading.endpoint import EndpointReader
 from ocrlab.reading.limits import predict
 from ocrlab.reading.live import LiveReader
 from ocrlab.reading.loading import Unsupported
 from ocrlab.reading.reader import open_reader
-from ocrlab.reading.serving import running_server
+from ocrlab.reading.serve import running_server
+from ocrlab.reading.server_client import EndpointError, Lost
+from ocrlab.reading.server_reader import EndpointReader, compose
 from ocrlab.reading.settings import SettingError, Settings
 from ocrlab.study.canary import held_in_quarantine
 from ocrlab.study.experiment import run_experiment
@@ -393,7 +392,7 @@ def test_a_server_that_cannot_start_says_why(
 def test_a_server_goes_with_what_started_it(served: str, tmp_path: Path) -> None:
     (server,) = [p for p in psutil.Process().children() if "serve" in p.cmdline()]
     assert "--with-parent" in server.cmdline()
-    code = "import threading, time; from ocrlab.reading import serving; serving._end_with_input(); time.sleep(60)"
+    code = "import threading, time; from ocrlab.reading import serve; serve._end_with_input(); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     assert process.poll() is None
     assert process.stdin is not None

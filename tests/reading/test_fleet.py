@@ -20,8 +20,8 @@ import pytest
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading import lane
 from ocrlab.reading.fleet import Fleet, FleetDown
-from ocrlab.reading.outcome import Reading
 from ocrlab.reading.reader import open_reader
+from ocrlab.reading.result import Reading
 from ocrlab.reading.served import Refused
 from ocrlab.reading.settings import Settings
 from ocrlab.study.library import make_batches, plan_items

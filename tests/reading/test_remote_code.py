@@ -8,8 +8,7 @@ import pytest
 
 from ocrlab.pages import load_pages
 from ocrlab.reading.checkpoints import CheckpointError, locate
-from ocrlab.reading.presets import load_preset
-from ocrlab.reading.settings import SettingError, Settings
+from ocrlab.reading.settings import SettingError, Settings, load_preset
 from ocrlab.study.experiment import run_experiment
 from tests.conftest import edit_json
 

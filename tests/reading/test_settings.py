@@ -2,8 +2,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from ocrlab.reading.presets import load_preset, preset_names
-from ocrlab.reading.settings import SettingError, Settings, make_settings
+from ocrlab.reading.settings import SettingError, Settings, load_preset, make_settings, preset_names
 
 
 def test_settings_are_values() -> None:

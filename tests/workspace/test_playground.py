@@ -17,10 +17,9 @@ from ocrlab.machine.cards import Machine, card
 from ocrlab.machine.probes import Probe
 from ocrlab.pages import load_pages
 from ocrlab.reading.live import Seen
-from ocrlab.reading.outcome import Reading
-from ocrlab.reading.presets import load_preset, preset_names
-from ocrlab.reading.settings import Settings
-from ocrlab.reading.sizes import image_tokens
+from ocrlab.reading.loading import image_tokens
+from ocrlab.reading.result import Reading
+from ocrlab.reading.settings import Settings, load_preset, preset_names
 from ocrlab.workspace.playground import shown
 from ocrlab.workspace.playground.comparison import compared
 from ocrlab.workspace.playground.export import cell_source, preset_text

@@ -22,10 +22,9 @@ from typing import IO, Any
 
 from ocrlab import paths
 from ocrlab.machine.describe import choose_device, choose_dtype
-from ocrlab.reading.address import PREFIX
 from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.loading import Unsupported
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.settings import PREFIX, Settings
 
 NEEDED = ("openai", "fastapi", "uvicorn")
 """Modules that `transformers serve` imports; the extra `serve` installs them."""
