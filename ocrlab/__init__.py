@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     import ocrlab.report.plots as plots
     import ocrlab.report.tables as tables
     from ocrlab.pages import Page, load_pages, open_image
-    from ocrlab.reading.reader import Reader, open_reader
+    from ocrlab.reading.open import open_reader
+    from ocrlab.reading.reader import Reader
     from ocrlab.reading.settings import Settings, load_preset
     from ocrlab.scoring import score
     from ocrlab.study.experiment import readings_of, run_experiment
@@ -26,7 +27,7 @@ __all__ = [
 
 _HOMES = {
     "Page": "ocrlab.pages", "load_pages": "ocrlab.pages", "open_image": "ocrlab.pages",
-    "Reader": "ocrlab.reading.reader", "open_reader": "ocrlab.reading.reader",
+    "Reader": "ocrlab.reading.reader", "open_reader": "ocrlab.reading.open",
     "Settings": "ocrlab.reading.settings", "load_preset": "ocrlab.reading.settings",
     "score": "ocrlab.scoring",
     "run_experiment": "ocrlab.study.experiment", "readings_of": "ocrlab.study.experiment",

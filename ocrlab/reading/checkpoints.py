@@ -16,12 +16,9 @@ from typing import Any
 import yaml
 
 from ocrlab import paths
+from ocrlab.reading.families import CONFIGS, FAMILIES, Family
 from ocrlab.reading.settings import Settings, is_endpoint
 
-CONFIGS = Path(__file__).resolve().parent / "configs"
-# Qwen2-VL-Instruct's own template (Apache-2.0): one path serves every size.
-CHAT_TEMPLATE = CONFIGS / "chat_template.jinja"
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -39,6 +36,11 @@ class Checkpoint:
     config: dict[str, Any]
     revision: str
     dummy: bool
+
+    @property
+    def family(self) -> Family:
+        """The table's entry for the config's `model_type`."""
+        return FAMILIES[self.config["model_type"]]
 
 
 def locate(settings: Settings) -> Checkpoint:

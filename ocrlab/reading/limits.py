@@ -6,13 +6,14 @@ batches are read, the vision tower takes its images one after another in eager a
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from ocrlab.machine.cards import CONTEXT_BYTES, Machine
 from ocrlab.reading.checkpoints import CheckpointError, locate
-from ocrlab.reading.loading import BYTES_A_WEIGHT
+from ocrlab.reading.loading import BYTES_PER_WEIGHT
 from ocrlab.reading.settings import Settings
 
 
@@ -55,35 +56,23 @@ def shapes_of(settings: Settings) -> Shapes:
         CheckpointError: no config is at hand, or the family's memory is not modelled.
     """
     try:
-        config = locate(settings).config
+        checkpoint = locate(settings)
     except CheckpointError:
-        config = locate(Settings(model_id=settings.model_id, weights="dummy")).config
-    if config.get("model_type") != "qwen2_vl":
+        checkpoint = locate(Settings(model_id=settings.model_id, weights="dummy"))
+    if not checkpoint.family.memory_modelled:
         raise CheckpointError(
-            f"{settings.model_id}: memory and time are modelled for qwen2_vl only, not {config.get('model_type')!r}; "
+            f"{settings.model_id}: memory and time are not modelled for {checkpoint.config['model_type']}; "
             f"measure it instead"
         )
-    return _shapes(_frozen(config))
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, dict):
-        return tuple(sorted((k, _frozen(v)) for k, v in value.items()))
-    return ("list", *map(_frozen, value)) if isinstance(value, list) else value
-
-
-def _thawed(value: Any) -> Any:
-    if isinstance(value, tuple) and value and value[0] == "list":
-        return [_thawed(v) for v in value[1:]]
-    return {k: _thawed(v) for k, v in value} if isinstance(value, tuple) else value
+    return _shapes(json.dumps(checkpoint.config))
 
 
 @lru_cache(maxsize=8)
-def _shapes(frozen: Any) -> Shapes:
+def _shapes(config_json: str) -> Shapes:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    config: Any = AutoConfig.for_model(**_thawed(frozen))
+    config: Any = AutoConfig.for_model(**json.loads(config_json))
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(config)
     text, vision = config.text_config, config.vision_config
@@ -93,14 +82,31 @@ def _shapes(frozen: Any) -> Shapes:
     embedding = text.vocab_size * text.hidden_size
     cell = vision.patch_size * vision.spatial_merge_size
     return Shapes(
-        Tower(vision.depth, vision.embed_dim, vision.num_heads, vision.num_heads, vision.embed_dim // vision.num_heads,
-              int(vision.embed_dim * vision.mlp_ratio), count["visual"]),
-        Tower(text.num_hidden_layers, text.hidden_size, text.num_attention_heads, text.num_key_value_heads,
-              text.hidden_size // text.num_attention_heads, text.intermediate_size,
-              count["language_model"] - embedding),
-        text.vocab_size, embedding, 0 if config.tie_word_embeddings else embedding,
-        3 * vision.temporal_patch_size * vision.patch_size**2, vision.spatial_merge_size, cell * cell,
-    )  # fmt: skip
+        Tower(
+            vision.depth,
+            vision.embed_dim,
+            vision.num_heads,
+            vision.num_heads,
+            vision.embed_dim // vision.num_heads,
+            int(vision.embed_dim * vision.mlp_ratio),
+            count["visual"],
+        ),
+        Tower(
+            text.num_hidden_layers,
+            text.hidden_size,
+            text.num_attention_heads,
+            text.num_key_value_heads,
+            text.hidden_size // text.num_attention_heads,
+            text.intermediate_size,
+            count["language_model"] - embedding,
+        ),
+        text.vocab_size,
+        embedding,
+        0 if config.tie_word_embeddings else embedding,
+        3 * vision.temporal_patch_size * vision.patch_size**2,
+        vision.spatial_merge_size,
+        cell * cell,
+    )
 
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -193,7 +199,7 @@ def _memory(settings: Settings, shapes: Shapes, image_tokens: int, size: int, on
 
 def _weight_bytes(settings: Settings, parameters: int, size: int) -> int:
     """Bytes of a tower's weights: nearly all of them are in linear layers, which quantization takes."""
-    return round(parameters * BYTES_A_WEIGHT.get(settings.quantization or "", size))
+    return round(parameters * BYTES_PER_WEIGHT.get(settings.quantization or "", size))
 
 
 def score_bytes(settings: Settings, size: int, on_cpu: bool) -> int:

@@ -23,6 +23,7 @@ from typing import IO, Any
 from ocrlab import paths
 from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.reading.checkpoints import locate
+from ocrlab.reading.families import FAMILIES
 from ocrlab.reading.loading import Unsupported
 from ocrlab.reading.settings import PREFIX, Settings
 
@@ -46,7 +47,7 @@ def serve(
     `with_parent` ends it when standard input closes, which happens when the process that started it is gone.
 
     A folder is served under its last name, with device and dtype resolved as for a reader in this process (stock
-    `transformers serve` takes the dtype of the weights' file). Qwen2-VL and Qwen2.5-VL are known.
+    `transformers serve` takes the dtype of the weights' file).
 
     Raises:
         Unsupported: a package that serving needs is missing, or the device is not here.
@@ -74,7 +75,7 @@ def serve(
 
 def register_processor() -> None:
     """Make `AutoProcessor` give Qwen2-VL's processor with the PIL image processor and without videos."""
-    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, Qwen2_5_VLConfig, Qwen2VLConfig
+    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
     from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
     from transformers.processing_utils import ProcessorMixin
 
@@ -91,8 +92,9 @@ def register_processor() -> None:
             images = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
             return cls(images, tokenizer, tokenizer.chat_template)
 
-    for config in (Qwen2VLConfig, Qwen2_5_VLConfig):
-        AutoProcessor.register(config, Processor, exist_ok=True)
+    for model_type, family in FAMILIES.items():
+        if family.served_without_videos:
+            AutoProcessor.register(type(AutoConfig.for_model(model_type)), Processor, exist_ok=True)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def parse_address(model_id: str) -> Address:
     """Return where a model_id's server answers and what the model is called there.
 
     Raises:
-        ValueError: no such form; a user name or password is refused, for a model_id stands in every row.
+        SettingError: no such form; a user name or password is refused, for a model_id stands in every row.
     """
     url, _, model = model_id.removeprefix(PREFIX).partition("#")
     try:
@@ -50,17 +50,17 @@ def parse_address(model_id: str) -> Address:
     except ValueError:
         parts, port = urlsplit(""), None
     if "@" in parts.netloc:
-        raise ValueError(
+        raise SettingError(
             "model_id: the address holds a user name or password, which would stand in every row; leave it out: "
             "a key is taken from the environment variable OPENAI_API_KEY"
         )
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or port == 0:
-        raise ValueError(
+        raise SettingError(
             f"model_id={model_id!r}: not an address of the form {PREFIX}http://127.0.0.1:8000/v1#model "
             f"(http or https, no query)"
         )
     if not model.strip():
-        raise ValueError(f"model_id={model_id!r}: name the model after a #; {url.rstrip('/')}/models lists them")
+        raise SettingError(f"model_id={model_id!r}: name the model after a #; {url.rstrip('/')}/models lists them")
     return Address(url.rstrip("/"), model)
 
 
@@ -73,9 +73,29 @@ CacheImplementation = Literal["dynamic", "static", "offloaded", "offloaded_stati
 
 DEFAULT_PROMPT = "Read the text in the image."
 GENERATION = (
-    "max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams",
-    "repetition_penalty", "no_repeat_ngram_size", "cache_implementation",
-)  # fmt: skip
+    "max_new_tokens",
+    "min_new_tokens",
+    "do_sample",
+    "temperature",
+    "top_p",
+    "top_k",
+    "num_beams",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "cache_implementation",
+)
+"""Settings that `generate` takes."""
+LOAD_SETTINGS = (
+    "model_id",
+    "revision",
+    "trust_remote_code",
+    "weights",
+    "device",
+    "dtype",
+    "quantization",
+    "attn_implementation",
+)
+"""Settings that decide the load of a model; the others can be changed on a loaded one."""
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "weights": get_args(Weights),
     "dtype": get_args(Dtype),
@@ -88,6 +108,10 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 
 class SettingError(ValueError):
     """A setting that cannot be; the message says what can."""
+
+
+class SettingNotApplied(RuntimeError):
+    """A setting did not arrive in the model; the message names what was asked and what is in force."""
 
 
 @dataclass(frozen=True)
@@ -138,15 +162,6 @@ class Settings:
         _check_ranges(self)
         _check_pairs(self)
 
-    def load_kwargs(self) -> dict[str, Any]:
-        """Return what `from_pretrained` is given: attn_implementation (dtype is resolved with the device)."""
-        return {"attn_implementation": self.attn_implementation}
-
-    def pixel_kwargs(self) -> dict[str, int]:
-        """Return the image processor's limits that were asked for, in pixels, under its own names."""
-        named = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
-        return {name: value for name, value in named.items() if value is not None}
-
     def generate_kwargs(self) -> dict[str, Any]:
         """Return the generation settings that were asked for; what is None stays the checkpoint's."""
         return {name: value for name in GENERATION if (value := getattr(self, name)) is not None}
@@ -162,6 +177,17 @@ class Settings:
     def to_yaml(self) -> str:
         """Return the settings as a preset's text."""
         return yaml.safe_dump(self.changed(), sort_keys=False, allow_unicode=True)
+
+
+def same_load(one: Settings, other: Settings) -> bool:
+    """Return whether two settings can share a loaded model."""
+    return all(getattr(one, name) == getattr(other, name) for name in LOAD_SETTINGS)
+
+
+def refuse_another_load(loaded: Settings, asked: Settings) -> None:
+    """Raise ValueError where settings need another load than the one that there is."""
+    if not same_load(loaded, asked):
+        raise ValueError(f"{', '.join(LOAD_SETTINGS)} are fixed by the load: open another reader to change them")
 
 
 def make_settings(values: dict[str, Any], where: str = "settings") -> Settings:
@@ -198,10 +224,9 @@ def _check_type(name: str, value: Any, annotation: str) -> None:
 
 
 def _check_ranges(s: Settings) -> None:
-    for name, low in (
-        ("min_pixels", 1), ("max_pixels", 1), ("max_new_tokens", 1), ("min_new_tokens", 1), ("num_beams", 1),
-        ("top_k", 0), ("no_repeat_ngram_size", 0), ("batch_size", 1), ("seed", 0),
-    ):  # fmt: skip
+    from_one = ("min_pixels", "max_pixels", "max_new_tokens", "min_new_tokens", "num_beams", "batch_size")
+    for name in (*from_one, "top_k", "no_repeat_ngram_size", "seed"):
+        low = int(name in from_one)
         value = getattr(s, name)
         if value is not None and value < low:
             raise SettingError(f"{name}={value} is too small: give {low} or more")
@@ -212,10 +237,7 @@ def _check_ranges(s: Settings) -> None:
     if not s.model_id.strip() or not s.prompt.strip():
         raise SettingError("model_id and prompt must not be empty")
     if is_endpoint(s.model_id):
-        try:
-            parse_address(s.model_id)
-        except ValueError as error:
-            raise SettingError(str(error)) from None
+        parse_address(s.model_id)
     device = s.device.split(":")[0]
     if device not in {"auto", "cpu", "cuda", "mps"}:
         raise SettingError(f"device={s.device!r} is not known: use auto, cpu, cuda, cuda:N or mps")
@@ -284,10 +306,9 @@ def _find(name: str | Path) -> tuple[Path, str]:
     if Path(name).suffix in {".yaml", ".yml"}:
         file, variant = Path(name), ""
     else:
-        file, variant = PRESETS / f"{name}.yaml", ""
         stem, _, last = str(name).rpartition("-")
-        if not file.is_file() and stem and (PRESETS / f"{stem}.yaml").is_file():
-            file, variant = PRESETS / f"{stem}.yaml", last
+        options = (PRESETS / f"{name}.yaml", ""), (PRESETS / f"{stem}.yaml", last)
+        file, variant = next((option for option in options if option[0].is_file()), options[0])
     if not file.is_file():
         known = ", ".join(preset_names())
         raise SettingError(f"{file}: no such preset; the package has {known}, or give a path to a .yaml file")

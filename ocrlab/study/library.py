@@ -9,9 +9,9 @@ from typing import Any
 
 from ocrlab.pages import Page, PageError
 from ocrlab.pages.stores import StoredPage
+from ocrlab.reading.inputs import in_batches
 from ocrlab.reading.lane import Told
 from ocrlab.reading.loading import image_tokens_of
-from ocrlab.reading.reader import in_batches
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring import WITH_TEXT
 from ocrlab.study.records import GOES_ON, RecordError, RecordFile, read_records

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ocrlab import paths
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import locate
+from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.server_reader import revision_at
 from ocrlab.reading.settings import Settings, is_endpoint
-from ocrlab.study.canary import held_in_quarantine
 from ocrlab.study.records import RecordFile
 from ocrlab.study.rows import row_key, row_of
 

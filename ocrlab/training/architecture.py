@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.reading.checkpoints import CHAT_TEMPLATE
+from ocrlab.reading.families import CHAT_TEMPLATE
 from ocrlab.training.sampler import CYRILLIC, EXTRA
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from ocrlab import paths
 from ocrlab.machine.describe import choose_device, choose_dtype, machine_name
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import predict
-from ocrlab.reading.reader import LOAD_SETTINGS
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.settings import LOAD_SETTINGS, Settings
 from ocrlab.study.library import Item
 from ocrlab.study.records import read_records, record_files
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ocrlab import paths
 from ocrlab.pages import load_pages
-from ocrlab.reading.reader import open_reader
+from ocrlab.reading.open import open_reader
 from ocrlab.reading.settings import Settings
 
 TINY = json.loads((paths.MODELS / "tiny" / "config.json").read_text(encoding="utf-8"))

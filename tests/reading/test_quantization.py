@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from ocrlab import paths
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading import loading
-from ocrlab.reading.reader import SettingNotApplied, Unsupported, open_reader
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.loading import Unsupported
+from ocrlab.reading.open import open_reader
+from ocrlab.reading.settings import SettingNotApplied, Settings
 from tests.reading.test_families import IDS, TEXT
 
 
@@ -82,5 +83,5 @@ def test_quantization_that_did_not_happen_stops(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_tests_here_cover_every_kind() -> None:
-    assert set(loading.MODULES) == set(loading.BYTES_A_WEIGHT) == {"int8", "nf4"}
+    assert set(loading.MODULES) == set(loading.BYTES_PER_WEIGHT) == {"int8", "nf4"}
     assert json.dumps(Settings(quantization="nf4").as_dict())

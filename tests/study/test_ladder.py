@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ocrlab.pages import load_pages
-from ocrlab.reading.reader import open_reader
+from ocrlab.reading.open import open_reader
 from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.report import fast
 from ocrlab.study.experiment import readings_of, run_experiment

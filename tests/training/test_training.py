@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ocrlab.paths import MODELS
-from ocrlab.reading.reader import open_reader
+from ocrlab.reading.open import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.training import forward
 from ocrlab.training.architecture import MAX_PIXELS, MIN_PIXELS, save_checkpoint

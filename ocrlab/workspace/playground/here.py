@@ -14,9 +14,9 @@ from ocrlab.machine.cards import Machine, UnknownCard, card, measured_machine
 from ocrlab.machine.describe import choose_device, choose_dtype, describe_machine
 from ocrlab.machine.probes import Case, Probe, run_probes
 from ocrlab.reading.loading import missing_library
+from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.server_reader import refusal
 from ocrlab.reading.settings import SettingError, Settings, is_endpoint
-from ocrlab.study.canary import held_in_quarantine
 
 CACHE = paths.BUILD / "playground-machine.json"
 CASES: tuple[Case, ...] = ("vision", "decode")
