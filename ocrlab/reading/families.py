@@ -146,3 +146,6 @@ FAMILIES = {
     "qwen2_5_vl": Family(cell_sides=(28,), served_without_videos=True),
     "qwen3_vl": Family(cell_sides=(32,)),
 }
+CELL_SIDES = sorted({side for family in FAMILIES.values() for side in family.cell_sides})
+USUAL_SIDE = FAMILIES["qwen2_vl"].cell_sides[0]
+"""The side to reckon with where a server does not let its own be found out."""

@@ -129,6 +129,17 @@ class Prepared:
     prepare_s: float
     wait_s: float
 
+    def costs(self, generate_s: float) -> dict[str, Any]:
+        """Return what a page of the batch has cost once it was read in so many seconds."""
+        pages = len(self.pages)
+        return {
+            "prepare_s": self.prepare_s,
+            "wait_s": self.wait_s,
+            "generate_s": generate_s,
+            "page_s": (self.wait_s + generate_s) / pages,
+            "batch_pages": pages,
+        }
+
 
 def prepare(builder: Builder, prompt: str, pages: Sequence[Page]) -> Prepared:
     """Return the batch made ready; a page that cannot be opened or built costs itself only."""

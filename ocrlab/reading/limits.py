@@ -12,9 +12,15 @@ from functools import lru_cache
 from typing import Any
 
 from ocrlab.machine.cards import CONTEXT_BYTES, Machine
-from ocrlab.reading.checkpoints import CheckpointError, locate
+from ocrlab.reading.checkpoints import CheckpointError, locate_shapes
 from ocrlab.reading.loading import BYTES_PER_WEIGHT
 from ocrlab.reading.settings import Settings
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PROMPT_TOKENS = 32
+"""Text tokens around an image: the chat template and a short prompt."""
+CPU_BUFFERS_BYTES = {4: 3 * 2**20, 2: 7 * 2**20}
+"""What BLAS and the allocator add in a process on a CPU, by the dtype's size; measured here (LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,7 @@ def shapes_of(settings: Settings) -> Shapes:
     Raises:
         CheckpointError: no config is at hand, or the family's memory is not modelled.
     """
-    try:
-        checkpoint = locate(settings)
-    except CheckpointError:
-        checkpoint = locate(Settings(model_id=settings.model_id, weights="dummy"))
+    checkpoint = locate_shapes(settings)
     if not checkpoint.family.memory_modelled:
         raise CheckpointError(
             f"{settings.model_id}: memory and time are not modelled for {checkpoint.config['model_type']}; "
@@ -76,44 +79,18 @@ def _shapes(config_json: str) -> Shapes:
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(config)
     text, vision = config.text_config, config.vision_config
-    count = {
-        part: sum(p.numel() for p in getattr(model.model, part).parameters()) for part in ("visual", "language_model")
-    }
-    embedding = text.vocab_size * text.hidden_size
-    cell = vision.patch_size * vision.spatial_merge_size
-    return Shapes(
-        Tower(
-            vision.depth,
-            vision.embed_dim,
-            vision.num_heads,
-            vision.num_heads,
-            vision.embed_dim // vision.num_heads,
-            int(vision.embed_dim * vision.mlp_ratio),
-            count["visual"],
-        ),
-        Tower(
-            text.num_hidden_layers,
-            text.hidden_size,
-            text.num_attention_heads,
-            text.num_key_value_heads,
-            text.hidden_size // text.num_attention_heads,
-            text.intermediate_size,
-            count["language_model"] - embedding,
-        ),
-        text.vocab_size,
-        embedding,
-        0 if config.tie_word_embeddings else embedding,
-        3 * vision.temporal_patch_size * vision.patch_size**2,
-        vision.spatial_merge_size,
-        cell * cell,
-    )
-
-
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-PROMPT_TOKENS = 32
-"""Text tokens around an image: the chat template and a short prompt."""
-CPU_BUFFERS_BYTES = {4: 3 * 2**20, 2: 7 * 2**20}
-"""What BLAS and the allocator add in a process on a CPU, by the dtype's size; measured here (LOG.md)."""
+    towers = {"visual": model.model.visual, "language_model": model.model.language_model}
+    count = {name: sum(p.numel() for p in tower.parameters()) for name, tower in towers.items()}
+    width, heads = vision.embed_dim, vision.num_heads
+    visual = Tower(vision.depth, width, heads, heads, width // heads, int(width * vision.mlp_ratio), count["visual"])
+    width, heads, keys = text.hidden_size, text.num_attention_heads, text.num_key_value_heads
+    embedding = text.vocab_size * width
+    layers = count["language_model"] - embedding
+    language = Tower(text.num_hidden_layers, width, heads, keys, width // heads, text.intermediate_size, layers)
+    head = 0 if config.tie_word_embeddings else embedding
+    patch, merge = vision.patch_size, vision.spatial_merge_size
+    values = 3 * vision.temporal_patch_size * patch**2
+    return Shapes(visual, language, text.vocab_size, embedding, head, values, merge, (patch * merge) ** 2)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ocrlab.pages import Page
-from ocrlab.reading.checkpoints import Checkpoint, CheckpointError, locate
+from ocrlab.reading.checkpoints import Checkpoint, CheckpointError, locate_shapes
 from ocrlab.reading.inputs import InputBuilder, page_tokens
 from ocrlab.reading.settings import Settings
 
@@ -232,10 +232,7 @@ def token_counter(settings: Settings) -> Callable[[int, int], int]:
     Raises:
         CheckpointError: the model's shapes are not known.
     """
-    try:
-        checkpoint = locate(settings)
-    except CheckpointError:
-        checkpoint = locate(Settings(model_id=settings.model_id, weights="dummy"))
+    checkpoint = locate_shapes(settings)
     family = checkpoint.family
     if checkpoint.dummy or not (checkpoint.folder / "preprocessor_config.json").is_file():
         processor = family.dummy_image_processor(checkpoint.config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from PIL import Image
@@ -133,13 +133,8 @@ class Reader(PageReader):
         from transformers import GenerationConfig
 
         own = self.model.generation_config
-        two = GenerationConfig(
-            min_new_tokens=0,
-            max_new_tokens=2,
-            do_sample=False,
-            eos_token_id=own.eos_token_id,
-            pad_token_id=own.pad_token_id,
-        )
+        ends = {"eos_token_id": own.eos_token_id, "pad_token_id": own.pad_token_id}
+        two = GenerationConfig(min_new_tokens=0, max_new_tokens=2, do_sample=False, **ends)
         tensors = self.tensors(Image.new("RGB", (64, 64), "white"))
         with torch.inference_mode(), pinned(self.settings.sdpa_kernel):
             self.model.generate(**tensors, generation_config=two)
@@ -213,17 +208,8 @@ class Reader(PageReader):
             with meter.around(self.model.get_submodule(self.family.vision)), pinned(self.settings.sdpa_kernel):
                 output = self.model.generate(**tensors, logits_processor=[meter], **self.followers)
             new = output[:, length:].tolist()
-        generate_s = time.perf_counter() - started
+        costs = meter.phases(len(new[0])) | batch.costs(time.perf_counter() - started) | asdict(memory)
         pages = batch.pages
-        costs = meter.phases(len(new[0])) | {
-            "prepare_s": batch.prepare_s,
-            "wait_s": batch.wait_s,
-            "generate_s": generate_s,
-            "page_s": (batch.wait_s + generate_s) / len(pages),
-            "peak_memory_bytes": memory.peak_memory_bytes,
-            "reserved_memory_bytes": memory.reserved_memory_bytes,
-            "batch_pages": len(pages),
-        }
         counts = zip(inputs.image_tokens, inputs.prompt_tokens, strict=True)
         return [
             self._reading(page.id, ids, finite, costs | {"image_tokens": image, "prompt_tokens": prompt})
@@ -244,18 +230,9 @@ class Reader(PageReader):
         text = self.family.clean(self.builder.tokenizer.decode(kept, skip_special_tokens=True))
         forced = self.settings.min_new_tokens is not None and finite
         status, reason = FORCED if forced else judge(text, kept, stop_reason, finite)
-        decode_s = measured["decode_s"]
-        return Reading(
-            page,
-            text,
-            status,
-            reason,
-            stop_reason,
-            tokens=len(kept),
-            token_ids=tuple(kept),
-            tokens_per_second=(len(kept) - 1) / decode_s if decode_s and len(kept) > 1 else None,
-            **measured,
-        )
+        decode_s, tokens = measured["decode_s"], len(kept)
+        measured["tokens_per_second"] = (tokens - 1) / decode_s if decode_s and tokens > 1 else None
+        return Reading(page, text, status, reason, stop_reason, tokens, token_ids=tuple(kept), **measured)
 
 
 def generation_config(own: Any, settings: Settings) -> Any:

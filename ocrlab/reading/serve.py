@@ -39,9 +39,14 @@ def missing_modules() -> str:
 
 
 def serve(
-    model: str, port: int, *, device: str = "auto", dtype: str = "auto", attention: str = "sdpa",
+    model: str,
+    port: int,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    attention: str = "sdpa",
     with_parent: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Serve a model on this computer only until the process is ended; `model` is `tiny`, a folder or a Hub id.
 
     `with_parent` ends it when standard input closes, which happens when the process that started it is gone.
@@ -109,27 +114,22 @@ def running_server(
     if reason := missing_modules():
         raise Unsupported(reason)
     port = _free_port()
-    command = [sys.executable, "-m", "ocrlab", "serve", "--model", model, "--port", str(port), "--with-parent",
-               "--device", device, "--dtype", dtype, "--attn_implementation", attention]  # fmt: skip
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+    command = [sys.executable, "-m", "ocrlab", "serve", "--model", model, "--port", str(port), "--with-parent"]
+    command += ["--device", device, "--dtype", dtype, "--attn_implementation", attention]
+    folder = _folder(model)
+    name = folder.name if folder.is_dir() else model
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log) as process,
+    ):
         try:
             _await(process, port, time.monotonic() + start_s, log)
-            yield f"{PREFIX}http://{HOST}:{port}/v1#{_served_name(model)}"
+            yield f"{PREFIX}http://{HOST}:{port}/v1#{name}"
         finally:
             process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
-
-
-def _served_name(model: str) -> str:
-    folder = _folder(model)
-    return folder.name if folder.is_dir() else model
+            process.kill()
 
 
 def _folder(model: str) -> Path:

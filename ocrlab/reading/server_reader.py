@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 from ocrlab.pages import Page
-from ocrlab.reading.families import FAMILIES, UNLIMITED, resized, tokens_of
+from ocrlab.reading.families import CELL_SIDES, UNLIMITED, USUAL_SIDE, resized, tokens_of
 from ocrlab.reading.inputs import Inputs, Prepared
 from ocrlab.reading.loading import Unsupported
 from ocrlab.reading.page_reader import PageReader
@@ -113,7 +113,7 @@ class ServerInputs:
     @property
     def cell_pixels(self) -> int:
         """Pixels of the resized image behind one image token; Qwen2-VL's where the server's is not known."""
-        return (self.side or FAMILIES["qwen2_vl"].cell_sides[0]) ** 2
+        return (self.side or USUAL_SIDE) ** 2
 
     @property
     def kept(self) -> bool:
@@ -160,7 +160,7 @@ def measured(counts: Sequence[int | None]) -> tuple[int | None, int | None]:
     first, second = counts
     if first is None or second is None:
         return None, None
-    for side in sorted({side for family in FAMILIES.values() for side in family.cell_sides}):
+    for side in CELL_SIDES:
         one, two = (tokens_of(resized(*size, side), side) for size in TRIALS)
         if second - first == two - one and first > one:
             return side, first - one
@@ -261,19 +261,10 @@ class ServerReader(PageReader):
             return list(batch.failures)
         work = (batch.pages, batch.inputs.tensors["urls"], batch.inputs.image_tokens)
         started = time.perf_counter()
-        if len(batch.pages) == 1:  # in this thread, which alone may tell a caller what comes
-            readings = list(map(self._page, *work))
-        else:
-            with ThreadPoolExecutor(len(batch.pages)) as pool:
-                readings = list(pool.map(self._page, *work))
-        generate_s = time.perf_counter() - started
-        costs: dict[str, Any] = {
-            "prepare_s": batch.prepare_s,
-            "wait_s": batch.wait_s,
-            "generate_s": generate_s,
-            "page_s": (batch.wait_s + generate_s) / len(readings),
-            "batch_pages": len(readings),
-        }
+        with ThreadPoolExecutor(len(batch.pages)) as pool:
+            # One page in this thread, which alone may tell a caller what comes.
+            readings = list((pool.map if len(batch.pages) > 1 else map)(self._page, *work))
+        costs = batch.costs(time.perf_counter() - started)
         return [*batch.failures, *(replace(r, **costs) if r.stop_reason else r for r in readings)]
 
     def _page(self, page: Page, url: str, expected: int) -> Reading:
@@ -315,21 +306,11 @@ class ServerReader(PageReader):
         text = answer.text.strip()
         status, reason = FORCED if self.settings.min_new_tokens is not None else judged(text, tokens, stop_reason)
         decode_s = None if answer.first_s is None else answer.last_s - answer.first_s
-        timed = decode_s and tokens > 1
-        return Reading(
-            page.id,
-            text,
-            status,
-            reason,
-            stop_reason,
-            tokens=tokens,
-            image_tokens=image_tokens,
-            prompt_tokens=answer.prompt_tokens or 0,
-            ttft_s=answer.first_s,
-            decode_s=decode_s,
-            tpot_s=decode_s / (tokens - 1) if timed else None,  # type: ignore[operator]
-            tokens_per_second=(tokens - 1) / decode_s if timed else None,  # type: ignore[operator]
-        )
+        phases: dict[str, Any] = {"ttft_s": answer.first_s, "decode_s": decode_s}
+        if decode_s and tokens > 1:
+            phases |= {"tpot_s": decode_s / (tokens - 1), "tokens_per_second": (tokens - 1) / decode_s}
+        prompt_tokens = answer.prompt_tokens or 0
+        return Reading(page.id, text, status, reason, stop_reason, tokens, image_tokens, prompt_tokens, **phases)
 
     def _confirm(self, tokens: int, image_tokens: int, expected: int) -> None:
         settings, pixels = self.settings, image_tokens * self.builder.cell_pixels

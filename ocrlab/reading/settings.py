@@ -73,27 +73,13 @@ CacheImplementation = Literal["dynamic", "static", "offloaded", "offloaded_stati
 
 DEFAULT_PROMPT = "Read the text in the image."
 GENERATION = (
-    "max_new_tokens",
-    "min_new_tokens",
-    "do_sample",
-    "temperature",
-    "top_p",
-    "top_k",
-    "num_beams",
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "cache_implementation",
+    *("max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_p", "top_k"),
+    *("num_beams", "repetition_penalty", "no_repeat_ngram_size", "cache_implementation"),
 )
 """Settings that `generate` takes."""
 LOAD_SETTINGS = (
-    "model_id",
-    "revision",
-    "trust_remote_code",
-    "weights",
-    "device",
-    "dtype",
-    "quantization",
-    "attn_implementation",
+    *("model_id", "revision", "trust_remote_code", "weights"),
+    *("device", "dtype", "quantization", "attn_implementation"),
 )
 """Settings that decide the load of a model; the others can be changed on a loaded one."""
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -206,20 +192,19 @@ def make_settings(values: dict[str, Any], where: str = "settings") -> Settings:
 
 def field_types() -> dict[str, tuple[type, Any]]:
     """Return each setting's plain type and default, for a command line or a form."""
-    plain = {"str": str, "int": int, "float": float, "bool": bool}
-    return {
-        f.name: (plain.get(str(f.type).split(" |")[0], str), None if f.default is MISSING else f.default)
-        for f in fields(Settings)
-    }
+    return {f.name: (_plain_type(str(f.type)), None if f.default is MISSING else f.default) for f in fields(Settings)}
+
+
+def _plain_type(annotation: str) -> type:
+    return {"int": int, "float": float, "bool": bool}.get(annotation.split(" |")[0], str)
 
 
 def _check_type(name: str, value: Any, annotation: str) -> None:
-    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool}
-    base = annotation.split(" |")[0]
     if value is None and "None" in annotation:
         return
-    wanted = kinds.get(base, str)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and base != "bool"):  # type: ignore[arg-type]
+    wanted = _plain_type(annotation)
+    whole = wanted is float and type(value) is int
+    if not (whole or isinstance(value, wanted)) or (isinstance(value, bool) and wanted is not bool):
         raise SettingError(f"{name}={value!r} is a {type(value).__name__}; it takes {annotation}")
 
 
