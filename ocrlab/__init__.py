@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import ocrlab.report.plots as plots
     import ocrlab.report.tables as tables
     from ocrlab.pages import Page, load_pages, open_image
-    from ocrlab.reading.presets import load_preset
-    from ocrlab.reading.reader import Reader, open_reader
-    from ocrlab.reading.settings import Settings
+    from ocrlab.reading.open import open_reader
+    from ocrlab.reading.reader import Reader
+    from ocrlab.reading.settings import Settings, load_preset
     from ocrlab.scoring import score
     from ocrlab.study.experiment import readings_of, run_experiment
     from ocrlab.study.rows import load_rows
@@ -27,8 +27,8 @@ __all__ = [
 
 _HOMES = {
     "Page": "ocrlab.pages", "load_pages": "ocrlab.pages", "open_image": "ocrlab.pages",
-    "Reader": "ocrlab.reading.reader", "open_reader": "ocrlab.reading.reader",
-    "Settings": "ocrlab.reading.settings", "load_preset": "ocrlab.reading.presets",
+    "Reader": "ocrlab.reading.reader", "open_reader": "ocrlab.reading.open",
+    "Settings": "ocrlab.reading.settings", "load_preset": "ocrlab.reading.settings",
     "score": "ocrlab.scoring",
     "run_experiment": "ocrlab.study.experiment", "readings_of": "ocrlab.study.experiment",
     "load_rows": "ocrlab.study.rows",

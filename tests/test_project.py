@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import nbformat
@@ -18,6 +19,10 @@ ROOMS = ["paths", "scoring", "machine", "pages", "reading", "study", "report", "
 FLOORS = {room: floor for floor, room in enumerate(ROOMS)}
 MOVING = {"workspace": "commands"}  # until the last files of the old room have found their places
 SOURCES = sorted((ROOT / "ocrlab").glob("*/**/*.py"))
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+    for file in (ROOT / "ocrlab").rglob("*.py")
+}
 
 
 def _name(requirement: str) -> str:
@@ -59,18 +64,40 @@ def test_what_is_installed_is_what_is_pinned() -> None:
         assert version.split("+")[0] == pin, name
 
 
+def _named(tree: ast.AST) -> set[str]:
+    """Return the modules of the package that a file's imports and strings name, docstrings apart."""
+    names, documented = set(), (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    owners = (node for node in ast.walk(tree) if isinstance(node, documented))
+    prose = {id(node.body[0].value) for node in owners if isinstance(node.body[0], ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from ocrlab.pages import page` names the module and not the room's own file.
+            whole = {f"{node.module}.{a.name}" for a in node.names}
+            names |= whole if whole <= set(MODULES) else {node.module, *whole}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            names |= set(re.findall(r"\bocrlab(?:\.\w+)+", node.value))
+    return {name for name in names if name in MODULES and "." in name}
+
+
 @pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(ROOT)))
 def test_imports_point_down(file: Path) -> None:
     room = file.relative_to(ROOT / "ocrlab").parts[0]
     room = MOVING.get(room, room)
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{a.name}" for a in node.names] if node.module == "ocrlab" else [node.module]
-        assert not any(n.startswith("data.") for n in names), f"{file}: the package imports no recipe"
-        for name in (n for n in names if n.startswith("ocrlab.")):
-            target = MOVING.get(name.split(".")[1], name.split(".")[1])
-            assert target == room or FLOORS[target] < FLOORS[room], f"{file}: {room} imports {name}"
+    for name in _named(ast.parse(file.read_text(encoding="utf-8"))):
+        target = MOVING.get(name.split(".")[1], name.split(".")[1])
+        assert target == room or FLOORS[target] < FLOORS[room], f"{file}: {room} names {name}"
+
+
+def test_no_module_imports_itself_over_others() -> None:
+    graph = {name: _named(ast.parse(file.read_text(encoding="utf-8"))) - {name} for name, file in MODULES.items()}
+    TopologicalSorter({name: found for name, found in graph.items() if "." in name}).prepare()
+
+
+def test_strings_that_name_modules_count_as_imports() -> None:
+    found = _named(ast.parse('"""See ocrlab.study.store."""\nx = ["ocrlab.reading.open", "import ocrlab.paths; go()"]'))
+    assert found == {"ocrlab.reading.open", "ocrlab.paths"}
 
 
 @pytest.mark.parametrize("file", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda f: f.stem)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ocrlab.training.sampler import CYRILLIC, EXTRA
+
 from data.recipes.sampler import CYRILLIC, EXTRA
-from ocrlab.reading.checkpoints import CHAT_TEMPLATE
+from ocrlab.reading.families import CHAT_TEMPLATE
 
 if TYPE_CHECKING:
     from transformers import Qwen2Tokenizer, Qwen2VLForConditionalGeneration

@@ -11,8 +11,7 @@ from textwrap import wrap
 from ocrlab.commands.plan import PlanError, find_run
 from ocrlab.machine.hardware import UnknownCard, card, cards
 from ocrlab.reading.checkpoints import CheckpointError
-from ocrlab.reading.presets import load_preset
-from ocrlab.reading.settings import SettingError, Settings
+from ocrlab.reading.settings import SettingError, Settings, load_preset
 from ocrlab.report.limits import fit_matrix, fit_table
 from ocrlab.study.readiness import check_readiness
 from ocrlab.study.records import RecordError

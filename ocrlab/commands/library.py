@@ -11,9 +11,9 @@ from typing import Any
 from ocrlab.pages import Page, PageError, expand, load_pages
 from ocrlab.pages.load import is_url, place_of
 from ocrlab.pages.remote import StoredPage
-from ocrlab.reading.reader import in_batches
+from ocrlab.reading.inputs import in_batches
+from ocrlab.reading.loading import image_tokens_of
 from ocrlab.reading.settings import Settings
-from ocrlab.reading.sizes import image_tokens_of
 from ocrlab.scoring import WITH_TEXT
 from ocrlab.study.records import GOES_ON, RecordError, RecordFile, read_records
 from ocrlab.study.rows import reading_record, row_key, row_of

@@ -31,14 +31,12 @@ from ocrlab.commands.library import (
 from ocrlab.commands.setting_flags import refuse_held, settings_of
 from ocrlab.machine.describe import choose_device, choose_dtype, machine_name
 from ocrlab.pages import Page, PageError
-from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.cluster import Cluster
 from ocrlab.reading.fleet import Fleet, FleetDown
 from ocrlab.reading.limits import predict
-from ocrlab.reading.reader import LOAD_SETTINGS
 from ocrlab.reading.served import Refused
-from ocrlab.reading.settings import SettingError, Settings
+from ocrlab.reading.settings import LOAD_SETTINGS, SettingError, Settings, is_endpoint
 from ocrlab.scoring import Edits, character_edits, corpus_rate
 from ocrlab.study.records import RecordError, read_records, record_files
 

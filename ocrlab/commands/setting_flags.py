@@ -13,9 +13,7 @@ import yaml
 
 from ocrlab import paths
 from ocrlab.commands.parameters import Yaml
-from ocrlab.reading.address import is_endpoint
-from ocrlab.reading.presets import load_preset
-from ocrlab.reading.settings import SettingError, Settings, field_types, make_settings
+from ocrlab.reading.settings import SettingError, Settings, field_types, is_endpoint, load_preset, make_settings
 
 
 def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
@@ -79,8 +77,8 @@ def _recommended() -> Path:
 
 def refuse_held(settings: Settings, quarantined: bool) -> None:
     """Raise Refused for a setting that the canary holds, unless it was asked for all the same."""
+    from ocrlab.reading.quarantine import held_in_quarantine
     from ocrlab.reading.served import Refused
-    from ocrlab.study.canary import held_in_quarantine
 
     if not quarantined and (reason := held_in_quarantine(settings)):
         raise Refused("unsupported", f"{reason}; use another setting, or --quarantined to read all the same")

@@ -1,4 +1,4 @@
-"""How a worker's process starts: a new Python, or a copy of one that has torch and transformers imported already.
+"""How a worker's process starts: a new Python, or a copy of one that has the caller's modules imported already.
 
 Importing them takes some four seconds of a core, a copy a few hundredths. Not copied is where a driver of an
 accelerator is: what the imports leave of it cannot be told without one, and a CUDA context does not survive a fork.
@@ -15,13 +15,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_IMPORTED = ["ocrlab.reading.served", "torch", "transformers.models.qwen2_vl.modeling_qwen2_vl"]
+_imported: list[str] = []
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, CUDA under WSL, ROCm
 # By torch once it is imported, by us for its profiler, by pytest for each test.
 _SET_WHILE_RUNNING = {
     "KINETO_LOG_LEVEL", "KMP_DUPLICATE_LIB_OK", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "TORCH_WARM_POOL",
 }  # fmt: skip
 _environment: dict[str, str] | None = None
+
+
+def preload(*modules: str) -> None:
+    """Name the modules that a process has imported before it is copied; to be said before there is a worker."""
+    _imported[:] = modules
 
 
 def context(fresh: bool = False) -> Any:
@@ -41,7 +46,7 @@ def context(fresh: bool = False) -> Any:
     if _environment != now:
         return multiprocessing.get_context("spawn")
     copies = multiprocessing.get_context("forkserver")
-    copies.set_forkserver_preload(_IMPORTED)
+    copies.set_forkserver_preload(_imported)
     multiprocessing.resource_tracker.ensure_running()  # which the server starts too, and which unblocks signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # it ignores Ctrl-C only after its imports
     try:

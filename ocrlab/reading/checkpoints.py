@@ -16,13 +16,9 @@ from typing import Any
 import yaml
 
 from ocrlab import paths
-from ocrlab.reading.address import is_endpoint
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.families import CONFIGS, FAMILIES, Family
+from ocrlab.reading.settings import Settings, is_endpoint
 
-CONFIGS = Path(__file__).resolve().parent / "configs"
-# Qwen2-VL-Instruct's own template (Apache-2.0): one path serves every size.
-CHAT_TEMPLATE = CONFIGS / "chat_template.jinja"
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -41,6 +37,11 @@ class Checkpoint:
     revision: str
     dummy: bool
 
+    @property
+    def family(self) -> Family:
+        """The table's entry for the config's `model_type`."""
+        return FAMILIES[self.config["model_type"]]
+
 
 def locate(settings: Settings) -> Checkpoint:
     """Return the checkpoint that the settings name, checked for safety; downloads only a Hub id that was asked for.
@@ -57,11 +58,21 @@ def locate(settings: Settings) -> Checkpoint:
     folder, revision = _folder(settings)
     config = _config(folder)
     _refuse_elsewhere("model_type", config.get("model_type"), settings.model_id)
-    if not settings.trust_remote_code:
-        _refuse_remote_code(config, settings.model_id)
-    _refuse_other_families(config, settings.model_id)
+    _refuse_config(config, settings)
     _refuse_pickles([p.name for p in folder.iterdir()], settings.model_id)
     return Checkpoint(settings.model_id, folder, config, revision or f"sha256:{weights_sha256(folder)[:16]}", False)
+
+
+def locate_shapes(settings: Settings) -> Checkpoint:
+    """Return the settings' checkpoint, or the package's config of such a model where its weights are not here.
+
+    Raises:
+        CheckpointError: neither is at hand.
+    """
+    try:
+        return locate(settings)
+    except CheckpointError:
+        return locate(Settings(model_id=settings.model_id, weights="dummy"))
 
 
 def _folder(settings: Settings) -> tuple[Path, str | None]:
@@ -147,7 +158,7 @@ def _dummy(settings: Settings) -> Checkpoint:
             f"{', '.join(sorted(p.stem for p in CONFIGS.glob('*.json')))}; "
             f"give one of these or a folder with config.json"
         )
-    _refuse_other_families(config, settings.model_id)
+    _refuse_config(config, settings)
     return Checkpoint(settings.model_id, folder, config, "dummy", True)
 
 
@@ -176,21 +187,16 @@ def _refuse_elsewhere(key: str, value: str | None, model_id: str) -> None:
             )
 
 
-def _refuse_remote_code(config: dict[str, Any], model_id: str) -> None:
-    if "auto_map" in config:
+def _refuse_config(config: dict[str, Any], settings: Settings) -> None:
+    known = ", ".join(FAMILIES)
+    if "auto_map" in config and settings.weights != "dummy" and not settings.trust_remote_code:
         raise CheckpointError(
-            f"{model_id}: its config asks to run Python code from its repository (auto_map), which is not allowed; "
-            f"use a model that transformers carries itself ({', '.join(FAMILIES)}), or trust one commit of it: "
+            f"{settings.model_id}: its config asks to run Python code from its repository (auto_map), which is not "
+            f"allowed; use a model that transformers carries itself ({known}), or trust one commit of it: "
             f"trust_remote_code=True with its full hash as revision"
         )
-
-
-def _refuse_other_families(config: dict[str, Any], model_id: str) -> None:
-    if config.get("model_type") not in FAMILIES:
-        raise CheckpointError(
-            f"{model_id}: model_type {config.get('model_type')!r} is not one that "
-            f"the reader knows ({', '.join(FAMILIES)})"
-        )
+    if (found := config.get("model_type")) not in FAMILIES:
+        raise CheckpointError(f"{settings.model_id}: model_type {found!r} is not one that the reader knows ({known})")
 
 
 def _refuse_pickles(names: list[str], model_id: str) -> None:

@@ -13,9 +13,9 @@ from typing import Any, Self
 from ocrlab.pages import Page
 from ocrlab.reading.fleet import Fleet, FleetDown
 from ocrlab.reading.lane import Told
+from ocrlab.reading.loading import image_tokens_of
 from ocrlab.reading.served import Refused
 from ocrlab.reading.settings import Settings
-from ocrlab.reading.sizes import image_tokens_of
 
 MOST_BATCHES = 4
 """How many batches a reader is handed at once: few, so that little is read again when its machine is lost."""

@@ -18,7 +18,7 @@ from typing import Any, Self
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
 from ocrlab.reading.lane import Told, open_lane, read_alone, read_lane
-from ocrlab.reading.outcome import Reading
+from ocrlab.reading.result import Reading
 from ocrlab.reading.served import Refused, ending, opened
 from ocrlab.reading.settings import Settings
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from ocrlab.machine.progress import ask, report, stop_asked
 from ocrlab.pages import Page
-from ocrlab.reading.outcome import Reading
-from ocrlab.reading.prepared import Background, Prepared
-from ocrlab.reading.reader import Reader
+from ocrlab.reading.inputs import Background, Prepared
+from ocrlab.reading.page_reader import PageReader
+from ocrlab.reading.result import Reading
 from ocrlab.reading.served import open_here, reader_here
 from ocrlab.reading.settings import Settings
 
@@ -50,7 +50,7 @@ def read_lane(settings: Settings, processes: int, fewer_pixels: bool) -> None:
             return
 
 
-def _prepared(reader: Reader, processes: int, batches: Iterator[Sequence[Page]]) -> Iterator[Prepared]:
+def _prepared(reader: PageReader, processes: int, batches: Iterator[Sequence[Page]]) -> Iterator[Prepared]:
     """Yield batches made ready by the processes of the last call here, where it ended well and nothing changed."""
     global _background
     held = (reader.builder, reader.settings.prompt, processes)
@@ -68,7 +68,7 @@ def read_alone(settings: Settings, page: Page, fewer_pixels: bool) -> None:
 
 
 def _tell(
-    reader: Reader, settings: Settings, readings: list[Reading], pages: Sequence[Page], fewer_pixels: bool
+    reader: PageReader, settings: Settings, readings: list[Reading], pages: Sequence[Page], fewer_pixels: bool
 ) -> None:
     told = [reading for reading in readings if not (fewer_pixels and reading.status == "oom")]
     if told:
@@ -80,7 +80,7 @@ def _tell(
             reader.apply(settings)
 
 
-def _smaller(reader: Reader, settings: Settings, page: Page, reading: Reading) -> Told:
+def _smaller(reader: PageReader, settings: Settings, page: Page, reading: Reading) -> Told:
     """Read a page that did not fit again at fewer pixels; the settings in force then say how many."""
     most = min(reader.builder.limits()[1], reader.size_of(page) * reader.builder.cell_pixels)
     for part in FEWER_PIXELS:

@@ -6,18 +6,91 @@ batches are read, the vision tower takes its images one after another in eager a
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from ocrlab.machine.hardware import CONTEXT_BYTES, Machine
-from ocrlab.reading.quantization import BYTES_A_WEIGHT
+from ocrlab.reading.checkpoints import CheckpointError, locate_shapes
+from ocrlab.reading.loading import BYTES_PER_WEIGHT
 from ocrlab.reading.settings import Settings
-from ocrlab.reading.shapes import Shapes, Tower, shapes_of
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PROMPT_TOKENS = 32
 """Text tokens around an image: the chat template and a short prompt."""
 CPU_BUFFERS_BYTES = {4: 3 * 2**20, 2: 7 * 2**20}
 """What BLAS and the allocator add in a process on a CPU, by the dtype's size; measured here (LOG.md)."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A stack of layers: their number and width, heads, heads of keys and values, widths of a head and of the MLP."""
+
+    layers: int
+    width: int
+    heads: int
+    key_heads: int
+    head_width: int
+    mlp_width: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Vision tower, text layers, and what lies between, in parameters; `cell_pixels` is one image token's area."""
+
+    vision: Tower
+    text: Tower
+    vocabulary: int
+    embedding_parameters: int
+    head_parameters: int
+    patch_values: int
+    merge: int
+    cell_pixels: int
+
+    @property
+    def parameters(self) -> int:
+        """All parameters; a tied head counts once."""
+        return self.vision.parameters + self.text.parameters + self.embedding_parameters + self.head_parameters
+
+
+def shapes_of(settings: Settings) -> Shapes:
+    """Return the sizes of the settings' model, with the Hub's cache or the package's configs, downloading nothing.
+
+    Raises:
+        CheckpointError: no config is at hand, or the family's memory is not modelled.
+    """
+    checkpoint = locate_shapes(settings)
+    if not checkpoint.family.memory_modelled:
+        raise CheckpointError(
+            f"{settings.model_id}: memory and time are not modelled for {checkpoint.config['model_type']}; "
+            f"measure it instead"
+        )
+    return _shapes(json.dumps(checkpoint.config))
+
+
+@lru_cache(maxsize=8)
+def _shapes(config_json: str) -> Shapes:
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config: Any = AutoConfig.for_model(**json.loads(config_json))
+    with torch.device("meta"):
+        model: Any = AutoModelForImageTextToText.from_config(config)
+    text, vision = config.text_config, config.vision_config
+    towers = {"visual": model.model.visual, "language_model": model.model.language_model}
+    count = {name: sum(p.numel() for p in tower.parameters()) for name, tower in towers.items()}
+    width, heads = vision.embed_dim, vision.num_heads
+    visual = Tower(vision.depth, width, heads, heads, width // heads, int(width * vision.mlp_ratio), count["visual"])
+    width, heads, keys = text.hidden_size, text.num_attention_heads, text.num_key_value_heads
+    embedding = text.vocab_size * width
+    layers = count["language_model"] - embedding
+    language = Tower(text.num_hidden_layers, width, heads, keys, width // heads, text.intermediate_size, layers)
+    head = 0 if config.tie_word_embeddings else embedding
+    patch, merge = vision.patch_size, vision.spatial_merge_size
+    values = 3 * vision.temporal_patch_size * patch**2
+    return Shapes(visual, language, text.vocab_size, embedding, head, values, merge, (patch * merge) ** 2)
 
 
 @dataclass(frozen=True)
@@ -103,7 +176,7 @@ def _memory(settings: Settings, shapes: Shapes, image_tokens: int, size: int, on
 
 def _weight_bytes(settings: Settings, parameters: int, size: int) -> int:
     """Bytes of a tower's weights: nearly all of them are in linear layers, which quantization takes."""
-    return round(parameters * BYTES_A_WEIGHT.get(settings.quantization or "", size))
+    return round(parameters * BYTES_PER_WEIGHT.get(settings.quantization or "", size))
 
 
 def score_bytes(settings: Settings, size: int, on_cpu: bool) -> int:

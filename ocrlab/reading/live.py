@@ -10,11 +10,12 @@ from typing import Any
 from ocrlab.machine.progress import report, stop_asked
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
-from ocrlab.reading.endpoint import EndpointReader
-from ocrlab.reading.outcome import Reading, status_of
-from ocrlab.reading.reader import Reader, same_load
+from ocrlab.reading.open import in_this_process
+from ocrlab.reading.page_reader import PageReader
+from ocrlab.reading.result import Reading, status_of
 from ocrlab.reading.served import ending, reader_here
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.server_reader import ServerReader
+from ocrlab.reading.settings import Settings, same_load
 from ocrlab.scoring.failures import Status
 
 PATIENCE_S = 0.7
@@ -102,9 +103,9 @@ def _read(settings: Settings, page: Page) -> Seen:
     return Seen(reading, reader.actual, reader.load_s)
 
 
-def _followers(reader: Reader) -> dict[str, Any]:
+def _followers(reader: PageReader) -> dict[str, Any]:
     """Return what is called at every token: what reports the text, and what asks whether to stop."""
-    if isinstance(reader, EndpointReader):
+    if isinstance(reader, ServerReader):
         return {"on_text": report, "stop": stop_asked}
     import torch
     from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
@@ -124,6 +125,7 @@ def _followers(reader: Reader) -> dict[str, Any]:
             return ended  # type: ignore[return-value]
 
     followers: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([Asked()])}
-    if reader.model.generation_config.num_beams == 1:
-        followers["streamer"] = Told(reader.builder.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    here = in_this_process(reader)
+    if here.model.generation_config.num_beams == 1:
+        followers["streamer"] = Told(here.builder.tokenizer, skip_prompt=True, skip_special_tokens=True)
     return followers

@@ -18,6 +18,7 @@ import psutil
 if TYPE_CHECKING:
     import torch
 
+_PHASES = ("vision_s", "prefill_s", "decode_s", "ttft_s", "tpot_s")
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -173,12 +174,10 @@ class StepMeter:
 
             torch.cuda.synchronize()
         if not self.marks or not self.vision:
-            return dict.fromkeys(("vision_s", "prefill_s", "decode_s", "ttft_s", "tpot_s"))
+            return dict.fromkeys(_PHASES)
         last = self.marks[min(steps, len(self.marks)) - 1]
         ttft = self.seconds(self.start, self.marks[0])
         vision = self.seconds(self.vision[0], self.vision[1])
         decode = self.seconds(self.marks[0], last)
-        return {
-            "vision_s": vision, "prefill_s": ttft - vision, "decode_s": decode, "ttft_s": ttft,
-            "tpot_s": decode / (steps - 1) if steps > 1 else None,
-        }  # fmt: skip
+        tpot = decode / (steps - 1) if steps > 1 else None
+        return dict(zip(_PHASES, (vision, ttft - vision, decode, ttft, tpot), strict=True))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any, Self, overload
+from dataclasses import asdict, replace
+from typing import Any
 
 from PIL import Image
 
@@ -13,82 +13,57 @@ from ocrlab.machine.attention import pinned
 from ocrlab.machine.death import sticky
 from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.pages import Page
-from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.checkpoints import locate
-from ocrlab.reading.confirm import confirm, generation_config
-from ocrlab.reading.inputs import Inputs, page_tokens
-from ocrlab.reading.loading import Unsupported, load, refuse_missing_attention
-from ocrlab.reading.meter import Memory, MemoryMeter, StepMeter
-from ocrlab.reading.outcome import Reading, failed, status_of
-from ocrlab.reading.prepared import Prepared, prepare
-from ocrlab.reading.quantization import missing_library, stored_bytes
-from ocrlab.reading.settings import Settings
-from ocrlab.reading.trace import NotFinite, Trace, tracing
-from ocrlab.scoring.failures import Status, StopReason, judge
+from ocrlab.reading.inputs import Inputs, Prepared, prepare
+from ocrlab.reading.loading import Unsupported, load, quantization_of, refuse_before_loading, stored_bytes
+from ocrlab.reading.meter import MemoryMeter, StepMeter
+from ocrlab.reading.nonfinite import NotFinite, Trace, tracing
+from ocrlab.reading.page_reader import PageReader
+from ocrlab.reading.result import FORCED, Reading, failed, status_of
+from ocrlab.reading.settings import GENERATION, SettingNotApplied, Settings, refuse_another_load
+from ocrlab.scoring.failures import StopReason, judge
 
-FORCED: tuple[Status, str] = ("ok", "length forced by min_new_tokens: a speed row, not a reading")
+SDPA_KERNELS = {
+    "flash": "flash_sdp_enabled",
+    "efficient": "mem_efficient_sdp_enabled",
+    "math": "math_sdp_enabled",
+    "cudnn": "cudnn_sdp_enabled",
+}
 STATIC = ("static", "offloaded_static")
 CACHE_STEP = 256
 """Static caches are made for a multiple of this many tokens."""
-LOAD_SETTINGS = ("model_id", "revision", "trust_remote_code", "weights", "device", "dtype", "quantization",
-                 "attn_implementation")  # fmt: skip
 
 
-def same_load(one: Settings, other: Settings) -> bool:
-    """Return whether two settings can share a loaded model."""
-    return all(getattr(one, name) == getattr(other, name) for name in LOAD_SETTINGS)
-
-
-def in_batches(pages: Sequence[Page], batch_size: int, sizes: Sequence[int] | None = None) -> list[Sequence[Page]]:
-    """Return the pages in batches as they come, or by `sizes` (image tokens): like together, the largest first."""
-    if sizes is not None:
-        by_size = sorted(zip(sizes, pages, strict=True), key=lambda pair: pair[0], reverse=True)
-        pages = [page for _, page in by_size]
-    return [pages[start : start + batch_size] for start in range(0, len(pages), batch_size)]
-
-
-def open_reader(settings: Settings) -> Reader:
-    """Return a loaded reader whose settings are confirmed; use it as a context manager to free the model.
+class Reader(PageReader):
+    """A model loaded in this process, with its settings in force.
 
     Raises:
-        CheckpointError: the model cannot be had or must not be loaded.
-        Unsupported: the device, dtype or attention cannot run here.
-        SettingNotApplied: a setting did not arrive.
-        EndpointError: the server that the model_id names does not answer.
-    """
-    if is_endpoint(settings.model_id):
-        from ocrlab.reading.endpoint import EndpointReader
-
-        return EndpointReader(settings)
-    return Reader(settings)
-
-
-class Reader:
-    """A loaded model with its settings in force.
-
-    `actual` holds every setting as read back, `load_s` the seconds from nothing to confirmed, `weight_bytes` the
-    parameters' size.
+        CheckpointError, Unsupported, SettingNotApplied: as `open_reader` does.
     """
 
     def __init__(self, settings: Settings) -> None:
         started = time.perf_counter()
         self.settings = settings
-        self.followers: dict[str, Any] = {}  # a streamer and stopping criteria, while somebody looks on (`live`)
+        self.followers = {}  # a streamer and stopping criteria, while somebody looks on
         try:
             self.device = choose_device(settings.device).value
         except ValueError as error:
             raise Unsupported(str(error)) from error
         self.dtype = choose_dtype(settings.dtype, self.device).value
-        refuse_missing_attention(settings, self.device, self.dtype)
-        if reason := missing_library(settings):
-            raise Unsupported(reason)
+        refuse_before_loading(settings, self.device, self.dtype)
         self.checkpoint = locate(settings)
-        self.model, self.builder = load(settings, self.checkpoint, self.device, self.dtype)
-        self._own = (self.model.generation_config, dict(self.builder.image_processor.size))
+        self.family = self.checkpoint.family
+        self.model, self._builder = load(settings, self.checkpoint, self.device, self.dtype)
+        self._own_generation = self.model.generation_config
         self.weight_bytes = stored_bytes(self.model)
         self.apply(settings)
         self.load_s = time.perf_counter() - started
         self._warm_up()
+
+    @property
+    def builder(self) -> Any:
+        """The checkpoint's `InputBuilder`."""
+        return self._builder
 
     def apply(self, settings: Settings) -> None:
         """Put other settings in force on the loaded model: any but those that decide the load.
@@ -97,16 +72,60 @@ class Reader:
             ValueError: a setting that decides the load differs; open another reader.
             SettingNotApplied: a setting did not arrive.
         """
-        if not same_load(self.settings, settings):
-            raise ValueError(f"{', '.join(LOAD_SETTINGS)} are fixed by the load: open another reader to change them")
-        generation, size = self._own
+        refuse_another_load(self.settings, settings)
         self.settings = settings
-        self.model.generation_config = generation_config(generation, settings)
-        self.builder.image_processor.size = {**size, **settings.pixel_kwargs()}
+        self.model.generation_config = generation_config(self._own_generation, settings)
+        self.builder.set_limits(settings.min_pixels, settings.max_pixels)
         vars(self.model).pop("_previous_max_cache_length", None)  # or a static cache stays as long as the longest ever
-        self.actual = confirm(settings, self.model, self.builder, self.device, self.dtype)
-        self.actual |= {"actual_revision": self.checkpoint.revision, "actual_weights": settings.weights}
+        self.actual = self._confirm()
         self._memory = MemoryMeter(self.device)
+
+    def _confirm(self) -> dict[str, Any]:
+        """Return every setting in force as `actual_*`; SettingNotApplied where one is not what was asked."""
+        settings = self.settings
+        attention = settings.attn_implementation
+        actual = self._in_force()
+        wanted: dict[str, Any] = settings.as_dict() | {
+            "device": "cuda:0" if self.device == "cuda" else self.device,
+            "dtype": self.dtype,
+            "vision_attn_implementation": attention,
+            "sdpa_kernels": [settings.sdpa_kernel] if settings.sdpa_kernel else None,
+        }
+        for name, value in actual.items():
+            asked = wanted[name]
+            if asked is not None and value != asked:
+                raise SettingNotApplied(
+                    f"{name}: asked for {asked!r}, but {value!r} is in force; "
+                    f"nothing was read. Ask for a value that {settings.model_id} can take"
+                )
+        actual |= {"revision": self.checkpoint.revision, "weights": settings.weights}
+        return {f"actual_{name}": value for name, value in actual.items()}
+
+    def _in_force(self) -> dict[str, Any]:
+        """Return the settings as the model, its configs, the image processor and torch have them."""
+        model, generation = self.model, self.model.generation_config
+        low, high = self.builder.limits()
+        return {
+            "dtype": _joined(p.dtype for p in model.parameters() if p.is_floating_point()),
+            "device": _joined(p.device for p in model.parameters()),
+            "quantization": quantization_of(model),
+            "attn_implementation": model.get_submodule(self.family.language).config._attn_implementation,
+            "vision_attn_implementation": model.get_submodule(self.family.vision).config._attn_implementation,
+            "min_pixels": low,
+            "max_pixels": high,
+            **{name: getattr(generation, name, None) for name in GENERATION},
+            "compile": generation.compile_config is not None and not generation.disable_compile,
+            "sdpa_kernels": self._kernels(),
+        }
+
+    def _kernels(self) -> list[str]:
+        """Return the SDPA kernels that torch may choose from inside the reading's own context."""
+        if self.settings.attn_implementation != "sdpa":
+            return []
+        import torch
+
+        with pinned(self.settings.sdpa_kernel):
+            return [name for name, flag in SDPA_KERNELS.items() if getattr(torch.backends.cuda, flag)()]
 
     def _warm_up(self) -> None:
         """Read two tokens of a blank image, so that no page pays for what libraries set up once and keep."""
@@ -114,56 +133,28 @@ class Reader:
         from transformers import GenerationConfig
 
         own = self.model.generation_config
-        two = GenerationConfig(
-            min_new_tokens=0,
-            max_new_tokens=2,
-            do_sample=False,
-            eos_token_id=own.eos_token_id,
-            pad_token_id=own.pad_token_id,
-        )
+        ends = {"eos_token_id": own.eos_token_id, "pad_token_id": own.pad_token_id}
+        two = GenerationConfig(min_new_tokens=0, max_new_tokens=2, do_sample=False, **ends)
         tensors = self.tensors(Image.new("RGB", (64, 64), "white"))
         with torch.inference_mode(), pinned(self.settings.sdpa_kernel):
             self.model.generate(**tensors, generation_config=two)
         self._memory = MemoryMeter(self.device)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Free the model and, on CUDA, the memory it held."""
         del self.model
+        self._empty_cache()
+
+    def _empty_cache(self) -> None:
         if self.device.startswith("cuda"):
             import torch
 
             torch.cuda.empty_cache()
 
-    @overload
-    def read(self, pages: Page) -> Reading: ...
-    @overload
-    def read(self, pages: Sequence[Page]) -> list[Reading]: ...
-    def read(self, pages: Page | Sequence[Page]) -> Reading | list[Reading]:
-        """Return the reading of a page, or of each page in the order given; a bad page is a reading that says so."""
-        if isinstance(pages, Page):
-            return next(self.stream([pages]))
-        readings = {reading.page: reading for reading in self.stream(pages)}
-        return [readings[page.id] for page in pages]
-
-    def stream(self, pages: Sequence[Page]) -> Iterator[Reading]:
-        """Yield readings as batches end; with a batch size above one, pages of like size together, the largest first.
-
-        So what does not fit shows at once, and a static cache need not grow (and its step not be compiled) again.
-        """
-        size = self.settings.batch_size
-        sizes = [self.size_of(page) for page in pages] if 1 < size < len(pages) else None
-        for batch in in_batches(pages, size, sizes):
-            yield from self.read_prepared(prepare(self.builder, self.settings.prompt, batch))
-
-    def read_prepared(self, batch: Prepared) -> list[Reading]:
-        """Return the readings of a batch that `prepared` made ready for this reader's settings."""
-        return [*batch.failures, *(self._read_batch(batch) if batch.pages else ())]
+    def tensors(self, image: Image.Image) -> dict[str, Any]:
+        """Return what `generate` takes for one image and the prompt in force, on the reader's device."""
+        built = self.builder.build([image], self.settings.prompt)
+        return {name: tensor.to(self.device) for name, tensor in built.tensors.items()}
 
     def trace_nonfinite(self, page: Page) -> Trace | None:
         """Read a page greedily and return where the first NaN or infinity arose, or None where all stayed finite.
@@ -180,26 +171,18 @@ class Reader:
                 return found.trace
         return None
 
-    def tensors(self, image: Image.Image) -> dict[str, Any]:
-        """Return what `generate` takes for one image and the prompt in force, on the reader's device."""
-        built = self.builder.build([image], self.settings.prompt)
-        return {name: tensor.to(self.device) for name, tensor in built.tensors.items()}
+    def read_prepared(self, batch: Prepared) -> list[Reading]:
+        """Return the readings of a batch that `prepare` made ready for the settings in force."""
+        return [*batch.failures, *(self._read_batch(batch, batch.inputs) if batch.inputs else ())]
 
-    def size_of(self, page: Page) -> int:
-        """Return a page's image tokens under the settings in force, from its header alone; 0 where that fails."""
-        return page_tokens(page, self.builder.count)
-
-    def _read_batch(self, batch: Prepared) -> list[Reading]:
+    def _read_batch(self, batch: Prepared, inputs: Inputs) -> list[Reading]:
         pages = batch.pages
         try:
-            return self._generate(batch)
+            return self._generate(batch, inputs)
         except Exception as error:  # the boundary where any failure of a model becomes data
             if sticky(str(error)):
-                raise  # this process can read nothing more: `served` replaces it
-            if self.device.startswith("cuda"):
-                import torch
-
-                torch.cuda.empty_cache()
+                raise  # this process can read nothing more and must be replaced
+            self._empty_cache()
             if len(pages) == 1:
                 return [failed(pages[0].id, error)]
             status = status_of(error)[0]
@@ -210,55 +193,66 @@ class Reader:
         again = [reading for half in halves for reading in self.read_prepared(half)]
         return [replace(r, retried=r.retried or f"{note}, read in one of {r.batch_pages}") for r in again]
 
-    def _generate(self, batch: Prepared) -> list[Reading]:
+    def _generate(self, batch: Prepared, inputs: Inputs) -> list[Reading]:
         import torch
 
-        inputs = batch.inputs
-        assert inputs is not None
         if self.model.generation_config.do_sample:
             torch.manual_seed(self.settings.seed)  # some 0.2 ms, which a greedy reading need not pay
         started = time.perf_counter()
         with torch.inference_mode(), self._memory.measure() as memory:
             tensors = {name: tensor.to(self.device) for name, tensor in inputs.tensors.items()}
+            length = tensors["input_ids"].shape[1]
             if self.settings.cache_implementation in STATIC:
-                self.model.generation_config.max_cache_len = self._cache_length(tensors["input_ids"].shape[1])
+                self.model.generation_config.max_cache_len = self._cache_length(length)
             meter = StepMeter(self.device)
-            with meter.around(self.model.model.visual), pinned(self.settings.sdpa_kernel):
+            with meter.around(self.model.get_submodule(self.family.vision)), pinned(self.settings.sdpa_kernel):
                 output = self.model.generate(**tensors, logits_processor=[meter], **self.followers)
-            new = output[:, tensors["input_ids"].shape[1] :].tolist()
-        generate_s = time.perf_counter() - started
+            new = output[:, length:].tolist()
+        costs = meter.phases(len(new[0])) | batch.costs(time.perf_counter() - started) | asdict(memory)
         pages = batch.pages
-        finite = meter.finite(len(pages))
-        costs = meter.phases(len(new[0])) | {
-            "prepare_s": batch.prepare_s, "wait_s": batch.wait_s, "generate_s": generate_s,
-            "page_s": (batch.wait_s + generate_s) / len(pages),
-        }  # fmt: skip
-        return [self._reading(page, new[i], inputs, i, costs, memory, finite[i]) for i, page in enumerate(pages)]
+        counts = zip(inputs.image_tokens, inputs.prompt_tokens, strict=True)
+        return [
+            self._reading(page.id, ids, finite, costs | {"image_tokens": image, "prompt_tokens": prompt})
+            for page, ids, finite, (image, prompt) in zip(pages, new, meter.finite(len(pages)), counts, strict=True)
+        ]
 
     def _cache_length(self, prompt_tokens: int) -> int:
         """Round up what a batch needs: a cache of another length makes torch compile the step again (7 s; LOG.md)."""
         needed = prompt_tokens + self.model.generation_config.max_new_tokens
         return -(-needed // CACHE_STEP) * CACHE_STEP
 
-    def _reading(
-        self, page: Page, ids: list[int], inputs: Inputs, index: int, costs: dict[str, Any], memory: Memory,
-        finite: bool,
-    ) -> Reading:  # fmt: skip
+    def _reading(self, page: str, ids: list[int], finite: bool, measured: dict[str, Any]) -> Reading:
         ends = self.model.generation_config.eos_token_id
         ends = {ends} if isinstance(ends, int) else set(ends or ())
         length = next((i for i, token in enumerate(ids) if token in ends), None)
         stop_reason: StopReason = "length" if length is None else "eos"
         kept = ids[:length]  # a batch's padding may follow the end
-        text = self.builder.tokenizer.decode(kept, skip_special_tokens=True).strip()
-        if self.settings.min_new_tokens is not None and finite:
-            status, reason = FORCED
-        else:
-            status, reason = judge(text, kept, stop_reason, finite)
-        decode_s = costs["decode_s"]
-        return Reading(
-            page=page.id, text=text, status=status, reason=reason, stop_reason=stop_reason, tokens=len(kept),
-            image_tokens=inputs.image_tokens[index], prompt_tokens=inputs.prompt_tokens[index],
-            tokens_per_second=(len(kept) - 1) / decode_s if decode_s and len(kept) > 1 else None,
-            peak_memory_bytes=memory.peak_memory_bytes, reserved_memory_bytes=memory.reserved_memory_bytes,
-            batch_pages=len(inputs.image_tokens), token_ids=tuple(kept), **costs,
-        )  # fmt: skip
+        text = self.family.clean(self.builder.tokenizer.decode(kept, skip_special_tokens=True))
+        forced = self.settings.min_new_tokens is not None and finite
+        status, reason = FORCED if forced else judge(text, kept, stop_reason, finite)
+        decode_s, tokens = measured["decode_s"], len(kept)
+        measured["tokens_per_second"] = (tokens - 1) / decode_s if decode_s and tokens > 1 else None
+        return Reading(page, text, status, reason, stop_reason, tokens, token_ids=tuple(kept), **measured)
+
+
+def generation_config(own: Any, settings: Settings) -> Any:
+    """Return the checkpoint's generation config with the asked settings laid over it.
+
+    When greedy, the checkpoint's sampling values are dropped: they would be ignored, and look as if in force.
+    """
+    config = copy.deepcopy(own)
+    config.update(**settings.generate_kwargs())
+    if not config.do_sample:
+        config.temperature = config.top_p = config.top_k = None
+    config.max_length = None
+    config.compile_config, config.disable_compile = None, not settings.compile
+    if settings.compile:
+        from transformers.generation.configuration_utils import CompileConfig
+
+        config.compile_config = CompileConfig()
+        config.compile_config._compile_all_devices = True
+    return config
+
+
+def _joined(values: Any) -> str:
+    return "+".join(sorted({str(value).removeprefix("torch.") for value in values}))

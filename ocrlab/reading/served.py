@@ -7,9 +7,11 @@ from typing import Any, Self
 
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
-from ocrlab.reading.outcome import Reading, status_of
-from ocrlab.reading.reader import Reader, in_batches, open_reader, same_load
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.inputs import in_batches
+from ocrlab.reading.open import open_reader
+from ocrlab.reading.page_reader import PageReader
+from ocrlab.reading.result import Reading, status_of
+from ocrlab.reading.settings import Settings, same_load
 from ocrlab.scoring.failures import Status
 
 DEATHS: dict[str, Status] = {"oom": "oom", "timeout": "timeout"}
@@ -20,7 +22,7 @@ def ending(outcome: Outcome) -> Status:
     return DEATHS.get(outcome.kind, "crashed" if outcome.fatal else "error")
 
 
-_reader: Reader | None = None  # in the worker's process: the model that stays for the next page
+_reader: PageReader | None = None  # in the worker's process: the model that stays for the next page
 
 
 class Refused(RuntimeError):
@@ -105,7 +107,7 @@ def opened(outcome: Outcome) -> tuple[dict[str, Any], float]:
     return outcome.value["actual"], outcome.value["load_s"]
 
 
-def reader_here(settings: Settings) -> Reader:
+def reader_here(settings: Settings) -> PageReader:
     """Return this process's reader with settings in force; a model is loaded only where they need another one."""
     global _reader
     if _reader is not None and same_load(_reader.settings, settings):

@@ -3,13 +3,66 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
 
-from ocrlab.reading.address import is_endpoint, parse_address
+PREFIX = "endpoint:"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server answers, and the name that it has for the model."""
+
+    base_url: str
+    model: str
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the server is on this computer."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+
+def is_endpoint(model_id: str) -> bool:
+    """Return whether a model_id names a server's model."""
+    return model_id.startswith(PREFIX)
+
+
+def parse_address(model_id: str) -> Address:
+    """Return where a model_id's server answers and what the model is called there.
+
+    Raises:
+        SettingError: no such form; a user name or password is refused, for a model_id stands in every row.
+    """
+    url, _, model = model_id.removeprefix(PREFIX).partition("#")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if "@" in parts.netloc:
+        raise SettingError(
+            "model_id: the address holds a user name or password, which would stand in every row; leave it out: "
+            "a key is taken from the environment variable OPENAI_API_KEY"
+        )
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or port == 0:
+        raise SettingError(
+            f"model_id={model_id!r}: not an address of the form {PREFIX}http://127.0.0.1:8000/v1#model "
+            f"(http or https, no query)"
+        )
+    if not model.strip():
+        raise SettingError(f"model_id={model_id!r}: name the model after a #; {url.rstrip('/')}/models lists them")
+    return Address(url.rstrip("/"), model)
+
 
 Weights = Literal["pretrained", "dummy"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -20,9 +73,15 @@ CacheImplementation = Literal["dynamic", "static", "offloaded", "offloaded_stati
 
 DEFAULT_PROMPT = "Read the text in the image."
 GENERATION = (
-    "max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams",
-    "repetition_penalty", "no_repeat_ngram_size", "cache_implementation",
-)  # fmt: skip
+    *("max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_p", "top_k"),
+    *("num_beams", "repetition_penalty", "no_repeat_ngram_size", "cache_implementation"),
+)
+"""Settings that `generate` takes."""
+LOAD_SETTINGS = (
+    *("model_id", "revision", "trust_remote_code", "weights"),
+    *("device", "dtype", "quantization", "attn_implementation"),
+)
+"""Settings that decide the load of a model; the others can be changed on a loaded one."""
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "weights": get_args(Weights),
     "dtype": get_args(Dtype),
@@ -35,6 +94,10 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 
 class SettingError(ValueError):
     """A setting that cannot be; the message says what can."""
+
+
+class SettingNotApplied(RuntimeError):
+    """A setting did not arrive in the model; the message names what was asked and what is in force."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +148,6 @@ class Settings:
         _check_ranges(self)
         _check_pairs(self)
 
-    def load_kwargs(self) -> dict[str, Any]:
-        """Return what `from_pretrained` is given: attn_implementation (dtype is resolved with the device)."""
-        return {"attn_implementation": self.attn_implementation}
-
-    def pixel_kwargs(self) -> dict[str, int]:
-        """Return the image processor's limits that were asked for, in pixels, under its own names."""
-        named = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
-        return {name: value for name, value in named.items() if value is not None}
-
     def generate_kwargs(self) -> dict[str, Any]:
         """Return the generation settings that were asked for; what is None stays the checkpoint's."""
         return {name: value for name in GENERATION if (value := getattr(self, name)) is not None}
@@ -109,6 +163,17 @@ class Settings:
     def to_yaml(self) -> str:
         """Return the settings as a preset's text."""
         return yaml.safe_dump(self.changed(), sort_keys=False, allow_unicode=True)
+
+
+def same_load(one: Settings, other: Settings) -> bool:
+    """Return whether two settings can share a loaded model."""
+    return all(getattr(one, name) == getattr(other, name) for name in LOAD_SETTINGS)
+
+
+def refuse_another_load(loaded: Settings, asked: Settings) -> None:
+    """Raise ValueError where settings need another load than the one that there is."""
+    if not same_load(loaded, asked):
+        raise ValueError(f"{', '.join(LOAD_SETTINGS)} are fixed by the load: open another reader to change them")
 
 
 def make_settings(values: dict[str, Any], where: str = "settings") -> Settings:
@@ -127,28 +192,26 @@ def make_settings(values: dict[str, Any], where: str = "settings") -> Settings:
 
 def field_types() -> dict[str, tuple[type, Any]]:
     """Return each setting's plain type and default, for a command line or a form."""
-    plain = {"str": str, "int": int, "float": float, "bool": bool}
-    return {
-        f.name: (plain.get(str(f.type).split(" |")[0], str), None if f.default is MISSING else f.default)
-        for f in fields(Settings)
-    }
+    return {f.name: (_plain_type(str(f.type)), None if f.default is MISSING else f.default) for f in fields(Settings)}
+
+
+def _plain_type(annotation: str) -> type:
+    return {"int": int, "float": float, "bool": bool}.get(annotation.split(" |")[0], str)
 
 
 def _check_type(name: str, value: Any, annotation: str) -> None:
-    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool}
-    base = annotation.split(" |")[0]
     if value is None and "None" in annotation:
         return
-    wanted = kinds.get(base, str)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and base != "bool"):  # type: ignore[arg-type]
+    wanted = _plain_type(annotation)
+    whole = wanted is float and type(value) is int
+    if not (whole or isinstance(value, wanted)) or (isinstance(value, bool) and wanted is not bool):
         raise SettingError(f"{name}={value!r} is a {type(value).__name__}; it takes {annotation}")
 
 
 def _check_ranges(s: Settings) -> None:
-    for name, low in (
-        ("min_pixels", 1), ("max_pixels", 1), ("max_new_tokens", 1), ("min_new_tokens", 1), ("num_beams", 1),
-        ("top_k", 0), ("no_repeat_ngram_size", 0), ("batch_size", 1), ("seed", 0),
-    ):  # fmt: skip
+    from_one = ("min_pixels", "max_pixels", "max_new_tokens", "min_new_tokens", "num_beams", "batch_size")
+    for name in (*from_one, "top_k", "no_repeat_ngram_size", "seed"):
+        low = int(name in from_one)
         value = getattr(s, name)
         if value is not None and value < low:
             raise SettingError(f"{name}={value} is too small: give {low} or more")
@@ -159,10 +222,7 @@ def _check_ranges(s: Settings) -> None:
     if not s.model_id.strip() or not s.prompt.strip():
         raise SettingError("model_id and prompt must not be empty")
     if is_endpoint(s.model_id):
-        try:
-            parse_address(s.model_id)
-        except ValueError as error:
-            raise SettingError(str(error)) from None
+        parse_address(s.model_id)
     device = s.device.split(":")[0]
     if device not in {"auto", "cpu", "cuda", "mps"}:
         raise SettingError(f"device={s.device!r} is not known: use auto, cpu, cuda, cuda:N or mps")
@@ -195,3 +255,56 @@ def _check_pairs(s: Settings) -> None:
         raise SettingError(
             "compile=True needs cache_implementation='static': a growing cache recompiles at every token"
         )
+
+
+PRESETS = Path(__file__).resolve().parent.parent / "presets"
+
+
+def load_preset(name: str | Path, **changes: Any) -> Settings:
+    """Return the settings of a preset: a name that `preset_names` gives, or a path; `changes` are laid over it.
+
+    Raises:
+        SettingError: no such preset, or a field that is not a setting; the message names the file.
+    """
+    file, variant = _find(name)
+    values = _read(file)
+    variants = values.pop("variants", {})
+    if variants:
+        if variant not in variants:
+            names = ", ".join(f"{file.stem}-{v}" for v in variants)
+            raise SettingError(f"{file}: this preset is for cards of several sizes; give one of {names}")
+        values |= variants[variant]
+    return make_settings(values | changes, where=str(file))
+
+
+def preset_names() -> list[str]:
+    """Return the names of the package's presets, variants as `blackwell-12gb`."""
+    names = []
+    for file in sorted(PRESETS.glob("*.yaml")):
+        variants = _read(file).get("variants", {})
+        names += [f"{file.stem}-{variant}" for variant in variants] or [file.stem]
+    return names
+
+
+def _find(name: str | Path) -> tuple[Path, str]:
+    """Return a preset's file and the variant that its name asks for, or an empty text."""
+    if Path(name).suffix in {".yaml", ".yml"}:
+        file, variant = Path(name), ""
+    else:
+        stem, _, last = str(name).rpartition("-")
+        options = (PRESETS / f"{name}.yaml", ""), (PRESETS / f"{stem}.yaml", last)
+        file, variant = next((option for option in options if option[0].is_file()), options[0])
+    if not file.is_file():
+        known = ", ".join(preset_names())
+        raise SettingError(f"{file}: no such preset; the package has {known}, or give a path to a .yaml file")
+    return file, variant
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f"{file}: not a YAML file ({error}); write one `name: value` a line") from error
+    if not isinstance(values, dict):
+        raise SettingError(f"{file}: a preset holds `name: value` lines, not a {type(values).__name__}")
+    return values

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from ocrlab.machine.hardware import Machine, card
-from ocrlab.reading.limits import predict
+from ocrlab.reading.limits import predict, shapes_of
 from ocrlab.reading.settings import Settings
-from ocrlab.reading.shapes import shapes_of
 from ocrlab.report.plots import COLOURS, blank_figure
 
 if TYPE_CHECKING:

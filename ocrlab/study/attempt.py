@@ -7,7 +7,7 @@ from typing import Any
 
 from ocrlab.machine.death import sticky
 from ocrlab.machine.worker import Worker
-from ocrlab.reading.outcome import status_of
+from ocrlab.reading.result import status_of
 from ocrlab.reading.served import ending
 from ocrlab.scoring.failures import Status
 

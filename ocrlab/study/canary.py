@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ocrlab.machine.attention import pinned
-from ocrlab.machine.describe import choose_device, choose_dtype
-from ocrlab.machine.quarantine import Variant, judge, reason_against
+from ocrlab.machine.quarantine import Variant, judge
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
-from ocrlab.reading.address import is_endpoint
+from ocrlab.reading.open import in_this_process
 from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
 from ocrlab.study.divergence import TOP, Generation, compare
@@ -107,7 +106,7 @@ def generate(settings: Settings, page: Page, prepare: Prepare | None = None) -> 
 
     if prepare is not None:
         prepare()
-    reader = reader_here(settings)
+    reader = in_this_process(reader_here(settings))
     tensors = reader.tensors(page.open())
     steps: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -139,14 +138,3 @@ def _finding(settings: Settings, outcome: Outcome, reference: Generation) -> Fin
         return replace(blank, verdict="unsupported", seconds=outcome.seconds)
     verdict, reason, numbers = compare(outcome.value, reference, ROUNDING[settings.dtype], settings.weights == "dummy")
     return replace(blank, verdict=verdict, reason=reason, seconds=outcome.seconds, **numbers)
-
-
-def held_in_quarantine(settings: Settings) -> str | None:
-    """Return why the canary holds a setting on this machine, or None; experiments refuse one that it holds."""
-    if is_endpoint(settings.model_id):
-        return None  # its kernels are not this machine's
-    try:
-        dtype = choose_dtype(settings.dtype, choose_device(settings.device).value).value
-    except ValueError:
-        return None  # no such device: loading says so
-    return reason_against((dtype, settings.attn_implementation, settings.sdpa_kernel))

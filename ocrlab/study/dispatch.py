@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ocrlab.machine.attention import kernel_name, profiler
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
+from ocrlab.reading.open import in_this_process
 from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
 from ocrlab.study.attempt import attempt
@@ -45,7 +46,7 @@ def kernels_here(settings: Settings, page: Page) -> dict[str, Any]:
     """Return how often a reading of the page here called each SDPA kernel, or status and reason of its failure."""
     import torch
 
-    reader = reader_here(settings)
+    reader = in_this_process(reader_here(settings))
     with profiler(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         reading = reader.read(page)
     if not reading.tokens and reading.status != "empty":

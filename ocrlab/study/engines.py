@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.reading.dialects import BY_THE_SERVER
 from ocrlab.reading.loading import Unsupported
-from ocrlab.reading.serving import running_server
+from ocrlab.reading.serve import running_server
+from ocrlab.reading.server_reader import BY_THE_SERVER
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.scoring import WITH_TEXT
 from ocrlab.study.parting import parting

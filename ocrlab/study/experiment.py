@@ -10,10 +10,9 @@ from tqdm.auto import tqdm
 
 from ocrlab import paths
 from ocrlab.pages import Page
-from ocrlab.reading.outcome import failed
-from ocrlab.reading.reader import same_load
+from ocrlab.reading.result import failed
 from ocrlab.reading.served import Refused, ServedReader
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.settings import Settings, same_load
 from ocrlab.study.records import RecordFile
 from ocrlab.study.rows import reading_record, setting_label
 from ocrlab.study.spread import engine_is_ray, spread

@@ -14,6 +14,7 @@ import numpy as np
 
 from ocrlab.machine.attention import pinned
 from ocrlab.pages import Page
+from ocrlab.reading.open import in_this_process
 from ocrlab.reading.reader import Reader
 from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
@@ -28,7 +29,7 @@ _BLOCK = 32  # positions compared at once: with 150,000 tokens in the vocabulary
 def keep_reference(settings: Settings, page: Page, file: Path) -> None:
     """Read a page greedily here and keep the answer's tokens and the logits of one pass over them in a file."""
     with tf32(False):  # cuDNN's convolutions use it by default, and the patches pass through one
-        reader = reader_here(settings)
+        reader = in_this_process(reader_here(settings))
         tokens = answer_tokens(reader, page)
         logits, _ = forced_logits(reader, page, tokens)
     if not bool(logits.isfinite().all()):
@@ -69,7 +70,7 @@ def distance_here(settings: Settings, page: Page, file: Path, prepare: Prepare |
     if prepare is not None:
         prepare()
     kept = np.load(file)
-    reader = reader_here(settings)
+    reader = in_this_process(reader_here(settings))
     logits, image_tokens = forced_logits(reader, page, kept["tokens"].tolist())
     found = distance(logits, torch.from_numpy(kept["logits"]))
     return found | {"image_tokens": image_tokens, "weight_bytes": reader.weight_bytes}

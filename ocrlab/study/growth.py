@@ -20,6 +20,7 @@ from ocrlab.machine.describe import choose_device
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.limits import score_bytes
+from ocrlab.reading.open import in_this_process
 from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
 from ocrlab.study.attempt import attempt
@@ -76,11 +77,11 @@ def peak_here(settings: Settings, count: int, exact: bool) -> dict[str, Any]:
     """Read a blank page of about so many image tokens here; return its numbers, or status and reason of its failure."""
     if exact:
         _give_memory_back_at_once()
-    reader = reader_here(replace(settings, max_new_tokens=_TOKENS, min_new_tokens=None))
+    reader = in_this_process(reader_here(replace(settings, max_new_tokens=_TOKENS, min_new_tokens=None)))
     rows = math.isqrt(count)
     side = math.isqrt(reader.builder.cell_pixels)
     size = (count // rows * side, rows * side)
-    reader = reader_here(replace(reader.settings, min_pixels=1, max_pixels=size[0] * size[1]))
+    reader = in_this_process(reader_here(replace(reader.settings, min_pixels=1, max_pixels=size[0] * size[1])))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "blank.png"
         Image.new("RGB", size, "white").save(file)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ocrlab.machine.attention import pinned
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
+from ocrlab.reading.open import in_this_process
 from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
 from ocrlab.study.attempt import attempt
@@ -71,7 +72,7 @@ def largest_here(
     """Read a page greedily here and return the largest magnitudes: a list of module, part, value, largest, bits."""
     import torch
 
-    reader = reader_here(settings)
+    reader = in_this_process(reader_here(settings))
     if prepare is not None:
         prepare()
     tensors = reader.tensors(page.open())

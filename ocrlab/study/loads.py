@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import CheckpointError, locate
-from ocrlab.reading.reader import open_reader
+from ocrlab.reading.reader import Reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.attempt import attempt
 
@@ -60,7 +60,7 @@ def load_here(settings: Settings, page: Page, new_tokens: int) -> dict[str, Any]
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer  # noqa: F401
 
     import_s = time.perf_counter() - started
-    with open_reader(settings) as reader:
+    with Reader(settings) as reader:
         found = {
             "import_s": import_s, "load_s": reader.load_s, "weight_bytes": reader.weight_bytes,
             "parameters": sum(p.numel() for p in reader.model.parameters()), "device": reader.device,

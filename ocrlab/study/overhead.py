@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from ocrlab.pages import Page
-from ocrlab.reading.inputs import IMAGE_TOKEN
-from ocrlab.reading.reader import Reader, open_reader
+from ocrlab.reading.reader import Reader
 from ocrlab.reading.served import ServedReader
 from ocrlab.reading.settings import Settings
 
@@ -30,7 +29,7 @@ def measure_overhead(settings: Settings, pages: Sequence[Page], repeats: int = 3
 
     rng = random.Random(seed)
     lines = []
-    with open_reader(settings) as reader, ServedReader(settings) as served:
+    with Reader(settings) as reader, ServedReader(settings) as served:
         ways: dict[str, Callable[[Page], str]] = {
             "bare_s": lambda page: _bare(reader, page),
             "reader_s": lambda page: reader.read(page).text,
@@ -61,7 +60,8 @@ def _bare(reader: Reader, page: Page) -> str:
     with page.local() as file, Image.open(file) as opened:
         processed = builder.image_processor(images=[opened.convert("RGB")], return_tensors="pt")
     count = int(processed["image_grid_thw"].prod() // builder.image_processor.merge_size**2)
-    text = builder.text(reader.settings.prompt).replace(IMAGE_TOKEN, IMAGE_TOKEN * count)
+    token = reader.family.image_token
+    text = builder.text(reader.settings.prompt).replace(token, token * count)
     tokens = builder.tokenizer([text], return_tensors="pt")
     kinds = (tokens["input_ids"] == builder.image_token_id).long()
     inputs = {**tokens, **processed, "mm_token_type_ids": kinds}

@@ -9,8 +9,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
 from ocrlab.machine.quarantine import reason_against
-from ocrlab.reading.address import is_endpoint
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.settings import Settings, is_endpoint
 from ocrlab.scoring import WITH_TEXT, bootstrap_median
 from ocrlab.study.rows import load_rows, settings_of
 from ocrlab.study.summary import compare

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ocrlab.pages import Page
-from ocrlab.reading.reader import LOAD_SETTINGS
 from ocrlab.reading.served import Refused, ServedReader
-from ocrlab.reading.settings import Settings, make_settings
+from ocrlab.reading.settings import LOAD_SETTINGS, Settings, make_settings
 from ocrlab.scoring import WITH_TEXT
 from ocrlab.study.parting import Parting, parting
 from ocrlab.study.rows import setting_label

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ocrlab import paths
 from ocrlab.machine.describe import machine_name, versions
 from ocrlab.pages import Page
-from ocrlab.reading.outcome import Reading
+from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.scoring import WITH_TEXT, score
 from ocrlab.study.records import RecordFile, read_records, record_files

@@ -16,7 +16,7 @@ from ocrlab import paths
 from ocrlab.machine.describe import machine_name
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
-from ocrlab.reading.outcome import Reading
+from ocrlab.reading.result import Reading
 from ocrlab.reading.served import Refused
 from ocrlab.reading.settings import Settings
 from ocrlab.study.attempt import attempt

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from ocrlab.reading.outcome import Reading
+from ocrlab.reading.result import Reading
 from ocrlab.scoring import WITHOUT_TEXT, median_spread
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import psutil
 
 from ocrlab.pages import Page
-from ocrlab.reading.reader import Reader
+from ocrlab.reading.page_reader import PageReader
 from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
 
 Prepare = Callable[[], None]
-_reader: Reader | None = None  # put in force once a process: doing it at every page lets the allocator give memory back
+# Put in force once a process: doing it at every page lets the allocator give memory back.
+_reader: PageReader | None = None
 
 
 def read_here(settings: Settings, page: Page, prepare: Prepare | None = None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from unittest.mock import patch
 from ocrlab.machine.attention import pinned
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
+from ocrlab.reading.open import in_this_process
 from ocrlab.reading.reader import Reader
 from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
@@ -52,7 +53,7 @@ def measure_step(
 def _parts_here(settings: Settings, page: Page, new_tokens: int) -> dict[str, dict[str, float]]:
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    reader = reader_here(settings)
+    reader = in_this_process(reader_here(settings))
     tally = _Tally()
 
     class Count(TorchDispatchMode):

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ocrlab import paths
 from ocrlab.pages import Page
-from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.checkpoints import locate
-from ocrlab.reading.endpoint import revision_at
-from ocrlab.reading.settings import Settings
-from ocrlab.study.canary import held_in_quarantine
+from ocrlab.reading.quarantine import held_in_quarantine
+from ocrlab.reading.server_reader import revision_at
+from ocrlab.reading.settings import Settings, is_endpoint
 from ocrlab.study.records import RecordFile
 from ocrlab.study.rows import row_key, row_of
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ocrlab.machine.describe import choose_device
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
+from ocrlab.reading.open import in_this_process
 from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring import median_spread
@@ -63,7 +64,7 @@ def _reason_against(asked: str) -> str:
 
 def tf32_here(settings: Settings, page: Page, repeats: int) -> dict[str, Any]:
     """Return what TF32 changes for a page here: passes without and with it in turns, the first pair not timed."""
-    reader = reader_here(settings)
+    reader = in_this_process(reader_here(settings))
     with tf32(False):
         tokens = answer_tokens(reader, page)
     seconds: dict[bool, list[float]] = {False: [], True: []}

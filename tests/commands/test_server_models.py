@@ -105,7 +105,7 @@ def test_engines_are_held_against_this_process() -> None:
 
 
 def test_where_no_server_starts_the_engines_are_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("ocrlab.reading.serving.NEEDED", ("no_such_module",))
+    monkeypatch.setattr("ocrlab.reading.serve.NEEDED", ("no_such_module",))
     with engines(Settings(dtype="float32"), MODEL) as ways:
         assert [way.name for way in ways] == [HERE, SERVED, study.GIVEN]
         assert ways[1].settings is None and "no_such_module" in ways[1].reason and "ocrlab[serve]" in ways[1].reason

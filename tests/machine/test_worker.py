@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+import ocrlab.reading  # noqa: F401 (names what a worker's process is to have imported)
 from ocrlab.machine import starting
 from ocrlab.machine.worker import Worker, run_alone
 from ocrlab.paths import ROOT
@@ -166,6 +167,7 @@ def test_no_orphan_survives_its_caller(work: str, how: signal.Signals, tmp_path:
 _IMPORTING = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
+import ocrlab.reading
 from ocrlab.machine import starting
 try:
     starting.context()

@@ -21,8 +21,8 @@ from ocrlab.commands.library import make_batches, plan_items
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading import lane
 from ocrlab.reading.fleet import Fleet, FleetDown
-from ocrlab.reading.outcome import Reading
-from ocrlab.reading.reader import open_reader
+from ocrlab.reading.open import open_reader
+from ocrlab.reading.result import Reading
 from ocrlab.reading.served import Refused
 from ocrlab.reading.settings import Settings
 

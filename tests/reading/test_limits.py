@@ -8,10 +8,8 @@ import pytest
 
 from ocrlab.machine.hardware import UnknownCard, card, cards, measured_machine
 from ocrlab.reading.checkpoints import CheckpointError
-from ocrlab.reading.limits import predict
-from ocrlab.reading.presets import PRESETS, load_preset
-from ocrlab.reading.settings import Settings
-from ocrlab.reading.shapes import shapes_of
+from ocrlab.reading.limits import predict, shapes_of
+from ocrlab.reading.settings import PRESETS, Settings, load_preset
 
 TWO_B = Settings(model_id="Qwen/Qwen2-VL-2B-Instruct", weights="dummy", dtype="bfloat16")
 GIB = 2**30

@@ -41,7 +41,7 @@ def test_the_pieces_are_the_text_and_come_before_it(live: LiveReader, page: Page
 
 
 def test_looking_on_changes_no_text(live: LiveReader, page: Page) -> None:
-    from ocrlab.reading.reader import open_reader
+    from ocrlab.reading.open import open_reader
 
     with open_reader(SHORT) as reader:
         assert live.read(SHORT, page, lambda _: None).reading.text == reader.read(page).text

@@ -12,9 +12,9 @@ from PIL import Image
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading import reader as reader_module
 from ocrlab.reading.checkpoints import CheckpointError
-from ocrlab.reading.confirm import SettingNotApplied
-from ocrlab.reading.reader import Unsupported, open_reader, same_load
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.loading import Unsupported
+from ocrlab.reading.open import open_reader
+from ocrlab.reading.settings import SettingNotApplied, Settings, same_load
 from tests.conftest import QWEN_GENERATION
 
 ASKED = {

@@ -8,8 +8,7 @@ import pytest
 
 from ocrlab.pages import load_pages
 from ocrlab.reading.checkpoints import CheckpointError, locate
-from ocrlab.reading.presets import load_preset
-from ocrlab.reading.settings import SettingError, Settings
+from ocrlab.reading.settings import SettingError, Settings, load_preset
 from ocrlab.study.experiment import run_experiment
 from tests.conftest import edit_json
 
@@ -71,7 +70,7 @@ def test_without_the_flag_it_is_refused_and_nothing_runs(own_code: str) -> None:
 
 
 def test_with_flag_and_commit_the_own_class_reads(own_code: str) -> None:
-    from ocrlab.reading.reader import open_reader
+    from ocrlab.reading.open import open_reader
 
     asked = Settings(
         model_id=MODEL, revision=own_code, trust_remote_code=True, dtype="float32", max_new_tokens=40, max_pixels=65536

@@ -2,8 +2,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from ocrlab.reading.presets import load_preset, preset_names
-from ocrlab.reading.settings import SettingError, Settings, make_settings
+from ocrlab.reading.settings import SettingError, Settings, load_preset, make_settings, preset_names
 
 
 def test_settings_are_values() -> None:
@@ -45,9 +44,7 @@ def test_unknown_setting_suggests_the_nearest() -> None:
 
 def test_views_hold_what_was_asked_and_nothing_else() -> None:
     settings = Settings(max_pixels=50176, repetition_penalty=None, do_sample=None)
-    assert settings.pixel_kwargs() == {"longest_edge": 50176}
     assert settings.generate_kwargs() == {"max_new_tokens": 1024, "num_beams": 1, "no_repeat_ngram_size": 0}
-    assert settings.load_kwargs() == {"attn_implementation": "sdpa"}
 
 
 @pytest.mark.parametrize("preset", preset_names())

@@ -11,9 +11,10 @@ from ocrlab.commands.cli import main
 from ocrlab.machine import quarantine
 from ocrlab.machine.doctor import examine
 from ocrlab.pages import Page, load_pages
+from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.settings import Settings
 from ocrlab.study import divergence
-from ocrlab.study.canary import Finding, Prepare, all_ways, held_in_quarantine, run_canary
+from ocrlab.study.canary import Finding, Prepare, all_ways, run_canary
 from ocrlab.study.divergence import Generation
 from ocrlab.study.experiment import run_experiment
 from tests.machine import plants

@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 
 from ocrlab.pages import load_pages
-from ocrlab.reading.presets import load_preset
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.scoring import digits_kept, lines_kept, score
 from ocrlab.study.damage import damage_table, with_damage
 from ocrlab.study.experiment import readings_of, run_experiment

@@ -14,7 +14,7 @@ from ocrlab import paths
 from ocrlab.machine import quarantine
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page, load_pages
-from ocrlab.reading.reader import open_reader
+from ocrlab.reading.open import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.contrast import contrast, name_ways
 from ocrlab.study.dispatch import count_kernels

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from ocrlab.pages import load_pages
-from ocrlab.reading.presets import load_preset
-from ocrlab.reading.reader import open_reader
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.open import open_reader
+from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.report import fast
 from ocrlab.study.experiment import readings_of, run_experiment
 from ocrlab.study.ladder import RUNGS, gains, rungs, same_texts

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ocrlab.reading.reader import open_reader
+from ocrlab.reading.open import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study import mechanisms
 from ocrlab.study.claims import verdicts

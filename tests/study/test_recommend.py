@@ -15,8 +15,7 @@ import pytest
 from ocrlab import paths
 from ocrlab.commands.run_notebook import run_notebook
 from ocrlab.machine import quarantine
-from ocrlab.reading.presets import load_preset
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.report.recommendation import pareto, recommendation_table
 from ocrlab.study.recommend import judge_runs, recommend, rows_of_runs, write_recommended
 from ocrlab.study.records import read_records, record_files

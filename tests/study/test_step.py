@@ -8,7 +8,7 @@ import pytest
 
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import load_pages
-from ocrlab.reading.reader import open_reader
+from ocrlab.reading.open import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.step import PARTS, _parts, _Tally, measure_step
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ocrlab.pages import load_pages
-from ocrlab.reading.presets import load_preset
+from ocrlab.reading.settings import load_preset
 from ocrlab.study.rows import load_rows
 from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
 from tests.chromium import Server, chromium, watch

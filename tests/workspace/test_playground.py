@@ -17,10 +17,9 @@ from ocrlab.machine.attention import Probe
 from ocrlab.machine.hardware import Machine, card
 from ocrlab.pages import load_pages
 from ocrlab.reading.live import Seen
-from ocrlab.reading.outcome import Reading
-from ocrlab.reading.presets import load_preset, preset_names
-from ocrlab.reading.settings import Settings
-from ocrlab.reading.sizes import image_tokens
+from ocrlab.reading.loading import token_counter
+from ocrlab.reading.result import Reading
+from ocrlab.reading.settings import Settings, load_preset, preset_names
 from ocrlab.workspace.playground import shown
 from ocrlab.workspace.playground.comparison import compared
 from ocrlab.workspace.playground.export import cell_source, preset_text
@@ -118,7 +117,7 @@ def test_image_tokens_are_the_readers_own() -> None:
         settings = replace(CPU, max_pixels=budget)
         with open_reader(settings) as reader:
             for page in pages:
-                assert image_tokens(settings, *page.open().size) == reader.size_of(page)
+                assert token_counter(settings)(*page.open().size) == reader.size_of(page)
 
 
 def test_a_forecast_needs_no_download_and_says_what_does_not_fit() -> None:

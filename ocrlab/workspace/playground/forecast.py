@@ -10,9 +10,8 @@ from typing import Any
 from ocrlab.machine.hardware import Machine
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import predict
-from ocrlab.reading.reader import LOAD_SETTINGS
-from ocrlab.reading.settings import Settings
-from ocrlab.reading.sizes import image_tokens
+from ocrlab.reading.loading import token_counter
+from ocrlab.reading.settings import LOAD_SETTINGS, Settings
 from ocrlab.workspace.playground.here import Here, resolved
 from ocrlab.workspace.playground.shown import chips, milliseconds, note, size
 
@@ -49,7 +48,7 @@ def _costs(
     settings: Settings, page_size: tuple[int, int], machine: Machine | None, before: Sequence[dict[str, Any]]
 ) -> str:
     device, dtype = resolved(settings)
-    tokens = image_tokens(settings, *page_size)
+    tokens = token_counter(settings)(*page_size)
     found = predict(replace(settings, device=device), tokens, machine, dtype)
     told = [("image tokens", f"{tokens:,}"), ("predicted peak", size(found.memory.peak_bytes)),
             ("of it weights", size(found.memory.weights_bytes))]  # fmt: skip

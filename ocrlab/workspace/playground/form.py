@@ -9,8 +9,6 @@ from typing import Any, get_args
 import ipywidgets as w
 
 from ocrlab import paths
-from ocrlab.reading import presets
-from ocrlab.reading.presets import load_preset
 from ocrlab.reading.settings import (
     Attention,
     CacheImplementation,
@@ -21,6 +19,8 @@ from ocrlab.reading.settings import (
     Settings,
     Weights,
     field_types,
+    load_preset,
+    preset_names,
 )
 from ocrlab.workspace.playground.shown import note
 from ocrlab.workspace.playground.widgets import labelled, side_by_side, wide
@@ -50,7 +50,7 @@ _FOLDED = (
 def offered_presets() -> list[str]:
     """Return the package's presets, then those that runs in `results/` wrote, as paths from there."""
     written = sorted(paths.RESULTS.glob("*/*.yaml"))
-    return [*presets.preset_names(), *(str(p.relative_to(paths.RESULTS)) for p in written)]
+    return [*preset_names(), *(str(p.relative_to(paths.RESULTS)) for p in written)]
 
 
 def find_preset(name: str) -> Settings:

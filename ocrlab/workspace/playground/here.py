@@ -13,11 +13,10 @@ from ocrlab import paths
 from ocrlab.machine.attention import Case, Probe, run_probes
 from ocrlab.machine.describe import choose_device, choose_dtype, describe_machine
 from ocrlab.machine.hardware import Machine, UnknownCard, card, measured_machine
-from ocrlab.reading.address import is_endpoint
-from ocrlab.reading.dialects import refusal
-from ocrlab.reading.quantization import missing_library
-from ocrlab.reading.settings import SettingError, Settings
-from ocrlab.study.canary import held_in_quarantine
+from ocrlab.reading.loading import missing_library
+from ocrlab.reading.quarantine import held_in_quarantine
+from ocrlab.reading.server_reader import refusal
+from ocrlab.reading.settings import SettingError, Settings, is_endpoint
 
 CACHE = paths.BUILD / "playground-machine.json"
 CASES: tuple[Case, ...] = ("vision", "decode")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ocrlab.reading.outcome import Reading
+from ocrlab.reading.result import Reading
 
 STYLE = f"<style>{(Path(__file__).parent / 'style.css').read_text(encoding='utf-8')}</style>"
 STATUS_KIND = {"ok": "good", "truncated": "warn", "loop": "warn", "empty": "warn"}

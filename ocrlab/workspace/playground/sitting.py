@@ -12,7 +12,7 @@ from typing import Any
 from ocrlab import paths
 from ocrlab.pages import Page
 from ocrlab.reading.live import LiveReader, Seen
-from ocrlab.reading.outcome import Reading
+from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings
 from ocrlab.study.rows import reading_record, row_key
 from ocrlab.study.store import Store

@@ -79,14 +79,11 @@ def tracing(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def _trace(
-    name: str, kind: str, bad: Tensor, inputs: tuple[Tensor, ...], made_inside: bool, passes: int
-) -> Trace:  # fmt: skip
+def _trace(name: str, kind: str, bad: Tensor, inputs: tuple[Tensor, ...], made_inside: bool, passes: int) -> Trace:
     finite = [t[t.isfinite()].abs().max() for t in inputs if bool(t.isfinite().any())]
-    return Trace(
-        name, kind, made_inside, max(passes, 0), int(bad.isnan().sum()), int(bad.isinf().sum()),
-        float(max(finite)) if finite else None, str(bad.dtype).removeprefix("torch."),
-    )  # fmt: skip
+    largest = float(max(finite)) if finite else None
+    nan, inf, dtype = int(bad.isnan().sum()), int(bad.isinf().sum()), str(bad.dtype).removeprefix("torch.")
+    return Trace(name, kind, made_inside, max(passes, 0), nan, inf, largest, dtype)
 
 
 def _tensors(value: Any) -> tuple[Tensor, ...]:

@@ -10,9 +10,11 @@ from ocrlab.scoring.failures import STATUSES, Status
 
 # What torch and transformers say where a kernel or an attention does not exist for a device, dtype or model.
 _NO_SUCH_KERNEL = (
-    "No viable backend for scaled_dot_product_attention", "No available kernel",
+    "No viable backend for scaled_dot_product_attention",
+    "No available kernel",
     "does not support an attention implementation",
-)  # fmt: skip
+)
+FORCED: tuple[Status, str] = ("ok", "length forced by min_new_tokens: a speed row, not a reading")
 
 
 @dataclass(frozen=True)

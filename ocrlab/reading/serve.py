@@ -22,10 +22,10 @@ from typing import IO, Any
 
 from ocrlab import paths
 from ocrlab.machine.describe import choose_device, choose_dtype
-from ocrlab.reading.address import PREFIX
 from ocrlab.reading.checkpoints import locate
+from ocrlab.reading.families import FAMILIES
 from ocrlab.reading.loading import Unsupported
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.settings import PREFIX, Settings
 
 NEEDED = ("openai", "fastapi", "uvicorn")
 """Modules that `transformers serve` imports; the extra `serve` installs them."""
@@ -39,15 +39,20 @@ def missing_modules() -> str:
 
 
 def serve(
-    model: str, port: int, *, device: str = "auto", dtype: str = "auto", attention: str = "sdpa",
+    model: str,
+    port: int,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    attention: str = "sdpa",
     with_parent: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Serve a model on this computer only until the process is ended; `model` is `tiny`, a folder or a Hub id.
 
     `with_parent` ends it when standard input closes, which happens when the process that started it is gone.
 
     A folder is served under its last name, with device and dtype resolved as for a reader in this process (stock
-    `transformers serve` takes the dtype of the weights' file). Qwen2-VL and Qwen2.5-VL are known.
+    `transformers serve` takes the dtype of the weights' file).
 
     Raises:
         Unsupported: a package that serving needs is missing, or the device is not here.
@@ -75,7 +80,7 @@ def serve(
 
 def register_processor() -> None:
     """Make `AutoProcessor` give Qwen2-VL's processor with the PIL image processor and without videos."""
-    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, Qwen2_5_VLConfig, Qwen2VLConfig
+    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
     from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
     from transformers.processing_utils import ProcessorMixin
 
@@ -92,8 +97,9 @@ def register_processor() -> None:
             images = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
             return cls(images, tokenizer, tokenizer.chat_template)
 
-    for config in (Qwen2VLConfig, Qwen2_5_VLConfig):
-        AutoProcessor.register(config, Processor, exist_ok=True)
+    for model_type, family in FAMILIES.items():
+        if family.served_without_videos:
+            AutoProcessor.register(type(AutoConfig.for_model(model_type)), Processor, exist_ok=True)
 
 
 @contextmanager
@@ -108,27 +114,22 @@ def running_server(
     if reason := missing_modules():
         raise Unsupported(reason)
     port = _free_port()
-    command = [sys.executable, "-m", "ocrlab", "serve", "--model", model, "--port", str(port), "--with-parent",
-               "--device", device, "--dtype", dtype, "--attn_implementation", attention]  # fmt: skip
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+    command = [sys.executable, "-m", "ocrlab", "serve", "--model", model, "--port", str(port), "--with-parent"]
+    command += ["--device", device, "--dtype", dtype, "--attn_implementation", attention]
+    folder = _folder(model)
+    name = folder.name if folder.is_dir() else model
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log) as process,
+    ):
         try:
             _await(process, port, time.monotonic() + start_s, log)
-            yield f"{PREFIX}http://{HOST}:{port}/v1#{_served_name(model)}"
+            yield f"{PREFIX}http://{HOST}:{port}/v1#{name}"
         finally:
             process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
-
-
-def _served_name(model: str) -> str:
-    folder = _folder(model)
-    return folder.name if folder.is_dir() else model
+            process.kill()
 
 
 def _folder(model: str) -> Path:

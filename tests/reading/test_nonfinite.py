@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ocrlab.pages import Page, load_pages
-from ocrlab.reading.reader import Reader, open_reader
+from ocrlab.reading.open import open_reader
+from ocrlab.reading.reader import Reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.mechanisms import planted_nan
 

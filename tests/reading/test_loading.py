@@ -12,10 +12,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ocrlab import paths
 from ocrlab.pages import Page, load_pages
-from ocrlab.reading import loading, quantization
-from ocrlab.reading.confirm import SettingNotApplied
-from ocrlab.reading.reader import Unsupported, open_reader
-from ocrlab.reading.settings import Settings
+from ocrlab.reading import loading
+from ocrlab.reading.loading import Unsupported
+from ocrlab.reading.open import open_reader
+from ocrlab.reading.settings import SettingNotApplied, Settings
 from tests.reading.test_families import IDS, TEXT
 
 
@@ -59,7 +59,7 @@ def test_nf4_reads_where_the_widths_allow_it(wide: Path, pages: list[Page]) -> N
     with open_reader(settings) as reader:
         assert reader.actual["actual_quantization"] == "nf4" and reader.actual["actual_dtype"] == "float32"
         (linear,) = [m for n, m in reader.model.named_modules() if n.endswith("layers.0.self_attn.q_proj")]
-        assert quantization.stored_bytes(linear) >= 64 * 64 // 2 + 64 * 64 // 64 * 4, "a nibble each, a scale for 64"
+        assert loading.stored_bytes(linear) >= 64 * 64 // 2 + 64 * 64 // 64 * 4, "a nibble each, a scale for 64"
         assert reader.read(pages[0]).tokens
 
 
@@ -70,7 +70,7 @@ def test_nf4_on_a_cpu_names_the_layer_whose_width_is_not_taken() -> None:
 
 
 def test_a_missing_library_is_named_before_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantization, "find_spec", lambda _: None)
+    monkeypatch.setattr(loading, "find_spec", lambda _: None)
     with pytest.raises(Unsupported, match="torchao is not installed; pip install torchao"):
         open_reader(Settings(quantization="int8"))
 
@@ -83,5 +83,5 @@ def test_quantization_that_did_not_happen_stops(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_tests_here_cover_every_kind() -> None:
-    assert set(quantization.MODULES) == set(quantization.BYTES_A_WEIGHT) == {"int8", "nf4"}
+    assert set(loading.MODULES) == set(loading.BYTES_PER_WEIGHT) == {"int8", "nf4"}
     assert json.dumps(Settings(quantization="nf4").as_dict())

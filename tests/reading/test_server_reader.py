@@ -20,18 +20,17 @@ from PIL import ImageChops
 
 from ocrlab.commands.cli import main
 from ocrlab.pages import Page, load_pages
-from ocrlab.reading import client
+from ocrlab.reading import server_client as client
 from ocrlab.reading.checkpoints import CheckpointError, locate
-from ocrlab.reading.complaints import EndpointError, Lost
-from ocrlab.reading.dialects import compose
-from ocrlab.reading.endpoint import EndpointReader
 from ocrlab.reading.limits import predict
 from ocrlab.reading.live import LiveReader
 from ocrlab.reading.loading import Unsupported
-from ocrlab.reading.reader import open_reader
-from ocrlab.reading.serving import running_server
+from ocrlab.reading.open import in_this_process, open_reader
+from ocrlab.reading.quarantine import held_in_quarantine
+from ocrlab.reading.serve import running_server
+from ocrlab.reading.server_client import EndpointError
+from ocrlab.reading.server_reader import ServerReader, compose
 from ocrlab.reading.settings import SettingError, Settings
-from ocrlab.study.canary import held_in_quarantine
 from ocrlab.study.experiment import run_experiment
 from ocrlab.study.store import plan_jobs
 from tests.reading.fake_server import TEXT_TOKENS, Fake, answer, begin, cut, end, fake_server, reply, send, status
@@ -106,7 +105,7 @@ def test_what_was_asked_for_and_cannot_be_sent_is_refused(changes: dict[str, Any
 def test_a_reading_and_what_is_known_of_it(pages: list[Page]) -> None:
     with fake_server() as fake, open_reader(settings(fake)) as reader:
         reading = reader.read(pages[0])
-        assert isinstance(reader, EndpointReader) and reader.weight_bytes is None and reader.load_s > 0
+        assert isinstance(reader, ServerReader) and reader.weight_bytes is None and reader.load_s > 0
         assert (reading.text, reading.status, reading.tokens) == ("read well", "ok", 2)
         assert reading.prompt_tokens - reading.image_tokens == TEXT_TOKENS
         assert reading.ttft_s is not None and reading.page_s is not None and reading.vision_s is None
@@ -116,9 +115,7 @@ def test_a_reading_and_what_is_known_of_it(pages: list[Page]) -> None:
         assert "max_new_tokens" in reader.actual["actual_sent"]
         assert reader.actual["actual_server"] == "vllm" and reader.actual["actual_revision"] == "vllm: m"
         with pytest.raises(Unsupported, match="on a server"):
-            _ = reader.model
-        with pytest.raises(Unsupported, match="on a server"):
-            reader.trace_nonfinite(pages[0])
+            in_this_process(reader)
 
 
 def test_pixel_limits_are_kept_here_once(pages: list[Page]) -> None:
@@ -287,8 +284,9 @@ def test_a_wrong_name_is_told_what_there_is() -> None:
 
 
 def test_a_wrong_address_is_named() -> None:
-    with pytest.raises(Lost, match=r"127.0.0.1:9/v1: no connection .*is the server running"):
+    with pytest.raises(EndpointError, match=r"127.0.0.1:9/v1: no connection .*is the server running") as caught:
         open_reader(Settings(model_id=CLOSED))
+    assert caught.value.status == "crashed"
     with fake_server() as fake, pytest.raises((EndpointError, Unsupported), match="/v2"):
         fake.always = lambda handler: reply(handler, 404, "<html>no</html>")
         open_reader(Settings(model_id=f"endpoint:{fake.url}/v2#m"))
@@ -393,7 +391,7 @@ def test_a_server_that_cannot_start_says_why(
 def test_a_server_goes_with_what_started_it(served: str, tmp_path: Path) -> None:
     (server,) = [p for p in psutil.Process().children() if "serve" in p.cmdline()]
     assert "--with-parent" in server.cmdline()
-    code = "import threading, time; from ocrlab.reading import serving; serving._end_with_input(); time.sleep(60)"
+    code = "import threading, time; from ocrlab.reading import serve; serve._end_with_input(); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     assert process.poll() is None
     assert process.stdin is not None

@@ -1,0 +1,151 @@
+"""The one table of model families: everything in which one family differs from another.
+
+A new family is one entry in FAMILIES; what it does otherwise than Qwen-VL it overrides in a subclass of Family.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+# Qwen2-VL-Instruct's own template (Apache-2.0): one path serves every size.
+CHAT_TEMPLATE = CONFIGS / "chat_template.jinja"
+UNLIMITED = 2**40
+"""Pixels that no image has."""
+_SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    *("<|im_start|>", "<|im_end|>"),
+    *("<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
+)
+_FIRST_SPECIAL_ID = 151_643
+
+
+@dataclass(frozen=True)
+class Family:
+    """How models of one `model_type` take a page and a prompt; the methods are those of Qwen-VL.
+
+    `cell_sides` are the sides in pixels of what one image token shows in its checkpoints, the usual one first.
+    `vision` and `language` name the model's two towers. `memory_modelled` says whether `limits.predict` knows it,
+    `served_without_videos` whether `transformers serve` reads it with Qwen2-VL's processor less its video part.
+    """
+
+    cell_sides: tuple[int, ...]
+    image_token: str = "<|image_pad|>"
+    vision: str = "model.visual"
+    language: str = "model.language_model"
+    memory_modelled: bool = False
+    served_without_videos: bool = False
+
+    def load_image_processor(self, folder: Path) -> Any:
+        """Return a checkpoint's own image processor in its PIL form; no code of the checkpoint's is run."""
+        from transformers import AutoImageProcessor
+
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, local_files_only=True)
+
+    def load_tokenizer(self, folder: Path) -> Any:
+        """Return a checkpoint's tokenizer, with Qwen2-VL's chat template where it brings none."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        if tokenizer.chat_template is None:
+            tokenizer.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
+        return tokenizer
+
+    def text(self, tokenizer: Any, prompt: str) -> str:
+        """Return what the tokenizer gets for one image and a prompt; it holds the image token once."""
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        messages = [{"role": "user", "content": content}]
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    def limits(self, image_processor: Any) -> tuple[int, int]:
+        """Return the pixel limits in force: (min_pixels, max_pixels) of the resized image."""
+        size = image_processor.size
+        return int(size["shortest_edge"]), int(size["longest_edge"])
+
+    def set_limits(self, image_processor: Any, low: int, high: int) -> None:
+        """Put pixel limits in force, under the image processor's own names."""
+        image_processor.size = {"shortest_edge": low, "longest_edge": high}
+
+    def cell_side(self, image_processor: Any) -> int:
+        """Return the side in pixels of what one image token shows."""
+        return int(image_processor.patch_size * image_processor.merge_size)
+
+    def count(self, image_processor: Any, width: int, height: int) -> int:
+        """Return how many image tokens an image of this size in pixels takes under the limits in force.
+
+        Raises:
+            ValueError: the image is too long and narrow for the family.
+        """
+        side = self.cell_side(image_processor)
+        return tokens_of(resized(width, height, side, *self.limits(image_processor)), side)
+
+    def more_tensors(self, ids: torch.Tensor, image_token_id: int) -> dict[str, torch.Tensor]:
+        """Return what the model takes beside token ids, mask and the image processor's tensors."""
+        return {"mm_token_type_ids": (ids == image_token_id).to(ids.dtype)}
+
+    def clean(self, text: str) -> str:
+        """Return the reading's text from what the model wrote."""
+        return text.strip()
+
+    def dummy_tokenizer(self) -> Any:
+        """Return a byte-level tokenizer with the special tokens at their true ids; the words between are unused."""
+        from tokenizers.pre_tokenizers import ByteLevel
+        from transformers import Qwen2Tokenizer
+
+        vocabulary = {symbol: i for i, symbol in enumerate(sorted(ByteLevel.alphabet()))}
+        vocabulary |= {f"<unused-{i}>": i for i in range(len(vocabulary), _FIRST_SPECIAL_ID)}
+        return Qwen2Tokenizer(
+            vocab=vocabulary,
+            merges=[],
+            additional_special_tokens=list(_SPECIAL_TOKENS),
+            eos_token="<|im_end|>",
+            pad_token="<|endoftext|>",
+            chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
+        )
+
+    def dummy_image_processor(self, config: dict[str, Any]) -> Any:
+        """Return an image processor for a config alone, with the family's default pixel limits."""
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+        vision = config["vision_config"]
+        cell = (vision["patch_size"] * vision["spatial_merge_size"]) ** 2
+        return Qwen2VLImageProcessorPil(
+            patch_size=vision["patch_size"],
+            merge_size=vision["spatial_merge_size"],
+            temporal_patch_size=vision["temporal_patch_size"],
+            size={"shortest_edge": 4 * cell, "longest_edge": 16384 * cell},
+        )
+
+
+def resized(width: int, height: int, side: int, low: int = 1, high: int = UNLIMITED) -> tuple[int, int]:
+    """Return the width and height in pixels to which Qwen-VL's rule resizes an image.
+
+    Raises:
+        ValueError: one side is more than 200 times the other.
+    """
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    height, width = smart_resize(height, width, side, low, high)
+    return width, height
+
+
+def tokens_of(size: tuple[int, int], side: int) -> int:
+    """Return how many image tokens a resized image takes where each shows a square of this side."""
+    return size[0] * size[1] // side**2
+
+
+# The embedded reader is a Qwen2-VL with cells of 16 pixels.
+FAMILIES = {
+    "qwen2_vl": Family(cell_sides=(28, 16), memory_modelled=True, served_without_videos=True),
+    "qwen2_5_vl": Family(cell_sides=(28,), served_without_videos=True),
+    "qwen3_vl": Family(cell_sides=(32,)),
+}
+CELL_SIDES = sorted({side for family in FAMILIES.values() for side in family.cell_sides})
+USUAL_SIDE = FAMILIES["qwen2_vl"].cell_sides[0]
+"""The side to reckon with where a server does not let its own be found out."""

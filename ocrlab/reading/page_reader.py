@@ -1,0 +1,75 @@
+"""What every reader of pages can do, be its model in this process or on a server."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, Self, overload
+
+from ocrlab.pages import Page
+from ocrlab.reading.inputs import Builder, Prepared, in_batches, page_tokens, prepare
+from ocrlab.reading.result import Reading
+from ocrlab.reading.settings import Settings
+
+
+class PageReader(Protocol):
+    """A model with its settings in force.
+
+    `actual` holds every setting as read back, `load_s` the seconds from nothing to confirmed, `weight_bytes` the
+    parameters' size, None where only a server knows it. `followers` are called as the text comes.
+    """
+
+    settings: Settings
+    device: str
+    actual: dict[str, Any]
+    load_s: float
+    weight_bytes: int | None
+    followers: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def builder(self) -> Builder:
+        """What turns pages into the reader's inputs."""
+
+    @abstractmethod
+    def apply(self, settings: Settings) -> None:
+        """Put other settings in force: any but those that decide the load."""
+
+    @abstractmethod
+    def read_prepared(self, batch: Prepared) -> list[Reading]:
+        """Return the readings of a batch that `prepare` made ready for the settings in force."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the reader holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @overload
+    def read(self, pages: Page) -> Reading: ...
+    @overload
+    def read(self, pages: Sequence[Page]) -> list[Reading]: ...
+    def read(self, pages: Page | Sequence[Page]) -> Reading | list[Reading]:
+        """Return the reading of a page, or of each page in the order given; a bad page is a reading that says so."""
+        if isinstance(pages, Page):
+            return next(self.stream([pages]))
+        readings = {reading.page: reading for reading in self.stream(pages)}
+        return [readings[page.id] for page in pages]
+
+    def stream(self, pages: Sequence[Page]) -> Iterator[Reading]:
+        """Yield readings as batches end; with a batch size above one, pages of like size together, the largest first.
+
+        So what does not fit shows at once, and a static cache need not grow (and its step not be compiled) again.
+        """
+        size = self.settings.batch_size
+        sizes = [self.size_of(page) for page in pages] if 1 < size < len(pages) else None
+        for batch in in_batches(pages, size, sizes):
+            yield from self.read_prepared(prepare(self.builder, self.settings.prompt, batch))
+
+    def size_of(self, page: Page) -> int:
+        """Return a page's image tokens under the settings in force, from its header alone; 0 where that fails."""
+        return page_tokens(page, self.builder.count)

@@ -1,0 +1,355 @@
+"""A server's model as a reader: the same experiments, with what only the server knows left open.
+
+`batch_size` is the number of requests in flight; a batch ends with its slowest page. Pixel limits are kept here by
+Qwen-VL's own rule before a page is sent: that works with every server, whose own resize then finds nothing to do. The
+rule needs the side of what an image token shows, which is learned from the server's token counts.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from PIL import Image
+
+from ocrlab.pages import Page
+from ocrlab.reading.families import CELL_SIDES, UNLIMITED, USUAL_SIDE, resized, tokens_of
+from ocrlab.reading.inputs import Inputs, Prepared
+from ocrlab.reading.loading import Unsupported
+from ocrlab.reading.page_reader import PageReader
+from ocrlab.reading.result import FORCED, Reading, failed
+from ocrlab.reading.server_client import Answer, Client, EndpointError, Kind
+from ocrlab.reading.settings import GENERATION, SettingNotApplied, Settings, parse_address, refuse_another_load
+from ocrlab.scoring.failures import Status, StopReason, judge
+
+LOST_IN_A_ROW = 3
+"""How many pages in a row a server may fail before the next ones get one hurried try each."""
+TRIALS = ((320, 320), (640, 320))
+"""Sizes in pixels of the blank images whose token counts tell the side of what an image token shows."""
+_COMMON = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p"}
+_ENGINES = _COMMON | {"top_k": "top_k", "repetition_penalty": "repetition_penalty", "min_new_tokens": "min_tokens"}
+# vLLM's and SGLang's names are from their documentation and have not been tried here.
+NAMES: dict[Kind, dict[str, str]] = {"vllm": _ENGINES, "sglang": _ENGINES, "unknown": _COMMON}
+"""A setting's name in the body of a request, by kind of server; `transformers serve` takes all of them as one JSON."""
+_CALLED = {"vllm": "vLLM", "sglang": "SGLang", "unknown": "a server of a kind that is not known here"}
+_AT_LOAD = ("device", "dtype", "quantization", "attn_implementation")
+BY_THE_SERVER = ("revision", "trust_remote_code", "weights", *_AT_LOAD, "sdpa_kernel", "compile")
+"""Settings that are decided when the server is started."""
+_ACTUAL = (
+    *_AT_LOAD,
+    *("vision_attn_implementation", "sdpa_kernels", "compile", "weights", "min_pixels", "max_pixels"),
+    *GENERATION,
+)
+_DEFAULTS = {f.name: f.default for f in fields(Settings)}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request's fields beside model and messages, and the settings that it carries."""
+
+    body: dict[str, Any]
+    carried: dict[str, Any] = field(default_factory=dict)
+
+
+def refusal(settings: Settings) -> str:
+    """Return why no server can be asked for the settings, and the remedy; empty where one may."""
+    for name in BY_THE_SERVER:
+        if (value := getattr(settings, name)) != _DEFAULTS[name]:
+            return (
+                f"{name}={value!r}: a server decides this when it is started, and a request cannot change it; "
+                f"start the server with it and leave {name} at {_DEFAULTS[name]!r}"
+            )
+    return ""
+
+
+def compose(settings: Settings, kind: Kind) -> Request:
+    """Return what is sent to a kind of server for the settings.
+
+    A setting at its default counts as not asked for: where the server does not take it, the server's own is in force,
+    and the row says so.
+
+    Raises:
+        Unsupported: a setting was changed from its default and the server takes it only at its start, or not at all.
+    """
+    if reason := refusal(settings):
+        raise Unsupported(reason)
+    asked = settings.generate_kwargs()
+    if kind == "transformers":  # it lays a generation config over the checkpoint's, as the reader in this process does
+        config = {name: value for name, value in asked.items() if name != "max_new_tokens"}
+        body, carried = {"max_tokens": asked["max_new_tokens"], "generation_config": json.dumps(config)}, asked
+    else:
+        names = NAMES[kind]
+        for name, value in asked.items():
+            if name not in names and name != "do_sample" and value != _DEFAULTS[name]:
+                raise Unsupported(
+                    f"{name}={value!r}: {_CALLED[kind]} does not take it with a request; leave it at "
+                    f"{_DEFAULTS[name]!r}, or read in this process or with `transformers serve`"
+                )
+        carried = {name: value for name, value in asked.items() if name in names or name == "do_sample"}
+        body = {names[name]: value for name, value in carried.items() if name in names}
+        if settings.do_sample is False:
+            body["temperature"] = 0  # greedy
+    if settings.do_sample is not False:
+        body["seed"] = settings.seed
+    return Request(body, carried)
+
+
+@dataclass(frozen=True)
+class ServerInputs:
+    """The builder for a server; `side` is that of what an image token shows in pixels, None where it is not known."""
+
+    side: int | None
+    min_pixels: int | None
+    max_pixels: int | None
+
+    @property
+    def cell_pixels(self) -> int:
+        """Pixels of the resized image behind one image token; Qwen2-VL's where the server's is not known."""
+        return (self.side or USUAL_SIDE) ** 2
+
+    @property
+    def kept(self) -> bool:
+        """Whether pixel limits were asked for, which are then kept here."""
+        return (self.min_pixels, self.max_pixels) != (None, None)
+
+    def limits(self) -> tuple[int, int]:
+        """Return the pixel limits that are kept here; the server's own come on top."""
+        return self.min_pixels or 1, self.max_pixels or UNLIMITED
+
+    def count(self, width: int, height: int) -> int:
+        """Return about how many image tokens a page of this size will take; the server may have limits of its own."""
+        low, high = self.limits()
+        return max(1, min(max(width * height, low), high) // self.cell_pixels)
+
+    def build(self, images: list[Image.Image], prompt: str) -> Inputs:
+        """Return the pages as data URLs under `urls`, with the image tokens that they should take there.
+
+        These are 0 where no limit was asked for: how many there are is then the server's to tell, as for the prompt.
+        """
+        fitted = [self._fit(image) for image in images]
+        urls = [data_url(image) for image, _ in fitted]
+        return Inputs({"urls": urls}, tuple(tokens for _, tokens in fitted), (0,) * len(images))
+
+    def _fit(self, image: Image.Image) -> tuple[Image.Image, int]:
+        """Return the image within the limits that were asked for, resized once if at all, and its image tokens."""
+        if self.side is None or not self.kept:
+            return image, 0
+        wanted = resized(*image.size, self.side, *self.limits())
+        if wanted != resized(*image.size, self.side):
+            image = image.resize(wanted, Image.Resampling.BICUBIC)
+        return image, tokens_of(resized(*image.size, self.side), self.side)
+
+
+def data_url(image: Image.Image) -> str:
+    """Return an image as a PNG in a data URL, so that nothing is lost on the way."""
+    held = io.BytesIO()
+    image.save(held, "PNG", compress_level=1)  # time matters more than size
+    return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
+
+
+def measured(counts: Sequence[int | None]) -> tuple[int | None, int | None]:
+    """Return the side of what an image token shows and the text's tokens from the trials' counts; None: not known."""
+    first, second = counts
+    if first is None or second is None:
+        return None, None
+    for side in CELL_SIDES:
+        one, two = (tokens_of(resized(*size, side), side) for size in TRIALS)
+        if second - first == two - one and first > one:
+            return side, first - one
+    return None, None
+
+
+class ServerReader(PageReader):
+    """A server's model as a reader: `actual` says what was sent and what only the server knows.
+
+    `load_s` is the seconds of making its acquaintance, `weight_bytes` is None.
+
+    Raises:
+        Unsupported: a setting that the server does not take with a request, or a model that it does not have.
+        EndpointError: it does not answer, or not as such a server does.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        started = time.perf_counter()
+        self.settings, self.followers, self.weight_bytes = settings, {}, None
+        self.device = "server"
+        self.client = Client(parse_address(settings.model_id))
+        self.at = self.client.address.base_url
+        self._trials: dict[str, tuple[int | None, int | None]] = {}
+        self._lost, self._lock = 0, threading.Lock()
+        try:
+            self.kind, self.offers = self.client.survey()
+            self.apply(settings)
+        except BaseException:
+            self.client.close()
+            raise
+        self.load_s = time.perf_counter() - started
+
+    @property
+    def builder(self) -> ServerInputs:
+        """What makes pages ready for the server."""
+        return self._builder
+
+    def apply(self, settings: Settings) -> None:
+        """Put other settings in force: two blank images are asked about with them, of one token each.
+
+        Raises:
+            ValueError: a setting that decides the load differs; open another reader.
+            Unsupported, EndpointError: as when opening.
+        """
+        refuse_another_load(self.settings, settings)
+        self.request = compose(settings, self.kind)
+        side, self._text_tokens = self._try_out(settings)
+        self._builder = ServerInputs(side, settings.min_pixels, settings.max_pixels)
+        if side is None and self._builder.kept:
+            raise Unsupported(
+                f"{self.at}: it does not tell how large an image token is (no token counts, or not as the Qwen-VL "
+                f"families count), so pages cannot be resized as it would; leave min_pixels and max_pixels out, or set "
+                f"them where the server is started"
+            )
+        self.settings = settings
+        self.actual = self._known()
+
+    def _known(self) -> dict[str, Any]:
+        """Return every setting as `actual_*`: what pages and requests carry, and None for what only the server knows.
+
+        Nothing can be read back from a server: `actual_sent` names what it was told and did not refuse,
+        `actual_not_read_back` what it alone decides.
+        """
+        limits = {"min_pixels": self.settings.min_pixels, "max_pixels": self.settings.max_pixels}
+        sent = self.request.carried | {name: value for name, value in limits.items() if value is not None}
+        return {f"actual_{name}": sent.get(name) for name in _ACTUAL} | {
+            "actual_sent": ", ".join(sent),
+            "actual_not_read_back": ", ".join(name for name in _ACTUAL if name not in sent),
+            "actual_revision": served_revision(self.kind, self.client.address.model),
+            "actual_server": self.kind,
+            "actual_address": self.at,
+        }
+
+    def _try_out(self, settings: Settings) -> tuple[int | None, int | None]:
+        """Return the side of what an image token shows and the tokens of the text, from two blank images."""
+        body = compose(replace(settings, max_new_tokens=1, min_new_tokens=None), self.kind).body
+        key = json.dumps([settings.prompt, body], sort_keys=True)
+        if key not in self._trials:
+            urls = [data_url(Image.new("RGB", size, "white")) for size in TRIALS]
+            try:
+                self._trials[key] = measured(
+                    [self.client.ask(url, settings.prompt, body).prompt_tokens for url in urls]
+                )
+            except Unsupported as error:
+                name = self.client.address.model
+                if not self.offers or name in self.offers:
+                    raise
+                raise Unsupported(f"{error}; it lists {', '.join(self.offers[:20])}, not {name!r}") from error
+        return self._trials[key]
+
+    def close(self) -> None:
+        """Close the connections; the server stays as it is."""
+        self.client.close()
+
+    def read_prepared(self, batch: Prepared) -> list[Reading]:
+        """Return the readings of a batch, all of its pages asked for at once."""
+        if batch.inputs is None:
+            return list(batch.failures)
+        work = (batch.pages, batch.inputs.tensors["urls"], batch.inputs.image_tokens)
+        started = time.perf_counter()
+        with ThreadPoolExecutor(len(batch.pages)) as pool:
+            # One page in this thread, which alone may tell a caller what comes.
+            readings = list((pool.map if len(batch.pages) > 1 else map)(self._page, *work))
+        costs = batch.costs(time.perf_counter() - started)
+        return [*batch.failures, *(replace(r, **costs) if r.stop_reason else r for r in readings)]
+
+    def _page(self, page: Page, url: str, expected: int) -> Reading:
+        hurried = self._lost >= LOST_IN_A_ROW
+        try:
+            if hurried:
+                self.client.survey()  # where nothing answers, this says so at once
+            answer = self.client.ask(url, self.settings.prompt, self.request.body, hurried=hurried, **self.followers)
+            reading = self._reading(page, answer, expected)
+        except (EndpointError, Unsupported, SettingNotApplied) as error:
+            gone = isinstance(error, EndpointError) and (error.passing or error.status == "timeout")
+            with self._lock:
+                self._lost += gone
+            reading = failed(page.id, error)
+            words = f"; {self._lost - 1} pages before it failed, too, so that it was tried once only" * hurried
+            return replace(reading, reason=reading.reason + words)
+        with self._lock:
+            self._lost = 0
+        return reading
+
+    def _reading(self, page: Page, answer: Answer, expected: int) -> Reading:
+        """Return the reading that an answer stands for; `expected` are its image tokens, 0 for the server's own.
+
+        Raises:
+            EndpointError: the answer ended in a way that no reading does.
+            SettingNotApplied: the server's counts show that it read otherwise than asked.
+        """
+        if answer.finish_reason not in {"stop", "length"}:
+            raise EndpointError(
+                f"{self.at}: the answer ended for {answer.finish_reason!r}, which is no end of a reading; look at the "
+                f"server's filters and templates"
+            )
+        stop_reason: StopReason = "eos" if answer.finish_reason == "stop" else "length"
+        # Servers count the end token, which a reading in this process does not.
+        tokens = answer.pieces if answer.new_tokens is None else answer.new_tokens - (stop_reason == "eos")
+        known = answer.prompt_tokens is not None and self._text_tokens is not None
+        image_tokens = answer.prompt_tokens - self._text_tokens if known else 0  # type: ignore[operator]
+        self._confirm(tokens, image_tokens, expected)
+        text = answer.text.strip()
+        status, reason = FORCED if self.settings.min_new_tokens is not None else judged(text, tokens, stop_reason)
+        decode_s = None if answer.first_s is None else answer.last_s - answer.first_s
+        phases: dict[str, Any] = {"ttft_s": answer.first_s, "decode_s": decode_s}
+        if decode_s and tokens > 1:
+            phases |= {"tpot_s": decode_s / (tokens - 1), "tokens_per_second": (tokens - 1) / decode_s}
+        prompt_tokens = answer.prompt_tokens or 0
+        return Reading(page.id, text, status, reason, stop_reason, tokens, image_tokens, prompt_tokens, **phases)
+
+    def _confirm(self, tokens: int, image_tokens: int, expected: int) -> None:
+        settings, pixels = self.settings, image_tokens * self.builder.cell_pixels
+        # A page far from square may take more pixels than asked by the rule itself, which `expected` knows.
+        if tokens > settings.max_new_tokens:
+            wrong = f"max_new_tokens: asked for {settings.max_new_tokens}, but {tokens} tokens came"
+        elif expected and image_tokens > expected and pixels > (settings.max_pixels or pixels):
+            wrong = f"max_pixels: asked for {settings.max_pixels}, but the server took {pixels} pixels"
+        elif image_tokens and image_tokens < expected and pixels < (settings.min_pixels or pixels):
+            wrong = f"min_pixels: asked for {settings.min_pixels}, but the server took {pixels} pixels"
+        else:
+            return
+        raise SettingNotApplied(f"{self.at}: {wrong}; set it where the server is started")
+
+
+def judged(text: str, tokens: int, stop_reason: StopReason) -> tuple[Status, str]:
+    """Return the status of a text whose token ids are not known, and the reason: loops are looked for among words."""
+    words = re.findall(r"\w+|\s+|[^\w\s]", text)
+    order = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    status, reason = judge(text, [order[word] for word in words], stop_reason, finite=True)
+    if status == "loop":
+        return status, f"counted in words and signs, for the server tells no tokens: {reason}"
+    return judge(text, range(tokens), stop_reason, finite=True)
+
+
+def served_revision(kind: Kind, model: str) -> str:
+    """Return what stands for the weights that a server holds: its kind and its name for them, for it tells no more."""
+    return f"{kind}: {model}"
+
+
+def revision_at(settings: Settings) -> str:
+    """Return the revision of a server's model now, without asking it to read.
+
+    Raises:
+        EndpointError: nothing answers.
+        Unsupported: the client is not installed.
+    """
+    client = Client(parse_address(settings.model_id))
+    try:
+        return served_revision(client.survey()[0], client.address.model)
+    finally:
+        client.close()
