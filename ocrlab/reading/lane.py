@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ocrlab.machine.progress import ask, report, stop_asked
+from ocrlab.machine.worker_process import ask, report, stop_asked
 from ocrlab.pages import Page
 from ocrlab.reading.outcome import Reading
 from ocrlab.reading.prepared import Background, Prepared

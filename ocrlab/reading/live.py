@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ocrlab.machine.progress import report, stop_asked
 from ocrlab.machine.worker import Outcome, Worker
+from ocrlab.machine.worker_process import report, stop_asked
 from ocrlab.pages import Page
 from ocrlab.reading.endpoint import EndpointReader
 from ocrlab.reading.outcome import Reading, status_of

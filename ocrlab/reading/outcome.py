@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ocrlab.machine.death import kind_of
+from ocrlab.machine.worker import kind_of
 from ocrlab.scoring.failures import STATUSES, Status
 
 # What torch and transformers say where a kernel or an attention does not exist for a device, dtype or model.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ocrlab.machine.death import sticky
-from ocrlab.machine.worker import Worker
+from ocrlab.machine.worker import Worker, sticky
 from ocrlab.reading.outcome import status_of
 from ocrlab.reading.served import ending
 from ocrlab.scoring.failures import Status
