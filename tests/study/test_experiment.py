@@ -40,7 +40,7 @@ def test_rows_hold_asked_actual_measured_and_outcome(pages: list[Page], tmp_path
 
 def test_nothing_is_read_twice(pages: list[Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run_experiment("x", [BASE], pages[:2], folder=tmp_path)
-    monkeypatch.setattr(experiment, "ServedReader", lambda *_: pytest.fail("a model was loaded again"))
+    monkeypatch.setattr(experiment, "ReaderPool", lambda *_, **__: pytest.fail("a model was loaded again"))
     again = run_experiment("x", [BASE], pages[:2], folder=tmp_path)
     assert again.equals(first)
 
