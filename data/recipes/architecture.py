@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.training.sampler import CYRILLIC, EXTRA
-
 from data.recipes.sampler import CYRILLIC, EXTRA
 from ocrlab.reading.families import CHAT_TEMPLATE
 

@@ -168,10 +168,12 @@ def read_items(
 ) -> Iterator[tuple[Item, dict[str, Any]]]:
     """Yield each item with its reading as one flat object, as the engine's workers end their batches."""
     by_id = {item.page.id: item for item in items}
-    for readings, actual, load_s in engine.stream(batches):
-        for reading in readings:
+    for results in engine.stream(batches):
+        for result in results:
+            reading = result.reading
             item = by_id[reading.page]
-            row = row_of(reading_record("read", item.key, settings, item.page, reading, actual, load_s, 0))
+            record = reading_record("read", item.key, settings, item.page, reading, result.actual, result.load_s, 0)
+            row = row_of(record)
             first = {
                 "file": item.page.where,
                 "leaf": item.page.leaf,

@@ -13,12 +13,9 @@ import yaml
 
 from ocrlab import paths
 from ocrlab.commands.parameters import ParameterError, Yaml, check, read_parameters, suggest
-from ocrlab.commands.plan import Experiment
 from ocrlab.machine.describe import Choice
 from ocrlab.reading.settings import is_endpoint, parse_address
 from ocrlab.study.provenance import read_record
-from ocrlab.workspace.experiments import PROFILES
-from ocrlab.workspace.parameters import check
 
 PROFILES = ("smoke", "cpu", "gpu")
 NEEDS = ("gpu", "model")

@@ -33,9 +33,9 @@ from ocrlab.machine.describe import choose_device, choose_dtype, machine_name
 from ocrlab.pages import Page, PageError
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.cluster import Cluster
-from ocrlab.reading.fleet import Fleet, FleetDown
+from ocrlab.reading.isolated import Refused
 from ocrlab.reading.limits import predict
-from ocrlab.reading.served import Refused
+from ocrlab.reading.pool import PoolDown, ReaderPool
 from ocrlab.reading.settings import LOAD_SETTINGS, SettingError, Settings, is_endpoint
 from ocrlab.scoring import Edits, character_edits, corpus_rate
 from ocrlab.study.records import RecordError, read_records, record_files
@@ -60,12 +60,12 @@ def read_pages(args: Any) -> int:
     except (PageError, SettingError, Refused) as error:
         print(error, file=sys.stderr)
         return 2
-    except (RecordError, FleetDown) as error:
-        print(error, file=sys.stderr)
+    except (RecordError, PoolDown) as error:
+        print(f"{error}; the same command goes on" if isinstance(error, PoolDown) else error, file=sys.stderr)
         return 1
 
 
-def _engine(args: Any, settings: Settings, pages: int) -> Fleet | Cluster:
+def _engine(args: Any, settings: Settings, pages: int) -> ReaderPool | Cluster:
     options: dict[str, Any] = {
         "processes": args.prepare if pages > settings.batch_size else 0,
         "page_timeout_s": args.page_timeout,
@@ -73,10 +73,10 @@ def _engine(args: Any, settings: Settings, pages: int) -> Fleet | Cluster:
     }
     if args.engine == "ray":
         return Cluster(settings, args.address, int(args.workers or 0) or None, **options)
-    fleet = Fleet(settings, _devices(args.workers, settings)[:pages], **options)
+    pool = ReaderPool(settings, _devices(args.workers, settings)[:pages], **options)
     if not args.dry_run:
-        fleet.warm()  # models load while the pages are planned
-    return fleet
+        pool.warm()  # models load while the pages are planned
+    return pool
 
 
 def _devices(asked: str, settings: Settings) -> list[str]:
@@ -94,7 +94,7 @@ def _devices(asked: str, settings: Settings) -> list[str]:
     return [here[i % len(here)] for i in range(int(names[0]))] if names else here
 
 
-def _plan_and_read(args: Any, settings: Settings, engine: Fleet | Cluster, sources: Sourced) -> int:
+def _plan_and_read(args: Any, settings: Settings, engine: ReaderPool | Cluster, sources: Sourced) -> int:
     output: Output | None = None
     files: Sequence[Path | None] = [None] * len(sources.pages)
     if args.out is not None or args.beside:

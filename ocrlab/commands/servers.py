@@ -200,7 +200,7 @@ def serve_model(model: str, port: int, **options: Any) -> int:
     """Serve a model to this computer until it is stopped; return 0, or 2 where it cannot be served here."""
     from ocrlab.reading.checkpoints import CheckpointError
     from ocrlab.reading.loading import Unsupported
-    from ocrlab.reading.serving import serve
+    from ocrlab.reading.serve import serve
 
     try:
         serve(model, port, **options)

@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 
 from ocrlab.machine.attention import pinned
-from ocrlab.machine.death import sticky
 from ocrlab.machine.describe import choose_device, choose_dtype
+from ocrlab.machine.worker import sticky
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.inputs import Inputs, Prepared, prepare

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from ocrlab.machine.death import kind_of
+from ocrlab.machine.worker import kind_of
 from ocrlab.reading.loading import Unsupported
 from ocrlab.reading.settings import Address
 from ocrlab.scoring.failures import Status

@@ -15,8 +15,8 @@ from ocrlab.machine.attention import pinned
 from ocrlab.machine.quarantine import Variant, judge
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
+from ocrlab.reading.isolated import reader_here
 from ocrlab.reading.open import in_this_process
-from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
 from ocrlab.study.divergence import TOP, Generation, compare
 

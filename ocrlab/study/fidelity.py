@@ -17,10 +17,10 @@ from tqdm.auto import tqdm
 
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
+from ocrlab.reading.isolated import attempt
 from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.failures import Status
-from ocrlab.study.attempt import attempt
 from ocrlab.study.forced import Prepare, distance_here, keep_reference
 
 if TYPE_CHECKING:

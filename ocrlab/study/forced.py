@@ -14,9 +14,9 @@ import numpy as np
 
 from ocrlab.machine.attention import pinned
 from ocrlab.pages import Page
+from ocrlab.reading.isolated import reader_here
 from ocrlab.reading.open import in_this_process
 from ocrlab.reading.reader import Reader
-from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
 
 if TYPE_CHECKING:

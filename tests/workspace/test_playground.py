@@ -16,7 +16,7 @@ from ocrlab import paths
 from ocrlab.machine.attention import Probe
 from ocrlab.machine.hardware import Machine, card
 from ocrlab.pages import load_pages
-from ocrlab.reading.live import Seen
+from ocrlab.reading.isolated import PageResult
 from ocrlab.reading.loading import token_counter
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings, load_preset, preset_names
@@ -66,7 +66,7 @@ def test_nothing_that_was_read_typed_or_named_becomes_markup(text: str) -> None:
         shown.block(text, "ocr-text"), shown.note(text), shown.busy(text), shown.chips([(text, text)]),
         shown.table([text], [[text]]), shown.savable(text, text, text), shown.costs(reading),
         shown.ruled_out({text: {text: text}}), history_html([row], Path(text)),
-        compared(Seen(reading), Seen(replace(reading, text=text[::-1])), page, page),
+        compared(PageResult(reading), PageResult(replace(reading, text=text[::-1])), page, page),
     ]  # fmt: skip
     for piece in pieces:
         inert(piece, text)
@@ -194,8 +194,8 @@ def test_a_truth_that_is_typed_makes_a_score(tmp_path: Path) -> None:
     picker = Picker("lines", 3, lambda: None)
     picker.truth.value = "typed"
     assert picker.page is not None and picker.page.truth == "typed"
-    row = keep_here(tmp_path, CPU, picker.page, Seen(Reading(picker.page.id, "typed", "ok", "")))
-    again = keep_here(tmp_path, CPU, picker.page, Seen(Reading(picker.page.id, "", "crashed", "why"), died=True))
+    row = keep_here(tmp_path, CPU, picker.page, PageResult(Reading(picker.page.id, "typed", "ok", "")))
+    again = keep_here(tmp_path, CPU, picker.page, PageResult(Reading(picker.page.id, "", "crashed", "why"), died=True))
     assert row["cer"] == 0 and row["actual_streamed"] and again["repeat"] == 1 and "cer" not in again
     kept = (tmp_path / "readings" / "playground.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["text"] for line in kept] == ["typed", ""]

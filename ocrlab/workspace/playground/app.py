@@ -11,7 +11,7 @@ import ipywidgets as w
 from IPython.display import Javascript, display
 
 from ocrlab.machine.attention import all_probes
-from ocrlab.reading.live import Seen
+from ocrlab.reading.isolated import PageResult
 from ocrlab.reading.settings import Settings
 from ocrlab.workspace.playground.column import Column
 from ocrlab.workspace.playground.comparison import compared
@@ -70,7 +70,7 @@ class Playground:
     def _ipython_display_(self) -> None:
         display(Javascript(_GUARD.replace("LIMIT", str(UPLOAD_LIMIT_BYTES), 1)), self.box)
 
-    def read(self, column: int = 0) -> Seen | None:
+    def read(self, column: int = 0) -> PageResult | None:
         """Read the chosen page with column A (0) or B (1), show it, and return what came once it is there."""
         return self.columns[column].read()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import ipywidgets as w
 
 from ocrlab.pages import Page
-from ocrlab.reading.live import Seen
+from ocrlab.reading.isolated import PageResult
 from ocrlab.reading.settings import SettingError, Settings
 from ocrlab.report import tables
 from ocrlab.scoring import WITH_TEXT, character_edits
@@ -32,7 +32,7 @@ class Column:
         done: Callable[[Column], None],
     ) -> None:  # fmt: skip
         self.name, self._sitting, self._picker, self._done = name, sitting, picker, done
-        self.seen: Seen | None = None
+        self.seen: PageResult | None = None
         self.page: Page | None = None
         self.against = ""
         self.form = SettingsForm(preset, changed)
@@ -88,7 +88,7 @@ class Column:
         self.state.value = busy("cancelling")
         self._sitting.cancel()
 
-    def read(self) -> Seen | None:
+    def read(self) -> PageResult | None:
         """Read the chosen page with the settings and show all of it; return what came, or None where nothing could."""
         settings, page = self.show_settings(), self._picker.page
         if settings is None or page is None:
@@ -116,7 +116,7 @@ class Column:
         self.read_button.disabled = reading or bool(self.against)
         self.read_button.tooltip = self.against or "read the page with these settings"
 
-    def _show(self, seen: Seen, page: Page, streamed: str) -> None:
+    def _show(self, seen: PageResult, page: Page, streamed: str) -> None:
         reading = seen.reading
         text = reading.text or streamed
         self.text.value = block(text, "ocr-text") if text else ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ocrlab.pages import Page
-from ocrlab.reading.live import Seen
+from ocrlab.reading.isolated import PageResult
 from ocrlab.report import tables
 from ocrlab.scoring import character_edits, first_divergence
 from ocrlab.workspace.playground.shown import milliseconds, note, table
 
 
-def compared(one: Seen | None, other: Seen | None, page: Page | None, same: Page | None) -> str:
+def compared(one: PageResult | None, other: PageResult | None, page: Page | None, same: Page | None) -> str:
     """Return HTML that compares the readings A and B, or what is missing for it."""
     if one is None or other is None or page is None or same is None:
         return note("Read the page with A and with B: then they are compared here.")

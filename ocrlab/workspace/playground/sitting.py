@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ocrlab import paths
 from ocrlab.pages import Page
-from ocrlab.reading.live import LiveReader, Seen
+from ocrlab.reading.isolated import IsolatedReader, PageResult, Refused
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings
 from ocrlab.study.rows import reading_record, row_key
@@ -27,7 +28,7 @@ class Sitting:
     def __init__(self, helper: Helper, folder: Path | None = None) -> None:
         self.folder = folder or paths.run_folder()
         self.rows: list[dict[str, Any]] = []
-        self.reader = LiveReader()
+        self.reader = IsolatedReader()
         self._helper, self._turn, self._cancelled = helper, threading.Lock(), threading.Event()
         self._keeper = ThreadPoolExecutor(1)  # in the order of reading, however long the helper takes to start
 
@@ -38,18 +39,18 @@ class Sitting:
 
     def prepare(self, settings: Settings) -> None:
         """Load the settings' model ahead of the first page."""
-        with self._turn:
-            self.reader.prepare(settings)
+        with self._turn, suppress(Refused):  # the first page says why
+            self.reader.apply(settings)
 
-    def read(self, settings: Settings, page: Page, on_text: Callable[[str], None]) -> Seen:
+    def read(self, settings: Settings, page: Page, on_text: Callable[[str], None]) -> PageResult:
         """Return what came of a page; waits where another page is being read."""
         self._cancelled.clear()
         with self._turn:
             if self._cancelled.is_set():
-                return Seen(Reading(page.id, "", "error", "cancelled before it began"))
-            return self.reader.read(settings, page, on_text)
+                return PageResult(Reading(page.id, "", "error", "cancelled before it began"))
+            return self.reader.look(settings, page, on_text)
 
-    def keep(self, settings: Settings, page: Page, seen: Seen) -> dict[str, Any]:
+    def keep(self, settings: Settings, page: Page, seen: PageResult) -> dict[str, Any]:
         """Return the reading's row with its text, once reading and row are on disk.
 
         Raises:
@@ -57,7 +58,7 @@ class Sitting:
         """
         return self._keeper.submit(self._keep, settings, page, seen).result()
 
-    def _keep(self, settings: Settings, page: Page, seen: Seen) -> dict[str, Any]:
+    def _keep(self, settings: Settings, page: Page, seen: PageResult) -> dict[str, Any]:
         row: dict[str, Any] = self._helper.call(keep_here, self.folder, settings, page, seen)
         self.rows.append(row | {"text": seen.reading.text})
         return self.rows[-1]
@@ -75,7 +76,7 @@ class Sitting:
             self.reader.close()
 
 
-def keep_here(folder: Path, settings: Settings, page: Page, seen: Seen) -> dict[str, Any]:
+def keep_here(folder: Path, settings: Settings, page: Page, seen: PageResult) -> dict[str, Any]:
     """Append a reading and its row to a run's folder and return the row; the first one writes `run.json` too."""
     # Two seconds of imports (papermill, nbformat), which the page's own process is spared.
     from ocrlab.study.provenance import now, read_record, start_record, write_record
