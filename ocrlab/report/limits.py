@@ -12,7 +12,7 @@ from ocrlab.machine.cards import Machine, card
 from ocrlab.reading.limits import predict
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.shapes import shapes_of
-from ocrlab.report.plots import COLOURS, blank_figure
+from ocrlab.study.plots import COLOURS, blank_figure
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,11 +11,11 @@ import pytest
 
 from ocrlab.reading.settings import Settings
 from ocrlab.report import engines as pictures
-from ocrlab.report.plots import cost_against_tokens, memory_against_tokens
 from ocrlab.report.recommendation import pareto
 from ocrlab.report.scrub import scrubber
 from ocrlab.study import engines as study
 from ocrlab.study.engines import HERE, SERVED, Engine, engine_runs, engine_table, engines, same_texts
+from ocrlab.study.plots import cost_against_tokens, memory_against_tokens
 from ocrlab.study.recommend import judge_runs
 from ocrlab.workspace.experiments import load_experiments
 from ocrlab.workspace.plan import PlanError, plan_tasks, resolve_model
