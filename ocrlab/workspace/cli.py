@@ -123,8 +123,7 @@ def _lab(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     from ocrlab import paths
-    from ocrlab.report.overview import build_overview
-    from ocrlab.report.site import build_site
+    from ocrlab.report.site import build_overview, build_site
     from ocrlab.workspace.provenance import read_record, readings_record, write_record
 
     folder = Path(args.run) if Path(args.run).is_dir() else paths.RESULTS / args.run

@@ -13,8 +13,6 @@ from typing import Any
 from ocrlab import paths
 from ocrlab.workspace.plan import PlanError
 
-_SCORED = ("rows", "readings")
-
 
 def add_exchange(commands: Any) -> None:
     """Give the command line `share`, `add` and `verify`."""
@@ -38,7 +36,6 @@ def add_exchange(commands: Any) -> None:
 
 def share_run(run: str, images: str | None = None, to: str | None = None, results: Path | None = None) -> int:
     """Write a run's zip and print where; return 0, or 2 where it cannot be shared."""
-    from ocrlab.report.parcel import ParcelError
     from ocrlab.report.share import pack_run
     from ocrlab.workspace.runs import find_run
 
@@ -46,23 +43,23 @@ def share_run(run: str, images: str | None = None, to: str | None = None, result
         folder = find_run(run, results)
         target = Path(to) if to else Path.cwd() / f"{folder.name}.zip"
         file = pack_run(folder, target, Path(images).expanduser() if images else None)
-    except (ParcelError, PlanError, ValueError) as error:
+    except (PlanError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
         print(f"{error.filename or run}: cannot be written ({error.strerror or error}); choose --to", file=sys.stderr)
         return 2
-    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB. Home folders, user and host names were taken out; texts that "
-          "were read from pages, and their truth, are inside. Look before you send it.")  # fmt: skip
+    print(
+        f"{file}: {file.stat().st_size / 1e6:.1f} MB. Home folders, user and host names were taken out; texts that "
+        "were read from pages, and their truth, are inside. Look before you send it."
+    )
     return 0
 
 
 def add_run(file: str, name: str | None = None, results: Path | None = None) -> int:
     """Check a zip, put its run into `results/` and print where; return 0, or 2 where it is refused."""
-    from ocrlab.report.admit import unpack_run
-    from ocrlab.report.overview import build_overview
-    from ocrlab.report.parcel import ParcelError
-    from ocrlab.report.site import build_site
+    from ocrlab.report.share import ShareError, unpack_run
+    from ocrlab.report.site import build_overview, build_site
 
     results = results or paths.RESULTS
     results.mkdir(exist_ok=True)
@@ -73,51 +70,49 @@ def add_run(file: str, name: str | None = None, results: Path | None = None) -> 
     try:
         if name:
             _target(results, name)
-        run = unpack_run(Path(file), folder)
+        run, passed_over = unpack_run(Path(file), folder)
         target = _target(results, name or run)
-        _take_over(folder, target.name, Path(file).name)
+        _score_here(folder, target.name, Path(file).name)
         folder.rename(target)
         index = build_site(target)
         build_overview(results)
-    except ParcelError as error:
+    except ShareError as error:
         print(error, file=sys.stderr)
         return 2
     finally:
         shutil.rmtree(place, ignore_errors=True)
+    if passed_over:
+        print(
+            f"{len(passed_over)} notebooks and pictures were passed over, {passed_over[0]} first: the site is drawn "
+            "from the records. Unzip the file to look at them"
+        )
     print(f"{index}\nNext: `make verify RUN={target.name}` reads some of its pages here; 09-compare compares runs")
     return 0
 
 
 def _target(results: Path, name: str) -> Path:
-    from ocrlab.report.parcel import ParcelError
+    from ocrlab.report.share import ShareError
 
     if not re.fullmatch(r"\w[\w.+-]{0,99}", name) or name.endswith("."):
-        raise ParcelError(f"--as {name}: not a folder name; use letters, digits, '-', '_' and '.'")
+        raise ShareError(f"--as {name}: not a folder name; use letters, digits, '-', '_' and '.'")
     if (results / name).exists():
-        raise ParcelError(f"{results / name}: is there already and stays as it is; add this one under another name: "
-                          f"--as {name}-2 (with make: AS_NAME={name}-2)")  # fmt: skip
+        raise ShareError(
+            f"{results / name}: is there already and stays as it is; add this one under another name: "
+            f"--as {name}-2 (with make: AS_NAME={name}-2)"
+        )
     return results / name
 
 
-def _take_over(folder: Path, name: str, file: str) -> None:
-    """Score the readings here, and note in `run.json` that the run came from elsewhere."""
-    from ocrlab.report.parcel import ParcelError
-    from ocrlab.study.records import pack_records, record_files
+def _score_here(folder: Path, name: str, file: str) -> None:
+    """Make the run's rows from its readings, and note in `run.json` that it came from elsewhere."""
+    from ocrlab.study.records import pack_records
     from ocrlab.study.rows import rescore
     from ocrlab.workspace.provenance import now, read_record, write_record
 
-    record = read_record(folder)
-    if not record:
-        raise ParcelError(f"{file}: no run.json in it; make the zip with `make share RUN=…`")
-    rows, readings = ({f.name.partition(".jsonl")[0] for f in record_files(folder / part)} for part in _SCORED)
-    if alone := sorted(rows - readings):
-        raise ParcelError(f"{file}: rows/{alone[0]}.jsonl has no readings of that name; rows are scored here from "
-                          "readings, so these cannot be taken")  # fmt: skip
-    shutil.rmtree(folder / "rows", ignore_errors=True)
     (folder / "rows").mkdir()
     rescore(folder)
     pack_records(folder)
-    write_record(folder, record | {"run": name, "added": {"file": file, "time": now()}})
+    write_record(folder, read_record(folder) | {"run": name, "added": {"file": file, "time": now()}})
 
 
 def _verify(args: argparse.Namespace) -> int:

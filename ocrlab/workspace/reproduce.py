@@ -11,8 +11,7 @@ from typing import Any
 from ocrlab import paths
 from ocrlab.reading.cluster import connect
 from ocrlab.reading.served import Refused
-from ocrlab.report.overview import build_overview
-from ocrlab.report.site import build_site
+from ocrlab.report.site import build_overview, build_site
 from ocrlab.study.records import pack_records
 from ocrlab.study.spread import engine_variables
 from ocrlab.workspace.experiments import ExperimentsError, load_experiments

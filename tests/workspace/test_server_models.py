@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from ocrlab.report.scrub import scrubber
 
 from ocrlab.reading.settings import Settings
 from ocrlab.report import engines as pictures
 from ocrlab.report.recommendation import pareto
-from ocrlab.report.scrub import scrubber
 from ocrlab.study import engines as study
 from ocrlab.study.engines import HERE, SERVED, Engine, engine_runs, engine_table, engines, same_texts
 from ocrlab.study.plots import cost_against_tokens, memory_against_tokens

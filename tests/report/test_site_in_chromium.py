@@ -5,16 +5,16 @@ from pathlib import Path
 import mistune
 import pytest
 from nbformat.v4 import new_output
+from ocrlab.report.overview import build_overview
+from tests.report.test_report_site import display, picture, ran
 
 from ocrlab import paths
 from ocrlab.pages import load_pages
-from ocrlab.report.overview import build_overview
 from ocrlab.report.site import build_site
 from ocrlab.workspace.exchange import add_run, share_run
 from tests.chromium import chromium
 from tests.hostile import EVERY
 from tests.notebooks import write
-from tests.report.test_report_site import display, picture, ran
 from tests.runs import reading, write_run
 
 

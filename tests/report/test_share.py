@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 from nbformat.v4 import new_output
+from ocrlab.report.parcel import MANIFEST, ParcelError
+from ocrlab.report.scrub import scrub_all, scrubber
 from PIL import Image
+from tests.report.test_report_site import display, picture, ran
 
 from ocrlab import paths
 from ocrlab.pages import load_pages
 from ocrlab.report import parcel
-from ocrlab.report.parcel import MANIFEST, ParcelError
 from ocrlab.report.readings import picture_name
-from ocrlab.report.scrub import scrub_all, scrubber
 from ocrlab.report.share import pack_run
 from ocrlab.study.origin import pages_by_hash
 from ocrlab.study.records import pack_records
 from tests.notebooks import write
-from tests.report.test_report_site import display, picture, ran
 from tests.runs import reading, write_run
 
 SECRETS = ["karlotta", "Werkbank-7", "werkbank-7.lan", "/home/karlotta", "/Users/karlotta", "/home/other",
