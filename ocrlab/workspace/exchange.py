@@ -82,10 +82,7 @@ def add_run(file: str, name: str | None = None, results: Path | None = None) -> 
     finally:
         shutil.rmtree(place, ignore_errors=True)
     if passed_over:
-        print(
-            f"{len(passed_over)} notebooks and pictures were passed over, {passed_over[0]} first: the site is drawn "
-            "from the records. Unzip the file to look at them"
-        )
+        print(f"Passed over, as the site is drawn from the records: {len(passed_over)} files of notebooks and pictures")
     print(f"{index}\nNext: `make verify RUN={target.name}` reads some of its pages here; 09-compare compares runs")
     return 0
 
