@@ -41,6 +41,8 @@ MOST_FILES = 2_000
 MOST_RATIO = 250
 
 _LONGEST_TEXT = 100_000
+# What `measured` holds beside numbers.
+_WORDS = {"stop_reason", "retried"}
 _READING = {
     **dict.fromkeys(("key", "experiment", "page", "status", "reason", "text", "machine", "page_sha256"), str),
     **dict.fromkeys(("asked", "actual", "measured"), dict),
@@ -337,7 +339,7 @@ def _check_reading(record: dict[str, Any]) -> None:
     make_settings(record["asked"])
     if not {"min_new_tokens", "weights"} <= record["asked"].keys():
         raise ShareError("its 'asked' lacks settings")
-    if any(isinstance(v, str | list | dict) for k, v in record["measured"].items() if k != "stop_reason"):
+    if any(isinstance(v, str | list | dict) for k, v in record["measured"].items() if k not in _WORDS):
         raise ShareError("its 'measured' holds what is no number")
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ocrlab import paths
 from ocrlab.pages import load_pages
+from ocrlab.reading.outcome import Reading
 from ocrlab.report import share
 from ocrlab.report.readings import picture_name
 from ocrlab.report.share import MANIFEST, ShareError, anonymise_all, anonymiser, manifest, pack_run, unpack_run
@@ -215,6 +216,13 @@ def test_a_good_one_is_unpacked_without_its_pages(add):
     names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
     assert names == ["readings/e.jsonl", "recommended.yaml", "run.json"]
     assert (folder / "recommended.yaml").read_text(encoding="utf-8") == "# because\nmax_new_tokens: 5\n"
+
+
+def test_all_that_a_reading_measures_is_let_in(add):
+    """A field in words that is new in `Reading` would otherwise be refused on every other machine."""
+    measured = Reading("p", "abc", "ok", "").measured()
+    assert {name for name, value in measured.items() if isinstance(value, str)} == {"retried", "stop_reason"}
+    add({"readings/e.jsonl": line(measured=measured)})
 
 
 def test_notebooks_and_pictures_of_an_older_zip_are_passed_over_unread(add):
