@@ -166,9 +166,9 @@ def test_each_figure_is_stored_once_and_found_again(site):
 
 
 def test_a_link_to_a_figure_that_is_not_there_shows_nothing(tmp_path):
-    lifted = [new_output("display_data", {"text/plain": "gone"}, metadata={"ocrlab_figure": name})
+    linked = [new_output("display_data", {"text/plain": "gone"}, metadata={"ocrlab_figure": name})
               for name in ("../secret.png", "a-2-9.png", "x.svg", 7)]  # fmt: skip
-    folder = run_folder(tmp_path / "r", {"a": ["# A?", ran("1", *lifted)]})
+    folder = run_folder(tmp_path / "r", {"a": ["# A?", ran("1", *linked)]})
     (tmp_path / "secret.png").write_bytes(b"\x89PNG")
     build_site(folder)
     assert not Page(folder / "a.html").every("img") and Page(folder / "a.html").text.count("gone") == 4
