@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import ocrlab.report.plots as plots
-    import ocrlab.report.tables as tables
+    import ocrlab.study.plots as plots
+    import ocrlab.study.tables as tables
     from ocrlab.pages import Page, load_pages, open_image
     from ocrlab.reading.open import open_reader
     from ocrlab.reading.reader import Reader
@@ -39,7 +39,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     if name in {"plots", "tables"}:
-        return importlib.import_module(f"ocrlab.report.{name}")
+        return importlib.import_module(f"ocrlab.study.{name}")
     raise AttributeError(f"module 'ocrlab' has no attribute {name!r}")
 
 

@@ -1,9 +1,12 @@
 """Tiny notebooks for the tests of the runner and the site."""
 
+from base64 import b64encode
+from io import BytesIO
 from pathlib import Path
 
 import nbformat
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 
 def cell(source: str, *tags: str) -> nbformat.NotebookNode:
@@ -16,3 +19,21 @@ def write(file: Path, *cells: nbformat.NotebookNode | str) -> Path:
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, file)
     return file
+
+
+def picture(colour: str = "white", kind: str = "PNG") -> str:
+    buffer = BytesIO()
+    Image.new("RGB", (40, 20), colour).save(buffer, kind)
+    return b64encode(buffer.getvalue()).decode()
+
+
+def display(**data: str):
+    metadata = data.pop("metadata", {})
+    return new_output(
+        "display_data", {name.replace("_", "/", 1): value for name, value in data.items()}, metadata=metadata
+    )
+
+
+def ran(source: str, *outputs, tags=(), status="completed", **metadata):
+    marks = {"tags": list(tags), "papermill": {"status": status}, **metadata}
+    return new_code_cell(source, outputs=list(outputs), execution_count=1, metadata=marks)

@@ -17,18 +17,14 @@ from tqdm import tqdm
 from ocrlab import paths
 from ocrlab.commands.plan import PlanError, find_run
 from ocrlab.pages.load import OWN_SETS, is_url
-from ocrlab.report.admit import unpack_run
-from ocrlab.report.overview import build_overview
-from ocrlab.report.parcel import ParcelError
-from ocrlab.report.share import pack_run
-from ocrlab.report.site import build_site
+from ocrlab.report.share import ShareError, pack_run, unpack_run
+from ocrlab.report.site import build_overview, build_site
 from ocrlab.study.origin import absent_pages, dpis_of, pages_by_hash
 from ocrlab.study.provenance import now, read_record, readings_record, write_record
 from ocrlab.study.records import RecordError, pack_records, read_records, record_files
 from ocrlab.study.rereading import Again, draw, repeatable, reread
 from ocrlab.study.rows import rescore
 
-_SCORED = ("rows", "readings")
 _NAMED = 8
 
 
@@ -53,7 +49,7 @@ def share_run(run: str, images: str | None = None, to: str | None = None, result
         folder = find_run(run, results)
         target = Path(to) if to else Path.cwd() / f"{folder.name}.zip"
         file = pack_run(folder, target, Path(images).expanduser() if images else None)
-    except (ParcelError, PlanError, ValueError) as error:
+    except (PlanError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
@@ -77,48 +73,40 @@ def add_run(file: str, name: str | None = None, results: Path | None = None) -> 
     try:
         if name:
             _target(results, name)
-        run = unpack_run(Path(file), folder)
+        run, passed_over = unpack_run(Path(file), folder)
         target = _target(results, name or run)
-        _take_over(folder, target.name, Path(file).name)
+        _score_here(folder, target.name, Path(file).name)
         folder.rename(target)
         index = build_site(target)
         build_overview(results)
-    except ParcelError as error:
+    except ShareError as error:
         print(error, file=sys.stderr)
         return 2
     finally:
         shutil.rmtree(place, ignore_errors=True)
+    if passed_over:
+        print(f"Passed over, as the site is drawn from the records: {len(passed_over)} files of notebooks and pictures")
     print(f"{index}\nNext: `make verify RUN={target.name}` reads some of its pages here; 09-compare compares runs")
     return 0
 
 
 def _target(results: Path, name: str) -> Path:
     if not re.fullmatch(r"\w[\w.+-]{0,99}", name) or name.endswith("."):
-        raise ParcelError(f"--as {name}: not a folder name; use letters, digits, '-', '_' and '.'")
+        raise ShareError(f"--as {name}: not a folder name; use letters, digits, '-', '_' and '.'")
     if (results / name).exists():
-        raise ParcelError(
+        raise ShareError(
             f"{results / name}: is there already and stays as it is; add this one under another name: "
             f"--as {name}-2 (with make: AS_NAME={name}-2)"
         )
     return results / name
 
 
-def _take_over(folder: Path, name: str, file: str) -> None:
-    """Score the readings here, and note in `run.json` that the run came from elsewhere."""
-    record = read_record(folder)
-    if not record:
-        raise ParcelError(f"{file}: no run.json in it; make the zip with `make share RUN=…`")
-    rows, readings = ({f.name.partition(".jsonl")[0] for f in record_files(folder / part)} for part in _SCORED)
-    if alone := sorted(rows - readings):
-        raise ParcelError(
-            f"{file}: rows/{alone[0]}.jsonl has no readings of that name; rows are scored here from "
-            "readings, so these cannot be taken"
-        )
-    shutil.rmtree(folder / "rows", ignore_errors=True)
+def _score_here(folder: Path, name: str, file: str) -> None:
+    """Make the run's rows from its readings, and note in `run.json` that it came from elsewhere."""
     (folder / "rows").mkdir()
     rescore(folder)
     pack_records(folder)
-    write_record(folder, record | {"run": name, "added": {"file": file, "time": now()}})
+    write_record(folder, read_record(folder) | {"run": name, "added": {"file": file, "time": now()}})
 
 
 def verify(

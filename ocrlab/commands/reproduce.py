@@ -23,8 +23,7 @@ from ocrlab.commands.plan import (
 from ocrlab.commands.run_notebook import Outcome, run_notebook
 from ocrlab.reading.cluster import connect, engine_variables
 from ocrlab.reading.isolated import Refused
-from ocrlab.report.overview import build_overview
-from ocrlab.report.site import build_site
+from ocrlab.report.site import build_overview, build_site
 from ocrlab.study.provenance import now, read_record, readings_record, start_record, write_record
 from ocrlab.study.records import pack_records
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from ocrlab.report.fidelity import model_words
 from ocrlab.report.machine import in_short
-from ocrlab.report.plots import COLOURS, GREY, blank_figure
+from ocrlab.study.plots import COLOURS, GREY, blank_figure
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ocrlab.report.across import short_settings
-from ocrlab.report.plots import COLOURS, blank_figure, nothing
+from ocrlab.study.plots import COLOURS, blank_figure, nothing
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ocrlab.report.machine import in_short
-from ocrlab.report.plots import COLOURS, GREY, blank_figure
+from ocrlab.study.plots import COLOURS, GREY, blank_figure
 
 if TYPE_CHECKING:
     import pandas as pd

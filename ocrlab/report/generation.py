@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ocrlab.report.plots import COLOURS, GREY
 from ocrlab.study.generation import GREEDY, OWN
+from ocrlab.study.plots import COLOURS, GREY
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ocrlab.machine.hardware import Machine, card
 from ocrlab.reading.limits import predict, shapes_of
 from ocrlab.reading.settings import Settings
-from ocrlab.report.plots import COLOURS, blank_figure
+from ocrlab.study.plots import COLOURS, blank_figure
 
 if TYPE_CHECKING:
     import pandas as pd

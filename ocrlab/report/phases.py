@@ -11,8 +11,8 @@ from matplotlib.ticker import PercentFormatter
 
 from ocrlab.report.across import short_settings
 from ocrlab.report.costs import names_of, rows_below, where_of
-from ocrlab.report.plots import COLOURS, GREY, blank_figure, nothing
 from ocrlab.study.phases import PHASES, bottleneck, sped_up
+from ocrlab.study.plots import COLOURS, GREY, blank_figure, nothing
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ocrlab.report.costs import ends_of, where_of, with_ends
-from ocrlab.report.plots import COLOURS, nothing
+from ocrlab.study.plots import COLOURS, nothing
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,16 +10,15 @@ import pytest
 from ocrlab import paths
 from ocrlab.commands.cli import main
 from ocrlab.commands.exchange import add_run, share_run
-from ocrlab.report.parcel import MANIFEST, manifest
+from ocrlab.report.share import MANIFEST, manifest
 from ocrlab.study.rows import load_rows
-from tests.notebooks import write
-from tests.report.test_report_share import unpacked
-from tests.report.test_report_site import display, picture, ran
+from tests.notebooks import display, picture, ran, write
+from tests.report.test_share import unpacked
 from tests.runs import reading, write_run
 
 
 @pytest.fixture
-def parcel(tmp_path, capsys) -> Path:
+def bundle(tmp_path, capsys) -> Path:
     """A zip of a run with two readings and a notebook, made by `share`."""
     run = write_run(tmp_path / "there" / "my-card", reading("p1", "abX", "abc"), reading("p2", "abc", "abc"),
                     notebooks={"a": {"status": "ok", "profile": "gpu", "seconds": 1.5}})  # fmt: skip
@@ -29,9 +28,9 @@ def parcel(tmp_path, capsys) -> Path:
     return tmp_path / "my-card.zip"
 
 
-def test_a_run_travels(tmp_path, parcel, capsys):
+def test_a_run_travels(tmp_path, bundle, capsys):
     results = tmp_path / "here"
-    assert add_run(str(parcel), None, results) == 0
+    assert add_run(str(bundle), None, results) == 0
     said = capsys.readouterr().out
     assert str(results / "my-card" / "index.html") in said and "make verify RUN=my-card" in said
     rows = load_rows(results / "my-card").set_index("page")
@@ -46,48 +45,53 @@ def test_a_run_travels(tmp_path, parcel, capsys):
     assert sorted(f.name for f in results.iterdir()) == ["index.html", "my-card", "style.css"]
 
 
-def test_what_is_there_stays_and_another_name_is_taken(tmp_path, parcel, capsys):
+def test_what_is_there_stays_and_another_name_is_taken(tmp_path, bundle, capsys):
     results = tmp_path / "here"
     mine = write_run(results / "my-card", reading("mine"))
     before = {f: f.read_bytes() for f in mine.rglob("*") if f.is_file()}
-    assert add_run(str(parcel), None, results) == 2
+    assert add_run(str(bundle), None, results) == 2
     assert "is there already and stays as it is" in (said := capsys.readouterr().err) and "--as my-card-2" in said
     assert {f: f.read_bytes() for f in mine.rglob("*") if f.is_file()} == before
-    assert add_run(str(parcel), "my-card-2", results) == 0
+    assert add_run(str(bundle), "my-card-2", results) == 0
     assert json.loads((results / "my-card-2" / "run.json").read_text(encoding="utf-8"))["run"] == "my-card-2"
-    assert add_run(str(parcel), "../x", results) == 2 and "not a folder name" in capsys.readouterr().err
+    assert add_run(str(bundle), "../x", results) == 2 and "not a folder name" in capsys.readouterr().err
     assert sorted(f.name for f in results.iterdir()) == ["index.html", "my-card", "my-card-2", "style.css"]
 
 
-def changed(parcel: Path, name: str, data: bytes | None) -> Path:
-    files = unpacked(parcel) | {name: data or b""}
+def changed(bundle: Path, name: str, data: bytes | None) -> Path:
+    files = unpacked(bundle) | {name: data or b""}
     files.pop(MANIFEST)
     if data is None:
         files.pop(name)
-    with zipfile.ZipFile(parcel, "w") as archive:
+    with zipfile.ZipFile(bundle, "w") as archive:
         for file, content in (files | {MANIFEST: manifest("my-card", files)}).items():
             archive.writestr(file, content)
-    return parcel
+    return bundle
 
 
-def test_scores_and_pages_that_were_made_up_are_not_taken_over(tmp_path, parcel):
-    made_up = json.loads(unpacked(parcel)["rows/e.jsonl"].splitlines()[0]) | {"cer": 0.0, "cer_edits": 0}
-    changed(parcel, "rows/e.jsonl", (json.dumps(made_up) + "\n").encode())
-    changed(parcel, "index.html", b"<script>window.pwned=1</script>")
-    changed(parcel, "report.md", b"<script>window.pwned=1</script>")
-    assert add_run(str(parcel), None, tmp_path / "here") == 0
+def test_scores_and_pages_that_were_made_up_are_not_taken_over(tmp_path, bundle):
+    made_up = json.loads(unpacked(bundle)["readings/e.jsonl"].splitlines()[0]) | {"cer": 0.0, "cer_edits": 0}
+    changed(bundle, "rows/e.jsonl", (json.dumps(made_up) + "\n").encode())
+    changed(bundle, "index.html", b"<script>window.pwned=1</script>")
+    changed(bundle, "report.md", b"<script>window.pwned=1</script>")
+    assert add_run(str(bundle), None, tmp_path / "here") == 0
     assert load_rows(tmp_path / "here" / "my-card").set_index("page")["cer_edits"].to_dict() == {"p1": 1, "p2": 0}
     for name in ("index.html", "report.md"):
         assert "pwned" not in (tmp_path / "here" / "my-card" / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("name", "data", "words"), [
-    ("rows/other.jsonl", b"", "rows/other.jsonl has no readings of that name"), ("run.json", None, "no run.json in it"),
-])  # fmt: skip
-def test_a_run_without_its_evidence_is_refused_and_leaves_nothing(tmp_path, parcel, capsys, name, data, words):
-    changed(parcel, name, None) if data is None else changed(parcel, name, unpacked(parcel)["rows/e.jsonl"])
-    assert add_run(str(parcel), None, tmp_path / "here") == 2
-    assert words in capsys.readouterr().err and list((tmp_path / "here").iterdir()) == []
+def test_a_run_without_its_record_is_refused_and_leaves_nothing(tmp_path, bundle, capsys):
+    changed(bundle, "run.json", None)
+    assert add_run(str(bundle), None, tmp_path / "here") == 2
+    assert "no run.json in it" in capsys.readouterr().err and list((tmp_path / "here").iterdir()) == []
+
+
+def test_notebooks_of_an_older_zip_are_passed_over_with_a_word(tmp_path, bundle, capsys):
+    changed(bundle, "notebooks/a.ipynb", b"{")
+    assert add_run(str(bundle), None, tmp_path / "here") == 0
+    assert "drawn from the records: 1 files of notebooks and pictures" in capsys.readouterr().out
+    run = tmp_path / "here" / "my-card"
+    assert not (run / "notebooks").exists() and {f.name for f in run.glob("*.html")} == {"index.html", "readings.html"}
 
 
 def test_a_run_of_findings_alone_travels_too(tmp_path, capsys):

@@ -22,7 +22,7 @@ def _cell(png: str) -> nbformat.NotebookNode:
 
 
 def test_a_figure_becomes_smaller_and_keeps_its_look() -> None:
-    from ocrlab.report.plots import blank_figure
+    from ocrlab.study.plots import blank_figure
 
     figure, axes = blank_figure()
     axes.plot(np.sin(np.linspace(0, 9, 200)))

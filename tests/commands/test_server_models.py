@@ -12,11 +12,11 @@ import pytest
 from ocrlab.commands.plan import PlanError, load_experiments, plan_tasks, resolve_model
 from ocrlab.reading.settings import Settings
 from ocrlab.report import engines as pictures
-from ocrlab.report.plots import cost_against_tokens, memory_against_tokens
 from ocrlab.report.recommendation import pareto
-from ocrlab.report.scrub import scrubber
+from ocrlab.report.share import anonymiser
 from ocrlab.study import engines as study
 from ocrlab.study.engines import HERE, SERVED, Engine, engine_runs, engine_table, engines, same_texts
+from ocrlab.study.plots import cost_against_tokens, memory_against_tokens
 from ocrlab.study.recommend import judge_runs
 from ocrlab.workspace.playground.forecast import forecast
 from ocrlab.workspace.playground.here import Here
@@ -51,11 +51,11 @@ def test_notebooks_that_look_inside_a_model_are_passed_over_for_a_server_s() -> 
 
 
 def test_what_is_shared_names_no_server() -> None:
-    scrub = scrubber("", (), Path("/nowhere"))
+    anonymise = anonymiser("", (), Path("/nowhere"))
     told = "endpoint:https://gpu7.corp:8000/v1#m at https://gpu7.corp:8000/v1: lost; see https://github.com/a/v1/b"
-    assert scrub(told) == "endpoint:https://HOST/v1#m at https://HOST/v1: lost; see https://github.com/a/v1/b"
-    assert Settings(model_id=scrub("endpoint:http://gpu7/api#m")).model_id == "endpoint:http://HOST/api#m"
-    assert scrub(MODEL) == MODEL
+    assert anonymise(told) == "endpoint:https://HOST/v1#m at https://HOST/v1: lost; see https://github.com/a/v1/b"
+    assert Settings(model_id=anonymise("endpoint:http://gpu7/api#m")).model_id == "endpoint:http://HOST/api#m"
+    assert anonymise(MODEL) == MODEL
 
 
 def _rows(settings: Settings, page_s: float) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ import ipywidgets as w
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import PageResult
 from ocrlab.reading.settings import SettingError, Settings
-from ocrlab.report import tables
 from ocrlab.scoring import WITH_TEXT, character_edits
+from ocrlab.study import tables
 from ocrlab.workspace.playground.export import cell_source, preset_text
 from ocrlab.workspace.playground.form import SettingsForm
 from ocrlab.workspace.playground.helper import HelperError

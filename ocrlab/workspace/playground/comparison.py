@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import PageResult
-from ocrlab.report import tables
 from ocrlab.scoring import character_edits, first_divergence
+from ocrlab.study import tables
 from ocrlab.workspace.playground.shown import milliseconds, note, table
 
 

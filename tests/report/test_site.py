@@ -3,29 +3,28 @@
 import hashlib
 import json
 import re
+import shlex
+import subprocess
 from base64 import b64encode
 from html.parser import HTMLParser
-from io import BytesIO
 from pathlib import Path
 
 import pytest
-from bleach._vendor import html5lib
-from nbformat.v4 import new_code_cell, new_output
+from bleach._vendor import html5lib  # nbconvert brings it; a parser of its own, to check nh3's work
+from nbformat.v4 import new_output
 from PIL import Image
 
+from ocrlab.commands.parameters import parse_overrides
 from ocrlab.report import site as site_module
-from ocrlab.report.mathml import to_mathml
-from ocrlab.report.sanitise import sanitise
-from ocrlab.report.site import build_site
-from tests.hostile import HOSTILE
-from tests.notebooks import write
+from ocrlab.report.site import build_site, command_of
+from tests.hostile import EVERY, HOSTILE
+from tests.notebooks import display, picture, ran, write
 
 TAGS = """
     html head meta title link script body header nav main section article div span p a br hr h1 h2 h3 h4 h5 h6 ul ol li
     form label select option input output dl dt dd
     pre code kbd samp var em strong b i u s q sub sup small mark del ins abbr blockquote figure figcaption details
-    summary img table caption colgroup col thead tbody tfoot tr th td math mrow mi mn mo ms mtext mspace msup msub
-    msubsup mfrac msqrt mroot mover munder munderover mtable mtr mtd mstyle mpadded mphantom menclose
+    summary img table caption colgroup col thead tbody tfoot tr th td
     """
 
 
@@ -36,24 +35,6 @@ TABLE = (
     "<td style='color:#000;background:#E69F00'>0.05</td></tr></table>"
 )
 WIDGET = "application/vnd.jupyter.widget-view+json"
-
-
-def picture(colour: str = "white", kind: str = "PNG") -> str:
-    buffer = BytesIO()
-    Image.new("RGB", (40, 20), colour).save(buffer, kind)
-    return b64encode(buffer.getvalue()).decode()
-
-
-def display(**data: str):
-    metadata = data.pop("metadata", {})
-    return new_output(
-        "display_data", {name.replace("_", "/", 1): value for name, value in data.items()}, metadata=metadata
-    )
-
-
-def ran(source: str, *outputs, tags=(), status="completed", **metadata):
-    marks = {"tags": list(tags), "papermill": {"status": status}, **metadata}
-    return new_code_cell(source, outputs=list(outputs), execution_count=1, metadata=marks)
 
 
 def run_folder(folder: Path, notebooks: dict, record: dict | None = None) -> Path:
@@ -122,16 +103,14 @@ def assert_harmless(file: Path) -> None:
                     assert tag in ("a", "link")
                 elif name == "style":
                     assert not re.search(r"url|expression|position|@|inset", value), value
-                elif tag.startswith("m"):
-                    assert "javascript" not in value
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """A run with one good notebook, a failed one and a skipped one."""
     good = [
-        "# How many *pixels* does a `max_pixels` page [need](x)?\n\nIt is $\\frac{S+D+I}{N}$, and\n\n"
-        "$$x^2 \\le \\alpha$$\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n\\begin{align}a &= b\\\\c &= d\\end{align}",
+        "# How many *pixels* does a `max_pixels` page [need](x)?\n\nIt is (S + D + I) / N ≤ QKᵀ.\n\n"
+        "| a | b |\n|---|--:|\n| 1 | 2 |",
         ran("pages = 20", tags=["parameters"]), ran("pages = 3", tags=["injected-parameters"]),
         "More text. The error falls with the pixel budget:",
         ran("plot()", display(image_png=picture("red"), text_plain="<Figure>"), display(image_png=picture("blue"))),
@@ -140,7 +119,6 @@ def site(tmp_path_factory):
         ran("table", new_output("execute_result", {"text/html": TABLE, "text/plain": "CER 0.05"}, execution_count=1)),
         ran("widget", new_output("display_data", {WIDGET: {"model_id": "0123abc"}, "text/plain": "Slider(3)"}),
             display(application_javascript="alert(1)"), display(application_json={"secret": 1})),
-        ran("latex", display(text_latex="$\\displaystyle \\sqrt{y}$")),
         ran("say", new_output("stream", name="stdout", text="CER 5.1 %\n(4.5 to 5.7) * 2\n"), tags=["headline"]),
         ran("warn", new_output("stream", name="stderr", text="\x1b[31mcareful\x1b[0m <&>")),
     ]  # fmt: skip
@@ -188,9 +166,9 @@ def test_each_figure_is_stored_once_and_found_again(site):
 
 
 def test_a_link_to_a_figure_that_is_not_there_shows_nothing(tmp_path):
-    lifted = [new_output("display_data", {"text/plain": "gone"}, metadata={"ocrlab_figure": name})
+    linked = [new_output("display_data", {"text/plain": "gone"}, metadata={"ocrlab_figure": name})
               for name in ("../secret.png", "a-2-9.png", "x.svg", 7)]  # fmt: skip
-    folder = run_folder(tmp_path / "r", {"a": ["# A?", ran("1", *lifted)]})
+    folder = run_folder(tmp_path / "r", {"a": ["# A?", ran("1", *linked)]})
     (tmp_path / "secret.png").write_bytes(b"\x89PNG")
     build_site(folder)
     assert not Page(folder / "a.html").every("img") and Page(folder / "a.html").text.count("gone") == 4
@@ -229,13 +207,6 @@ def test_figures_say_what_they_show(site):
     for file in ("04-pixels.html", "index.html"):
         for image in Page(site / file).every("img"):
             assert Image.open(site / image["src"]).size == (40, 20)
-
-
-def test_maths_is_mathml(site):
-    page = Page(site / "04-pixels.html")
-    assert len(page.every("math")) == 4 and page.every("mfrac") and page.every("msqrt") and page.every("mtable")
-    assert "$" not in page.text.replace("$1", "") and "\\frac" not in page.text
-    assert "≤" in page.text and "α" in page.text
 
 
 def test_outputs_show_in_their_safe_form(site):
@@ -332,22 +303,51 @@ def test_odd_images_cost_only_themselves(tmp_path):
     assert "a%20b%23%3F.html" in [a["href"] for a in index.every("a")]
 
 
-def test_malformed_maths_shows_its_source():
-    assert to_mathml("\\frac{1}{") == "<code>\\frac{1}{</code>" or to_mathml("\\frac{1}{").startswith("<math")
-    assert to_mathml("\\begin{align} a") == "<code>\\begin{align} a</code>"
-    assert to_mathml("x" * 5 + "{" * 3000).startswith("<")
+PARAMETERS = {
+    "pages": 80, "max_pixels_values": [4096, 131072], "dtype": "float32", "margin": 0.005, "rate": 1e-05, "flag": True,
+    "limit": None, "prompts": ["Please give me every word you can see", "it's", "null", "~", "", "12", "a, b]"],
+    "nested": {"a b": [1, None]}, "folder": "/scans/of today",
+}  # fmt: skip
 
 
-def test_what_an_author_writes_survives():
-    kept = '<details><summary>More</summary><b>x</b><br><img alt="a" src="figures/a-1.png"></details>'
-    assert sanitise(kept) == kept
-    link = (
-        '<a href="https://arxiv.org/abs/1">paper</a> <a href="#cell-id=c3">here</a> <a href="04-pixels.html">there</a>'
-    )
-    assert sanitise(link) == link
-    cell = '<table><tr><td colspan="2" style="color: rgb(1, 2, 3);">x</td></tr></table>'
-    assert sanitise(cell) == cell.replace("<tr>", "<tbody><tr>").replace("</tr>", "</tr></tbody>")
+def test_its_parameters_are_those_of_the_run_command_of():
+    command = command_of("04-pixels", "my-card", "cpu", PARAMETERS)
+    words = shlex.split(command)
+    assert words[:5] == ["make", "reproduce", "ONLY=04-pixels", "RUN=my-card", "PROFILE=cpu"]
+    assert parse_overrides(words[5].removeprefix("PARAMS=")) == PARAMETERS
 
 
-def test_an_image_from_elsewhere_leaves_its_words():
-    assert sanitise('<p><img src="http://evil.example/a.png" alt="a <b> chart"></p>') == "<p>a &lt;b&gt; chart</p>"
+def test_a_hub_model_may_be_downloaded_command_of():
+    command = command_of("04-pixels", "r", "gpu", {"model_id": "Qwen/Qwen2-VL-2B-Instruct", "pages": 1})
+    assert 'MODEL=Qwen/Qwen2-VL-2B-Instruct PARAMS="pages=1"' in command
+
+
+@pytest.mark.parametrize("text", EVERY)
+def test_no_value_reaches_a_shell_or_make(tmp_path, text):
+    command = command_of("04-pixels", "r", "cpu", {"prompt": text, text: 1, "nested": [{text: text}]})
+    if not text.isprintable():
+        assert command == ""
+        return
+    words = shlex.split(command)
+    if words[0] == "make":
+        assert not set('"$`\\!') & set(command.replace('PARAMS="', "").removesuffix('"'))
+    given = words[words.index("--params") + 1] if "--params" in words else words[-1].removeprefix("PARAMS=")
+    assert parse_overrides(given)["prompt"] == text
+
+
+def test_a_shell_runs_nothing_of_it(tmp_path):
+    shown = "touch pwned"
+    values = [f"`{shown}`", f"$({shown})", f'"; {shown}; "', f"'; {shown}; '", f"$(shell {shown})", f"\\\\`{shown}`"]
+    (tmp_path / "Makefile").write_text('reproduce:\n\t@echo "$(PARAMS)"\n', encoding="utf-8")
+    (tmp_path / "python").write_text("#!/bin/sh\n", encoding="utf-8")
+    (tmp_path / "python").chmod(0o755)
+    for value in values:
+        command = command_of("a", "r", "cpu", {"prompt": value})
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, capture_output=True, env=environment)
+        assert not (tmp_path / "pwned").exists(), value
+
+
+@pytest.mark.parametrize("name", ["", "-rf", "a b", "a;b", "../x", "a\nb", "$(x)"])
+def test_names_that_are_no_names_give_no_command(name):
+    assert command_of(name, "r", "cpu", {}) == command_of("a", name, "cpu", {}) == ""

@@ -1,4 +1,4 @@
-"""One table a function: rows in, a pandas table or safe HTML out; numbers stay raw until the last step."""
+"""One function per table: rows in, a pandas table or safe HTML out; numbers stay raw until the last step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLOURS = {"replace": "#E69F00", "insert": "#56B4E9", "delete": "#CC79A7"}
 
 
 def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
-    """Return one line a setting, rounded for reading: CER with interval, image tokens, time a page, memory, reason."""
+    """Return one rounded line per setting: CER with its interval, image tokens, time per page, memory, reason."""
     import pandas as pd
 
     table = summarise(rows, by)
@@ -29,7 +29,7 @@ def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
             for c, low, high in zip(table["cer"], table["cer_low"], table["cer_high"], strict=True)
         ]
     for column, title, scale, digits in (
-        ("image_tokens", "image tokens", 1, 0), ("page_s", "ms a page", 1e-3, 1),
+        ("image_tokens", "image tokens", 1, 0), ("page_s", "ms per page", 1e-3, 1),
         ("peak_memory_bytes", "peak MiB above the model", 2**20, 1),
     ):  # fmt: skip
         if column in table:

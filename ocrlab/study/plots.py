@@ -1,8 +1,9 @@
-"""One figure a function: rows in, a matplotlib Figure out, with units, intervals and colours for all eyes."""
+"""One function per figure: rows in, a matplotlib Figure out, with units, intervals and colours for all eyes."""
 
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#999999"
+STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
 def blank_figure(width: float = 7.0, height: float = 3.8) -> tuple[Figure, Any]:
-    """Return an empty figure in the house's manner and its axes; sizes in inches."""
-    figure, axes = plt.subplots(figsize=(width, height), dpi=110, layout="constrained")
-    axes.grid(True, alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    """Return an empty figure in the style of `figures.mplstyle` and its axes; sizes in inches."""
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(figsize=(width, height))
     plt.close(figure)  # the notebook shows what a cell returns, once
     return figure, axes
 
@@ -49,7 +50,8 @@ def show_pages(pages: list[Page], columns: int = 2) -> Figure:
     widest = max(image.width for image in images)
     tallest = max(image.height for image in images) / widest
     height = min(9.0, rows * max(0.9, 0.5 + tallest * 7.5 / columns))
-    figure, grid = plt.subplots(rows, columns, figsize=(7.5, height), dpi=110, layout="constrained", squeeze=False)
+    with plt.style.context(STYLE):
+        figure, grid = plt.subplots(rows, columns, figsize=(7.5, height), squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     for axes, page, image in zip(grid.flat, pages, images, strict=False):
@@ -78,7 +80,7 @@ def error_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
         )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set(xlabel="image tokens a page (median)", ylabel="CER, white space collapsed")
+    axes.set(xlabel="image tokens per page (median)", ylabel="CER, white space collapsed")
     axes.set_title(f"{_conditions(rows)}: error against pixel budget, 95 % interval over pages", fontsize=9)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylim(0, None)
@@ -100,7 +102,7 @@ def cost_against_tokens(rows: pd.DataFrame, cost: str, by: str = "max_pixels") -
     axes.errorbar(
         table["image_tokens"], middle, yerr=[middle - low, high - middle], marker="o", capsize=4, color=COLOURS[1]
     )
-    axes.set(xlabel="image tokens a page (median)", ylabel=f"{cost.removesuffix('_s')}, ms")
+    axes.set(xlabel="image tokens per page (median)", ylabel=f"{cost.removesuffix('_s')}, ms")
     axes.set_title(f"{_conditions(rows)}: median and quartiles over pages", fontsize=9)
     axes.set_ylim(0, None)
     return figure
@@ -120,7 +122,7 @@ def memory_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
 
 
 def error_by_group(rows: pd.DataFrame, group: str, reader: str = "reader") -> Figure:
-    """Return CER with its 95 % interval for each group of pages, one colour a reader."""
+    """Return CER with its 95 % interval for each group of pages, one colour per reader."""
     table = summarise(rows, [group, reader]).dropna(subset=["cer"])
     names, readers = list(dict.fromkeys(table[group])), list(dict.fromkeys(table[reader]))
     figure, axes = blank_figure(height=0.8 + 0.28 * len(names) * max(1, len(readers)))
@@ -145,7 +147,7 @@ def learning_curve(log: pd.DataFrame) -> Figure:
     figure, axes = blank_figure()
     hours = log["minutes"] / 60
     for i, (column, label) in enumerate(
-        (("answer", "answer loss, nats a token"), ("glyph", "glyph loss, nats a slot"))
+        (("answer", "answer loss, nats per token"), ("glyph", "glyph loss, nats per slot"))
     ):
         if column in log:
             axes.plot(hours, log[column].rolling(7, min_periods=1, center=True).mean(), color=COLOURS[i], label=label)
