@@ -8,6 +8,13 @@ from typing import Any
 from ocrlab.machine.death import kind_of
 from ocrlab.scoring.failures import STATUSES, Status
 
+READING_VERSION = 1
+"""How this package reads: raise it where the same page, settings and weights may now give another text or status.
+
+It covers how pages are opened and resized, what the model is given, how it generates, and how a reading is judged. A
+test holds the texts of each version, and fails where they change and this number does not.
+"""
+
 # What torch and transformers say where a kernel or an attention does not exist for a device, dtype or model.
 _NO_SUCH_KERNEL = (
     "No viable backend for scaled_dot_product_attention", "No available kernel",

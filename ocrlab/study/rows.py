@@ -6,14 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ocrlab import paths
 from ocrlab.machine.describe import machine_name, versions
 from ocrlab.pages import Page
-from ocrlab.reading.outcome import Reading
+from ocrlab.reading.outcome import READING_VERSION, Reading
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.scoring import WITH_TEXT, score
 from ocrlab.study.records import RecordFile, read_records, record_files
@@ -21,24 +19,17 @@ from ocrlab.study.records import RecordFile, read_records, record_files
 if TYPE_CHECKING:
     import pandas as pd
 
-_SOURCES = ("reading", "pages")
 _OPTIONAL = {"do_sample", "num_beams", "repetition_penalty", "no_repeat_ngram_size"}
 
 
-@lru_cache(maxsize=1)
 def code_version() -> str:
-    """Return twelve hex digits over the sources that decide a reading and the versions of torch and transformers."""
-    digest = hashlib.sha256()
-    for room in _SOURCES:
-        for file in sorted((paths.ROOT / "ocrlab" / room).glob("**/*.py")):
-            digest.update(file.name.encode() + file.read_bytes().replace(b"\r\n", b"\n"))
+    """Return READING_VERSION and the versions of torch and transformers, in words: what reads, beside the weights."""
     here = versions()
-    digest.update(f"{here.get('torch')} {here.get('transformers')}".encode())
-    return digest.hexdigest()[:12]
+    return f"reading {READING_VERSION}, torch {here.get('torch')}, transformers {here.get('transformers')}"
 
 
 def row_key(settings: Settings, page: Page, checkpoint: str, repeat: int) -> str:
-    """Return what makes a reading the same: every setting, the page's bytes, the weights, the code, the repetition."""
+    """Return what makes a reading the same: every setting, the page's bytes, the weights, `code_version`, the repetition."""
     parts = [settings.as_dict(), page.id, page.sha256, checkpoint, code_version(), repeat]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from ocrlab.machine import starting
+from ocrlab.machine.describe import versions
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading import checkpoints
+from ocrlab.reading.outcome import READING_VERSION
 from ocrlab.reading.settings import Settings
 from ocrlab.study import experiment
 from ocrlab.study.experiment import readings_of, run_experiment
 from ocrlab.study.records import RecordError, read_records
-from ocrlab.study.rows import code_version, load_rows, rescore, row_key
+from ocrlab.study.rows import load_rows, rescore, row_key
 from ocrlab.study.summary import compare, summarise
 
 BASE = Settings(dtype="float32", max_new_tokens=12)
@@ -84,9 +86,18 @@ def test_key_changes_with_setting_page_weights_code_and_repetition(
         row_key(BASE, pages[1], "a", 0), row_key(BASE, replace(pages[0], sha256="0"), "a", 0),
         row_key(BASE, pages[0], "b", 0), row_key(BASE, pages[0], "a", 1),
     }  # fmt: skip
-    monkeypatch.setattr("ocrlab.study.rows.code_version", lambda: "other")
+    monkeypatch.setattr("ocrlab.study.rows.READING_VERSION", READING_VERSION + 1)
     keys.add(row_key(BASE, pages[0], "a", 0))
-    assert len(keys) == 7
+    monkeypatch.setattr("ocrlab.study.rows.versions", lambda: versions() | {"torch": "9"})
+    keys.add(row_key(BASE, pages[0], "a", 0))
+    monkeypatch.setattr("ocrlab.study.rows.versions", lambda: versions() | {"transformers": "9"})
+    keys.add(row_key(BASE, pages[0], "a", 0))
+    assert len(keys) == 9
+
+
+def test_the_key_of_a_page_that_was_moved_stays(pages: list[Page], tmp_path: Path) -> None:
+    moved = replace(pages[0], file=tmp_path / "elsewhere.png")
+    assert row_key(BASE, moved, "a", 0) == row_key(BASE, pages[0], "a", 0)
 
 
 def test_scores_can_be_made_again_without_a_model(
@@ -144,7 +155,3 @@ def test_killed_at_ten_random_moments_nothing_is_lost_or_doubled(tmp_path: Path)
     assert kills >= 8
     assert len(keys) == len(set(keys)) == 30
     assert sorted(rows) == sorted(keys)
-
-
-def test_code_version_is_stable() -> None:
-    assert code_version() == code_version() and len(code_version()) == 12
