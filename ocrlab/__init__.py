@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ocrlab.reading.settings import Settings
     from ocrlab.scoring import score
     from ocrlab.study.experiment import readings_of, run_experiment
-    from ocrlab.study.rows import load_rows
+    from ocrlab.study.records import load_rows
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,7 +31,7 @@ _HOMES = {
     "Settings": "ocrlab.reading.settings", "load_preset": "ocrlab.reading.presets",
     "score": "ocrlab.scoring",
     "run_experiment": "ocrlab.study.experiment", "readings_of": "ocrlab.study.experiment",
-    "load_rows": "ocrlab.study.rows",
+    "load_rows": "ocrlab.study.records",
 }  # fmt: skip
 
 

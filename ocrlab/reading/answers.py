@@ -14,7 +14,7 @@ from ocrlab.reading.confirm import SettingNotApplied
 from ocrlab.reading.outcome import Reading
 from ocrlab.reading.reader import FORCED
 from ocrlab.reading.settings import Settings
-from ocrlab.scoring.failures import Status, StopReason, judge
+from ocrlab.scoring.outcomes import Status, StopReason, judge
 
 
 def reading_of(

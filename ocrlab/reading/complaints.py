@@ -10,7 +10,7 @@ from typing import Any
 from ocrlab.machine.death import kind_of
 from ocrlab.reading.address import Address
 from ocrlab.reading.loading import Unsupported
-from ocrlab.scoring.failures import Status
+from ocrlab.scoring.outcomes import Status
 
 LONGEST_PAUSE_S = 60.0
 """Seconds beyond which a server's wish to be left alone is not waited for."""

@@ -15,7 +15,7 @@ from ocrlab.reading.outcome import Reading, status_of
 from ocrlab.reading.reader import Reader, same_load
 from ocrlab.reading.served import ending, reader_here
 from ocrlab.reading.settings import Settings
-from ocrlab.scoring.failures import Status
+from ocrlab.scoring.outcomes import Status
 
 PATIENCE_S = 0.7
 """Seconds in which a reading has to obey a stop before its process is ended."""

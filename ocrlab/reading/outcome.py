@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ocrlab.machine.death import kind_of
-from ocrlab.scoring.failures import STATUSES, Status
+from ocrlab.scoring.outcomes import STATUSES, Status
 
 READING_VERSION = 1
 """How this package reads: raise it where the same page, settings and weights may now give another text or status.

@@ -24,7 +24,7 @@ from ocrlab.reading.prepared import Prepared, prepare
 from ocrlab.reading.quantization import missing_library, stored_bytes
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.trace import NotFinite, Trace, tracing
-from ocrlab.scoring.failures import Status, StopReason, judge
+from ocrlab.scoring.outcomes import Status, StopReason, judge
 
 FORCED: tuple[Status, str] = ("ok", "length forced by min_new_tokens: a speed row, not a reading")
 STATIC = ("static", "offloaded_static")

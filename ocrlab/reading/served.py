@@ -10,7 +10,7 @@ from ocrlab.pages import Page
 from ocrlab.reading.outcome import Reading, status_of
 from ocrlab.reading.reader import Reader, in_batches, open_reader, same_load
 from ocrlab.reading.settings import Settings
-from ocrlab.scoring.failures import Status
+from ocrlab.scoring.outcomes import Status
 
 DEATHS: dict[str, Status] = {"oom": "oom", "timeout": "timeout"}
 

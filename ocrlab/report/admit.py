@@ -20,8 +20,7 @@ _RUN = re.compile(r"\w[\w.+-]{0,99}(?<!\.)")
 def unpack_run(file: Path, folder: Path) -> str:
     """Write a zip's evidence, checked and cleaned, into an empty folder; return the run's own name.
 
-    Its pages are not unpacked: they are to be built from the evidence. Readings are the evidence: rows are written by
-    whoever calls, from them.
+    Its pages are not unpacked: they are built from the evidence. Nor are rows, which are scored from the readings.
 
     Raises:
         ParcelError: it is no such zip, or holds what a run does not; the message says what, and what to do.

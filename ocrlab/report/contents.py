@@ -17,11 +17,12 @@ from ocrlab.report.body import LINK
 from ocrlab.report.parcel import MOST_UNPACKED_BYTES, ParcelError, gunzip, parse_strictly
 from ocrlab.report.sanitise import sanitise
 from ocrlab.scoring import STATUSES
+from ocrlab.study.records import parse_records
 
 _MOST_PIXELS = 40_000_000
 _LONGEST_TEXT = 100_000
 _NAMES = ("key", "experiment", "page", "status")
-_TEXTS = (*_NAMES, "reason")
+_TEXTS = (*_NAMES, "reason", "text", "machine", "page_sha256")
 # What an output may be: shown as text, as a picture, or as HTML that is sanitised here.
 _OUTPUTS = ("image/png", "image/jpeg", "text/html", "text/markdown", "text/latex", "text/plain")
 
@@ -48,28 +49,22 @@ def clean(name: str, data: bytes) -> bytes:
 
 def _records(kind: str, data: bytes, packed: bool) -> bytes:
     plain = gunzip(data, MOST_UNPACKED_BYTES) if packed else data
-    try:
-        lines = plain.decode().split("\n")
-    except UnicodeDecodeError as error:
-        raise ParcelError("its text is not UTF-8") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                record = parse_strictly(line)
-                if not isinstance(record, dict):
-                    raise ParcelError("no object")
-                if kind != "findings":
-                    _check_record(record, reading=kind == "readings")
-            except (ParcelError, SettingError) as error:
-                raise ParcelError(
-                    f"line {number}: {error}; it was not written by this version; update ocrlab, or ask whoever made it"
-                ) from error
+    for number, record in parse_records(plain):
+        try:
+            if isinstance(record, ValueError):
+                raise record
+            if kind == "readings":
+                _check_reading(record)
+        except ValueError as error:
+            raise ParcelError(
+                f"line {number}: {error}; it was not written by this version; update ocrlab, or ask whoever made it"
+            ) from error
     return gzip.compress(plain, mtime=0) if packed else plain
 
 
-def _check_record(record: dict[str, Any], *, reading: bool) -> None:
-    """Refuse a row or reading without the fields, of the types, that every other part relies on."""
-    for field in (*_TEXTS, *(("text", "machine", "page_sha256") if reading else ())):
+def _check_reading(record: dict[str, Any]) -> None:
+    """Refuse a reading without the fields, of the types, that every other part relies on."""
+    for field in _TEXTS:
         value = record.get(field)
         if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
             raise ParcelError(f"its {field!r} is no text")
@@ -77,19 +72,18 @@ def _check_record(record: dict[str, Any], *, reading: bool) -> None:
             raise ParcelError(f"its {field!r} holds control characters")
     if record["status"] not in STATUSES:
         raise ParcelError(f"status {record['status'][:40]!r} is not one of {', '.join(STATUSES)}")
-    if reading:
-        for field in ("asked", "actual", "measured"):
-            if not isinstance(record.get(field), dict):
-                raise ParcelError(f"its {field!r} is no object")
-        if not isinstance(record.get("truth", ""), str | None):
-            raise ParcelError("its 'truth' is no text")
-        if any(type(record.get(field, 1)) is not int or record.get(field, 1) < 1 for field in ("leaf", "dpi")):
-            raise ParcelError("its 'leaf' or 'dpi' is no whole number from 1 on")
-        make_settings(record["asked"])
-        if not {"min_new_tokens", "weights"} <= record["asked"].keys():
-            raise ParcelError("its 'asked' lacks settings")
-        if any(isinstance(v, str | list | dict) for k, v in record["measured"].items() if k != "stop_reason"):
-            raise ParcelError("its 'measured' holds what is no number")
+    for field in ("asked", "actual", "measured"):
+        if not isinstance(record.get(field), dict):
+            raise ParcelError(f"its {field!r} is no object")
+    if not isinstance(record.get("truth", ""), str | None):
+        raise ParcelError("its 'truth' is no text")
+    if any(type(record.get(field, 1)) is not int or record.get(field, 1) < 1 for field in ("leaf", "dpi")):
+        raise ParcelError("its 'leaf' or 'dpi' is no whole number from 1 on")
+    make_settings(record["asked"])
+    if not {"min_new_tokens", "weights"} <= record["asked"].keys():
+        raise ParcelError("its 'asked' lacks settings")
+    if any(isinstance(v, str | list | dict) for k, v in record["measured"].items() if k != "stop_reason"):
+        raise ParcelError("its 'measured' holds what is no number")
 
 
 def _picture(data: bytes, kind: str) -> bytes:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ocrlab.report.frame import amount, clock, duration, label
+from ocrlab.scoring import Metric
 
 _MARKS = re.compile(r"([\\`*_{}\[\]()#+!|~$@:<>&-])")
 
@@ -18,12 +19,15 @@ def write_digest(file: Path, told: dict[str, Any]) -> None:
     """Write headlines, figures by relative link, tables and the command for each notebook; all text is escaped."""
     record, run = told["record"], told["run"]
     parts = [
-        f"# ocrlab run {escape(run)}", _summary(record, told["items"], told["begun"]),
+        f"# ocrlab run {escape(run)}",
+        _summary(record, told["items"], told["begun"]),
         "The same as a site: open `index.html` of this folder from a checkout.",
         *(part for item in told["items"] for part in _notebook(item)),
-        *_section("Settings", _settings(told["lines"])), *_section("Rows", _rows(told["rows"])),
-        *_section("Machine", _facts(record.get("machine"))), *_section("Versions", _facts(record.get("versions"))),
-    ]  # fmt: skip
+        *_section("Settings", _settings(told["lines"], told["metrics"])),
+        *_section("Readings", _counts(told["counts"])),
+        *_section("Machine", _facts(record.get("machine"))),
+        *_section("Versions", _facts(record.get("versions"))),
+    ]
     file.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8", newline="\n")
 
 
@@ -60,34 +64,26 @@ def _notebook(item: dict[str, Any]) -> Iterable[str]:
         yield f"Make it again:\n\n{fence}sh\n{item['command']}\n{fence}"
 
 
-def _settings(lines: Sequence[dict[str, Any]]) -> Iterable[str]:
+def _settings(lines: Sequence[dict[str, Any]], metrics: Mapping[str, Metric]) -> Iterable[str]:
+    heads = [f"{metric.label} (95 % interval)" for metric in metrics.values()]
     yield from _table(
-        ("experiment", "setting", "pages", "CER (95 % interval)", "ms a page", "peak MiB", "read to the end"),
-        ([line["experiment"], line["setting"], line["pages"], cer_words(line), milliseconds(line), mebibytes(line),
-          f"{line['ok']:.0%}"] for line in lines),
-    )  # fmt: skip
+        ("experiment", "setting", "pages", *heads, "ms per page", "peak MiB", "read to the end"),
+        (
+            [line["experiment"], line["setting"], line["pages"]]
+            + [metric.interval_words(line, name) for name, metric in metrics.items()]
+            + [_rounded(line.get("page_s"), 1e-3), _rounded(line.get("peak_memory_bytes"), 2**20), f"{line['ok']:.0%}"]
+            for line in lines
+        ),
+    )
 
 
-def cer_words(line: dict[str, Any]) -> str:
-    """Return a line's CER with its interval, or nothing where it has none."""
-    if line.get("cer") is None:
-        return ""
-    return f"{line['cer']:.2%} ({line['cer_low']:.2%} to {line['cer_high']:.2%})"
+def _rounded(value: float | None, unit: float) -> str:
+    return "" if value is None else f"{value / unit:.0f}"
 
 
-def milliseconds(line: dict[str, Any]) -> str:
-    """Return a line's median milliseconds a page, or nothing."""
-    return "" if line.get("page_s") is None else f"{line['page_s'] * 1000:.0f}"
-
-
-def mebibytes(line: dict[str, Any]) -> str:
-    """Return a line's highest memory above the model in MiB, or nothing."""
-    return "" if line.get("peak_memory_bytes") is None else f"{line['peak_memory_bytes'] / 2**20:.0f}"
-
-
-def _rows(rows: dict[str, dict[str, int]]) -> Iterable[str]:
-    counts = ([f"rows/{n}", ", ".join(f"{c} {s}" for s, c in statuses.items())] for n, statuses in rows.items())
-    return _table(("file", "rows by outcome"), counts)
+def _counts(counts: dict[str, dict[str, int]]) -> Iterable[str]:
+    told = ([f"readings/{n}", ", ".join(f"{c} {s}" for s, c in found.items())] for n, found in counts.items())
+    return _table(("file", "readings by outcome"), told)
 
 
 def _facts(facts: Any) -> Iterable[str]:

@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 from ocrlab import paths
 from ocrlab.report.frame import templates, write_style
-from ocrlab.report.material import begun, count_rows, read_json
+from ocrlab.report.material import begun, count_readings, read_json
 
 
 def build_overview(results: Path) -> Path:
-    """Return the `index.html` over all runs, made from their `run.json` and rows; the newest run comes first.
+    """Return the `index.html` over all runs, made from their `run.json` and readings; the newest run comes first.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -36,7 +36,7 @@ def _line(folder: Path) -> dict[str, Any]:
     states = Counter(str(entry.get("status", "not recorded")) for entry in entries if isinstance(entry, dict))
     machine = record.get("machine")
     facts: dict[str, Any] = machine if isinstance(machine, dict) else {}
-    rows = sum((Counter(statuses) for statuses in count_rows(folder).values()), Counter())
+    rows = sum((Counter(statuses) for statuses in count_readings(folder).values()), Counter())
     return {
         "name": folder.name, "href": f"{quote(folder.name)}/index.html", "started": begun(record),
         "profile": str(record.get("profile") or ""), "machine": str(facts.get("gpu") or facts.get("cpu") or ""),

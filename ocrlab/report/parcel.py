@@ -22,10 +22,11 @@ MOST_RATIO = 250
 
 _NAME = r"[\w(][\w .,()+-]{0,150}"
 _KEPT = (
-    r"run\.json", rf"(?:rows|readings|findings)/{_NAME}\.jsonl(?:\.gz)?", rf"notebooks/{_NAME}\.ipynb",
+    r"run\.json", rf"(?:readings|findings)/{_NAME}\.jsonl(?:\.gz)?", rf"notebooks/{_NAME}\.ipynb",
     rf"figures/{_NAME}\.(?:png|jpg)", rf"pages/{_NAME}\.png", rf"{_NAME}\.yaml",
 )  # fmt: skip
-_REBUILT = (rf"{_NAME}\.html", r"style\.css", r"report\.md")
+# Earlier versions kept scored rows beside the readings; they are scored anew.
+_REBUILT = (rf"{_NAME}\.html", r"style\.css", r"report\.md", rf"rows/{_NAME}\.jsonl(?:\.gz)?")
 
 
 class ParcelError(ValueError):
@@ -38,7 +39,7 @@ def kept(name: str) -> bool:
 
 
 def rebuilt(name: str) -> bool:
-    """Whether a file of this name is part of the site, which whoever adds the run makes again."""
+    """Whether a file of this name is made from the evidence, so that whoever adds the run makes it again."""
     return any(re.fullmatch(pattern, name) for pattern in _REBUILT)
 
 

@@ -17,8 +17,8 @@ from ocrlab.report.readings import picture_name
 from ocrlab.report.scrub import PAGE_TEXTS, Scrub, scrub_all, scrubber
 from ocrlab.report.site import build_site
 from ocrlab.study.origin import pages_by_hash
+from ocrlab.study.records import parse_records
 
-_RECORDS = ("rows", "readings", "findings")
 # One date for all, so that the same run gives the same zip.
 _DATE = (2026, 1, 1, 0, 0, 0)
 
@@ -68,11 +68,14 @@ def _scrubbed(file: Path, scrub: Scrub) -> bytes:
             return (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode()
         if file.suffix == ".yaml":
             return scrub(data.decode()).encode()
-        lines = (gzip.decompress(data) if file.suffix == ".gz" else data).decode().split("\n")
+        plain = gzip.decompress(data) if file.suffix == ".gz" else data
         spared = PAGE_TEXTS if file.parent.name == "readings" else frozenset()
-        records = (scrub_all(parse_strictly(line), scrub, spared) for line in lines if line.strip())
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
-    except (ParcelError, OSError, EOFError, UnicodeDecodeError) as error:
+        text = b""
+        for _, record in parse_records(plain):
+            if isinstance(record, ValueError):
+                raise record
+            text += (json.dumps(scrub_all(record, scrub, spared), ensure_ascii=False) + "\n").encode()
+    except (ValueError, OSError, EOFError) as error:
         raise ParcelError(f"{file}: {error}; mend or remove it, then share again") from error
     return gzip.compress(text, mtime=0) if file.suffix == ".gz" else text
 

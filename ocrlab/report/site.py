@@ -14,8 +14,9 @@ from ocrlab.report.command import again
 from ocrlab.report.digest import write_digest
 from ocrlab.report.frame import templates, write_style
 from ocrlab.report.lift import lift_figures
-from ocrlab.report.material import begun, count_rows, read_json, settings_lines, usable_readings, usable_rows
+from ocrlab.report.material import begun, count_readings, natural, read_json, settings_lines, usable_readings
 from ocrlab.report.readings import barred_of, sheets_of
+from ocrlab.scoring import shown_metrics
 
 _WORDS = {
     "ok": "completed", "error": "failed", "crashed": "failed: the kernel died", "timeout": "failed: out of time",
@@ -24,7 +25,7 @@ _WORDS = {
 
 
 def build_site(run_folder: Path) -> Path:
-    """Return the `index.html` made in a run's folder from its `run.json`, `notebooks/`, `rows/` and `readings/`.
+    """Return the `index.html` made in a run's folder from its `run.json`, `notebooks/` and `readings/`.
 
     Beside it come a page for each notebook with its images in `figures/` (the notebooks then link to them: each is
     stored once), `readings.html`, one `style.css`, and `report.md` with the same content for a code host. Nothing is
@@ -44,15 +45,23 @@ def build_site(run_folder: Path) -> Path:
         if item["body"]:
             _write(run_folder / f"{item['name']}.html", made, "page", item=item, record=record, run=run)
             lift_figures(run_folder / "notebooks" / f"{item['name']}.ipynb", item["body"].figures)
-    readings = usable_readings(run_folder)
+    usable = usable_readings(run_folder)
+    readings = natural(usable)
     sheets = sheets_of(readings, run_folder)
     outcomes = list(dict.fromkeys(reading.outcome for sheet in sheets for reading in sheet.readings))
     if readings:
         values = {"sheets": sheets, "outcomes": outcomes, "barred": barred_of(readings), "run": run}
         _write(run_folder / "readings.html", made, "readings", **values)
-    lines, rows = settings_lines(usable_rows(run_folder)), count_rows(run_folder)
-    told = {"items": items, "record": record, "run": run, "rows": rows, "lines": lines, "readings": len(readings),
-            "begun": begun(record)}  # fmt: skip
+    told = {
+        "items": items,
+        "record": record,
+        "run": run,
+        "counts": count_readings(run_folder),
+        "lines": settings_lines(usable),
+        "metrics": shown_metrics(),
+        "readings": len(readings),
+        "begun": begun(record),
+    }
     write_digest(run_folder / "report.md", told)
     return _write(run_folder / "index.html", made, "index", **told)
 

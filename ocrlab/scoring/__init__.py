@@ -1,23 +1,46 @@
 """Readings against truths: what counts as the same, how many edits, what a difference is worth, what failed."""
 
-from ocrlab.scoring.alignment import Piece, align, confusions, first_divergence
-from ocrlab.scoring.chance import swap_test
-from ocrlab.scoring.comparison import Verdict, VerdictKind, verdict
-from ocrlab.scoring.digits import Kept, digit_strings, digits_kept, lines_kept, text_lines
-from ocrlab.scoring.failures import STATUSES, WITH_TEXT, WITHOUT_TEXT, Loop, Status, StopReason, find_loop, judge
-from ocrlab.scoring.growth import growth_rate
-from ocrlab.scoring.normalise import PROFILES, Profile, graphemes, normalise
-from ocrlab.scoring.rates import Edits, Score, character_edits, corpus_rate, macro_mean, score, word_edits
+from ocrlab.scoring.metrics import (
+    METRICS,
+    PROFILES,
+    Edits,
+    Kept,
+    Metric,
+    Piece,
+    Profile,
+    align,
+    character_edits,
+    confusions,
+    corpus_rate,
+    digit_strings,
+    digits_kept,
+    first_divergence,
+    graphemes,
+    lines_kept,
+    macro_mean,
+    normalise,
+    score,
+    shown_metrics,
+    text_lines,
+    word_edits,
+)
+from ocrlab.scoring.outcomes import STATUSES, WITH_TEXT, WITHOUT_TEXT, Loop, Status, StopReason, find_loop, judge
 from ocrlab.scoring.statistics import (
     Interval,
     Spread,
+    Verdict,
+    VerdictKind,
     bootstrap_interval,
     bootstrap_median,
+    growth_rate,
     median_spread,
     paired_difference,
+    swap_test,
+    verdict,
 )
 
 __all__ = [
+    "METRICS",
     "PROFILES",
     "STATUSES",
     "WITHOUT_TEXT",
@@ -26,9 +49,9 @@ __all__ = [
     "Interval",
     "Kept",
     "Loop",
+    "Metric",
     "Piece",
     "Profile",
-    "Score",
     "Spread",
     "Status",
     "StopReason",
@@ -53,6 +76,7 @@ __all__ = [
     "normalise",
     "paired_difference",
     "score",
+    "shown_metrics",
     "swap_test",
     "text_lines",
     "verdict",

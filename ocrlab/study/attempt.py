@@ -9,7 +9,7 @@ from ocrlab.machine.death import sticky
 from ocrlab.machine.worker import Worker
 from ocrlab.reading.outcome import status_of
 from ocrlab.reading.served import ending
-from ocrlab.scoring.failures import Status
+from ocrlab.scoring.outcomes import Status
 
 
 def attempt(

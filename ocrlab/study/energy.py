@@ -8,7 +8,7 @@ from ocrlab.machine.describe import choose_device, machine_name
 from ocrlab.machine.power import PowerMeter
 from ocrlab.pages import load_pages, set_names
 from ocrlab.reading.served import Refused, ServedReader
-from ocrlab.study.findings import keep_findings
+from ocrlab.study.records import keep_findings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from ocrlab.machine.quarantine import reason_against
 from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring import WITH_TEXT, bootstrap_median
-from ocrlab.study.rows import load_rows, settings_of
+from ocrlab.study.records import load_rows, settings_of
 from ocrlab.study.summary import compare
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from ocrlab.reading.served import Refused, ServedReader
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.scoring import WITH_TEXT
 from ocrlab.study.parting import Parting, parting
-from ocrlab.study.rows import setting_label
+from ocrlab.study.records import setting_label
 
 LEAST_PAGES = 3
 

@@ -20,9 +20,7 @@ from ocrlab.reading.outcome import Reading
 from ocrlab.reading.served import Refused
 from ocrlab.reading.settings import Settings
 from ocrlab.study.attempt import attempt
-from ocrlab.study.findings import keep_findings
-from ocrlab.study.records import RecordFile
-from ocrlab.study.rows import reading_record
+from ocrlab.study.records import RecordFile, keep_findings, reading_record
 from ocrlab.study.soak_tally import Tally
 from ocrlab.study.soak_verdict import judge_soak
 from ocrlab.study.soaking import Prepare, read_here

@@ -16,7 +16,7 @@ from ocrlab.reading.outcome import failed
 from ocrlab.reading.reader import same_load
 from ocrlab.reading.served import Refused, ServedReader
 from ocrlab.reading.settings import Settings
-from ocrlab.study.rows import reading_record, setting_label
+from ocrlab.study.records import reading_record, setting_label
 from ocrlab.study.store import Job, Store, plan_jobs
 
 if TYPE_CHECKING:

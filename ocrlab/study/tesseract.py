@@ -57,5 +57,5 @@ def read_with_tesseract(pages: Sequence[Page]) -> pd.DataFrame:
             "status": "ok" if done.returncode == 0 else "error",
             "reason": done.stderr.decode("utf-8", "replace")[-200:],
         }
-        rows.append(row | (score(text, page.truth).as_dict() if page.truth is not None else {}))
+        rows.append(row | (score(text, page.truth) if page.truth is not None else {}))
     return pd.DataFrame(rows)

@@ -13,7 +13,7 @@ from ocrlab.reading.limits import predict
 from ocrlab.reading.reader import LOAD_SETTINGS
 from ocrlab.reading.settings import Settings
 from ocrlab.study.library import Item
-from ocrlab.study.records import read_records, record_files
+from ocrlab.study.records import flat_row, readings_in
 
 _SAME = ({*LOAD_SETTINGS} - {"device", "dtype"}) | {"batch_size", "compile", "num_beams"}
 
@@ -57,9 +57,9 @@ def _measured(settings: Settings) -> list[tuple[float, int]]:
     """Return page_s and image tokens of this machine's readings in results/ that share what speed depends on."""
     same = {name: getattr(settings, name) for name in _SAME} | {"machine": machine_name(), "min_new_tokens": None}
     same["actual_dtype"] = choose_dtype(settings.dtype, choose_device(settings.device).value).value
-    files = [file for run in paths.runs_in(paths.RESULTS) for file in record_files(run / "rows")]
-    rows = [row for file in files for row in read_records(file) if all(row.get(n) == v for n, v in same.items())]
-    return [(row["page_s"], row["image_tokens"]) for row in rows if row.get("page_s") and row.get("image_tokens")]
+    rows = [flat_row(record) for run in paths.runs_in(paths.RESULTS) for record in readings_in(run)]
+    mine = [row for row in rows if all(row.get(name) == value for name, value in same.items())]
+    return [(row["page_s"], row["image_tokens"]) for row in mine if row.get("page_s") and row.get("image_tokens")]
 
 
 def _clock(seconds: float) -> str:

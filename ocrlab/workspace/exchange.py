@@ -13,8 +13,6 @@ from typing import Any
 from ocrlab import paths
 from ocrlab.workspace.plan import PlanError
 
-_SCORED = ("rows", "readings")
-
 
 def add_exchange(commands: Any) -> None:
     """Give the command line `share`, `add` and `verify`."""
@@ -100,22 +98,14 @@ def _target(results: Path, name: str) -> Path:
 
 
 def _take_over(folder: Path, name: str, file: str) -> None:
-    """Score the readings here, and note in `run.json` that the run came from elsewhere."""
+    """Note in `run.json` that the run came from elsewhere, and pack its records."""
     from ocrlab.report.parcel import ParcelError
-    from ocrlab.study.records import pack_records, record_files
-    from ocrlab.study.rows import rescore
+    from ocrlab.study.records import pack_records
     from ocrlab.workspace.provenance import now, read_record, write_record
 
     record = read_record(folder)
     if not record:
         raise ParcelError(f"{file}: no run.json in it; make the zip with `make share RUN=…`")
-    rows, readings = ({f.name.partition(".jsonl")[0] for f in record_files(folder / part)} for part in _SCORED)
-    if alone := sorted(rows - readings):
-        raise ParcelError(f"{file}: rows/{alone[0]}.jsonl has no readings of that name; rows are scored here from "
-                          "readings, so these cannot be taken")  # fmt: skip
-    shutil.rmtree(folder / "rows", ignore_errors=True)
-    (folder / "rows").mkdir()
-    rescore(folder)
     pack_records(folder)
     write_record(folder, record | {"run": name, "added": {"file": file, "time": now()}})
 

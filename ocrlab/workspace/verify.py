@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ocrlab.pages.sets import OWN_SETS
 from ocrlab.pages.stores import is_url
 from ocrlab.study.origin import absent_pages, dpis_of, pages_by_hash
-from ocrlab.study.records import RecordError, read_records, record_files
+from ocrlab.study.records import RecordError, readings_in
 from ocrlab.study.rereading import Again, draw, repeatable, reread
 from ocrlab.workspace.plan import PlanError
 from ocrlab.workspace.provenance import read_record
@@ -35,8 +35,7 @@ def verify(
     try:
         folder = find_run(run, results)
         wanted = {name.strip() for name in only.split(",") if name.strip()}
-        files = record_files(folder / "readings")
-        readings = [record for file in files for record in read_records(file)]
+        readings = readings_in(folder)
         if unknown := wanted - {reading["experiment"] for reading in readings}:
             raise PlanError(f"{folder}: has no readings of {', '.join(sorted(unknown))}")
         usable = repeatable([r for r in readings if not wanted or r["experiment"] in wanted])

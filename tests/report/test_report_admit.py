@@ -80,8 +80,7 @@ def test_a_good_one_is_unpacked_without_its_pages(admit):
     run, folder = admit()
     assert run == "their-card"
     names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
-    assert names == ["figures/a-2-1.png", "notebooks/a.ipynb", "readings/e.jsonl", "recommended.yaml", "rows/e.jsonl",
-                     "run.json"]  # fmt: skip
+    assert names == ["figures/a-2-1.png", "notebooks/a.ipynb", "readings/e.jsonl", "recommended.yaml", "run.json"]
     assert (folder / "recommended.yaml").read_text(encoding="utf-8") == "# because\nmax_new_tokens: 5\n"
 
 
@@ -106,9 +105,9 @@ def test_links_encryption_twins_and_odd_packings_are_refused(admit):
     with pytest.raises(ParcelError, match="is a link"):
         admit(entries=[(entry("rows/x.jsonl", stat.S_IFLNK | 0o777), b"/etc/passwd")])
     with pytest.raises(ParcelError, match="is in it twice"):
-        admit(entries=[(entry("rows/E.jsonl"), b"{}")])
+        admit(entries=[(entry("readings/E.jsonl"), b"{}")])
     with pytest.raises(ParcelError, match="is in it twice"):
-        admit(entries=[(entry("rows/e.jsonl.gz"), gzip.compress(b"{}"))])
+        admit(entries=[(entry("readings/e.jsonl.gz"), gzip.compress(b"{}"))])
     with pytest.raises(ParcelError, match="a way that `share` does not use"):
         admit(entries=[(entry("rows/x.jsonl", compress_type=zipfile.ZIP_BZIP2), b"{}")])
 
@@ -124,13 +123,13 @@ def test_an_encrypted_entry_is_refused(admit, good, tmp_path):
 
 def test_bombs_are_refused(admit, monkeypatch):
     with pytest.raises(ParcelError, match="a zip bomb"):
-        admit({"rows/x.jsonl": b" " * 5_000_000})
+        admit({"readings/x.jsonl": b" " * 5_000_000})
     with pytest.raises(ParcelError, match="unpacks to more than"):
         monkeypatch.setattr(parcel, "MOST_UNPACKED_BYTES", 10_000)
         admit()
     monkeypatch.undo()
-    with pytest.raises(ParcelError, match=r"rows/x.jsonl.gz.* unpacks to more than 150,000,000 bytes"):
-        admit({"rows/x.jsonl.gz": gzip.compress(b" " * 150_000_001)})
+    with pytest.raises(ParcelError, match=r"readings/x.jsonl.gz.* unpacks to more than 150,000,000 bytes"):
+        admit({"readings/x.jsonl.gz": gzip.compress(b" " * 150_000_001)})
     monkeypatch.setattr(parcel, "MOST_FILES", 5)
     with pytest.raises(ParcelError, match="a run has at most 5"):
         admit()
@@ -166,10 +165,10 @@ def test_a_manifest_that_is_none_is_refused(admit, told, words):
 
 
 def test_what_the_manifest_does_not_vouch_for_is_refused(admit, good):
-    with pytest.raises(ParcelError, match=r"'rows/e\.jsonl' is not what its manifest\.json says"):
-        admit({"rows/e.jsonl": b"{}"}, keep=True)
-    with pytest.raises(ParcelError, match=r"'rows/new\.jsonl' is not in its manifest\.json; someone added it"):
-        admit({"rows/new.jsonl": b"{}"}, keep=True)
+    with pytest.raises(ParcelError, match=r"'readings/e\.jsonl' is not what its manifest\.json says"):
+        admit({"readings/e.jsonl": b"{}"}, keep=True)
+    with pytest.raises(ParcelError, match=r"'readings/new\.jsonl' is not in its manifest\.json; someone added it"):
+        admit({"readings/new.jsonl": b"{}"}, keep=True)
     with pytest.raises(ParcelError, match=r"'readings/e\.jsonl' is in its manifest\.json but not in the zip"):
         admit({"readings/e.jsonl": None}, keep=True)
     with pytest.raises(ParcelError, match=r"no manifest\.json in it; make the zip with"):
@@ -194,8 +193,9 @@ def test_what_is_no_zip_is_refused(admit, tmp_path):
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"readings/e.jsonl": b"[1]\n"}, "line 1: no object"), ({"readings/e.jsonl": b"{\n"}, "line 1: not JSON"),
-    ({"rows/e.jsonl": b'{"cer": NaN}\n'}, "NaN is no JSON number"), ({"rows/e.jsonl": b"\xff\n"}, "not UTF-8"),
-    ({"readings/e.jsonl": b"[" * 100_000 + b"\n"}, "not JSON"), ({"rows/e.jsonl": b"1" * 5_000 + b"\n"}, "line 1: "),
+    ({"readings/e.jsonl": b'{"cer": NaN}\n'}, "NaN is no JSON number"), ({"readings/e.jsonl": b"\xff\n"}, "not UTF-8"),
+    ({"readings/e.jsonl": b"[" * 100_000 + b"\n"}, "not JSON"),
+    ({"readings/e.jsonl": b"1" * 5_000 + b"\n"}, "line 1: "),
     ({"readings/e.jsonl": line(text=3)}, "line 1: its 'text' is no text"),
     ({"readings/e.jsonl": line(key=None)}, "its 'key'"),
     ({"readings/e.jsonl": line(status="fine")}, "status 'fine' is not one of ok, "),
@@ -207,7 +207,7 @@ def test_what_is_no_zip_is_refused(admit, tmp_path):
     ({"readings/e.jsonl": line(leaf=0)}, "'leaf' or 'dpi'"), ({"readings/e.jsonl": line(dpi="200")}, "'leaf' or 'dpi'"),
     ({"readings/e.jsonl": line(page="\x1b[31mred")}, "'page' holds control characters"),
     ({"readings/e.jsonl": line(text="x" * 100_001)}, "'text' is no text"),
-    ({"rows/e.jsonl.gz": b"no gzip", "rows/e.jsonl": None}, "damaged gzip"),
+    ({"readings/e.jsonl.gz": b"no gzip", "readings/e.jsonl": None}, "damaged gzip"),
     ({"run.json": b"[]"}, "'run.json': no object"), ({"run.json": b"{}"}, "'run' is missing"),
     ({"run.json": b'{"run": "x", "notebooks": {"a": 1}, "versions": {}, "machine": {}}'}, "'notebooks' holds"),
     ({"figures/a-2-1.png": b"<svg onload=alert(1)>"}, "no PNG picture"),

@@ -55,7 +55,7 @@ def unpacked(file: Path) -> dict[str, bytes]:
 def test_what_names_a_person_or_a_machine_is_in_no_file(tmp_path):
     files = unpacked(pack_run(planted(tmp_path / "r"), tmp_path / "r.zip", scrub=SCRUB))
     assert set(files) == {
-        "run.json", "rows/e.jsonl.gz", "readings/e.jsonl.gz", "findings/f.jsonl.gz", "notebooks/a.ipynb", "a.html",
+        "run.json", "readings/e.jsonl.gz", "findings/f.jsonl.gz", "notebooks/a.ipynb", "a.html",
         "index.html", "readings.html", "report.md", "style.css", "recommended.yaml", MANIFEST,
     }  # fmt: skip
     for name, data in files.items():
@@ -160,8 +160,8 @@ def test_too_large_and_damaged_runs_are_refused_by_name(tmp_path, monkeypatch):
     with pytest.raises(ParcelError, match=r"3,000 are allowed; the largest files are style\.css \([\d,]+ bytes\), "):
         pack_run(run, tmp_path / "r.zip")
     assert not (tmp_path / "r.zip").exists() and parcel.MOST_BYTES == 10_000_000
-    (run / "rows" / "e.jsonl").write_text("{", encoding="utf-8")
-    with pytest.raises(ParcelError, match=r"rows/e\.jsonl: not JSON .*; mend or remove it"):
+    (run / "readings" / "e.jsonl").write_text("{", encoding="utf-8")
+    with pytest.raises(ParcelError, match=r"readings/e\.jsonl: not JSON .*; mend or remove it"):
         pack_run(run, tmp_path / "r.zip")
     with pytest.raises(ParcelError, match=r"no run\.json there"):
         pack_run(tmp_path, tmp_path / "r.zip")

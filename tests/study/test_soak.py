@@ -14,9 +14,8 @@ from ocrlab import paths
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring import growth_rate
-from ocrlab.study.findings import load_findings
 from ocrlab.study.readiness import check_readiness
-from ocrlab.study.rows import load_rows
+from ocrlab.study.records import load_findings, load_rows
 from ocrlab.study.soak import run_soak
 from ocrlab.study.soak_verdict import judge_soak
 from ocrlab.workspace.cli import main
