@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ocrlab.reading.presets import load_preset
     from ocrlab.reading.reader import Reader, open_reader
     from ocrlab.reading.settings import Settings
-    from ocrlab.scoring import score
+    from ocrlab.scoring.metrics import score
     from ocrlab.study.experiment import readings_of, run_experiment
     from ocrlab.study.records import load_rows
 
@@ -29,7 +29,7 @@ _HOMES = {
     "Page": "ocrlab.pages", "load_pages": "ocrlab.pages", "open_image": "ocrlab.pages",
     "Reader": "ocrlab.reading.reader", "open_reader": "ocrlab.reading.reader",
     "Settings": "ocrlab.reading.settings", "load_preset": "ocrlab.reading.presets",
-    "score": "ocrlab.scoring",
+    "score": "ocrlab.scoring.metrics",
     "run_experiment": "ocrlab.study.experiment", "readings_of": "ocrlab.study.experiment",
     "load_rows": "ocrlab.study.records",
 }  # fmt: skip

@@ -16,7 +16,7 @@ from ocrlab.reading.settings import SettingError, make_settings
 from ocrlab.report.body import LINK
 from ocrlab.report.parcel import MOST_UNPACKED_BYTES, ParcelError, gunzip, parse_strictly
 from ocrlab.report.sanitise import sanitise
-from ocrlab.scoring import STATUSES
+from ocrlab.scoring.outcomes import STATUSES
 from ocrlab.study.records import parse_records
 
 _MOST_PIXELS = 40_000_000

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ocrlab.report.frame import amount, clock, duration, label
-from ocrlab.scoring import Metric
+from ocrlab.scoring.metrics import Metric
 
 _MARKS = re.compile(r"([\\`*_{}\[\]()#+!|~$@:<>&-])")
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ocrlab.report.plots import COLOURS, GREY
-from ocrlab.scoring import METRICS
+from ocrlab.scoring.metrics import METRICS
 from ocrlab.study.generation import GREEDY, OWN
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
 
 from ocrlab.pages import Page
-from ocrlab.scoring import METRICS
+from ocrlab.scoring.metrics import METRICS
 from ocrlab.study.summary import summarise
 
 if TYPE_CHECKING:

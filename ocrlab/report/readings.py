@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from ocrlab.scoring import WITHOUT_TEXT, align, score, shown_metrics
+from ocrlab.scoring.metrics import align, score, shown_metrics
+from ocrlab.scoring.outcomes import WITHOUT_TEXT
 from ocrlab.study.origin import pages_by_hash
 
 _LONGEST = 6_000

@@ -16,7 +16,7 @@ from ocrlab.report.frame import templates, write_style
 from ocrlab.report.lift import lift_figures
 from ocrlab.report.material import begun, count_readings, natural, read_json, settings_lines, usable_readings
 from ocrlab.report.readings import barred_of, sheets_of
-from ocrlab.scoring import shown_metrics
+from ocrlab.scoring.metrics import shown_metrics
 
 _WORDS = {
     "ok": "completed", "error": "failed", "crashed": "failed: the kernel died", "timeout": "failed: out of time",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
-from ocrlab.scoring import align, shown_metrics
+from ocrlab.scoring.metrics import align, shown_metrics
 from ocrlab.study.summary import summarise
 
 if TYPE_CHECKING:

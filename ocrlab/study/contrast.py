@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ocrlab.reading.settings import Settings
-from ocrlab.scoring import WITH_TEXT, first_divergence
+from ocrlab.scoring.metrics import first_divergence
+from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.summary import compare, values_of
 
 if TYPE_CHECKING:

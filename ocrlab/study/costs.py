@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ocrlab import paths
-from ocrlab.scoring import WITH_TEXT
+from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.across import rows_across, run_folders
 from ocrlab.study.records import record_files, setting_label, settings_of
 from ocrlab.study.summary import values_of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ocrlab.reading.settings import Settings, make_settings
-from ocrlab.scoring import digit_strings
+from ocrlab.scoring.metrics import digit_strings
 from ocrlab.study.summary import summarise
 
 if TYPE_CHECKING:

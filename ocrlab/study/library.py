@@ -13,7 +13,7 @@ from ocrlab.reading.lane import Told
 from ocrlab.reading.reader import in_batches
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.sizes import image_tokens_of
-from ocrlab.scoring import WITH_TEXT
+from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.records import GOES_ON, RecordError, RecordFile, read_records, reading_record, row_key, row_of
 from ocrlab.study.store import pinned_revision
 

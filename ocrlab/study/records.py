@@ -18,7 +18,8 @@ from ocrlab.machine.describe import machine_name, versions
 from ocrlab.pages import Page
 from ocrlab.reading.outcome import READING_VERSION, Reading
 from ocrlab.reading.settings import Settings, make_settings
-from ocrlab.scoring import WITH_TEXT, score
+from ocrlab.scoring.metrics import score
+from ocrlab.scoring.outcomes import WITH_TEXT
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from ocrlab.pages import Page
 from ocrlab.reading.reader import LOAD_SETTINGS
 from ocrlab.reading.served import Refused, ServedReader
 from ocrlab.reading.settings import Settings, make_settings
-from ocrlab.scoring import WITH_TEXT
+from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.parting import Parting, parting
 from ocrlab.study.records import setting_label
 

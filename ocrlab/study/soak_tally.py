@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ocrlab.reading.outcome import Reading
-from ocrlab.scoring import WITHOUT_TEXT, median_spread
+from ocrlab.scoring.outcomes import WITHOUT_TEXT
+from ocrlab.scoring.statistics import median_spread
 
 
 @dataclass

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from ocrlab.scoring import WITHOUT_TEXT, growth_rate, median_spread
+from ocrlab.scoring.outcomes import WITHOUT_TEXT
+from ocrlab.scoring.statistics import growth_rate, median_spread
 
 Verdict = Literal["pass", "fail", "open"]
 LIMIT_MB = 10.0

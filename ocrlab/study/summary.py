@@ -6,17 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.scoring import (
-    METRICS,
-    WITH_TEXT,
-    Edits,
-    Interval,
-    Verdict,
-    bootstrap_interval,
-    median_spread,
-    shown_metrics,
-    verdict,
-)
+from ocrlab.scoring.metrics import METRICS, Edits, shown_metrics
+from ocrlab.scoring.outcomes import WITH_TEXT
+from ocrlab.scoring.statistics import Interval, Verdict, bootstrap_interval, median_spread, verdict
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 
 from ocrlab.pages import Page
-from ocrlab.scoring import score
+from ocrlab.scoring.metrics import score
 
 if TYPE_CHECKING:
     import pandas as pd

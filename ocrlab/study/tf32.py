@@ -13,7 +13,7 @@ from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
-from ocrlab.scoring import median_spread
+from ocrlab.scoring.statistics import median_spread
 from ocrlab.study.attempt import attempt
 from ocrlab.study.forced import answer_tokens, distance, forced_logits, tf32
 

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ocrlab.pages import Page
-from ocrlab.scoring import Edits, character_edits, corpus_rate
+from ocrlab.scoring.metrics import Edits, character_edits, corpus_rate
 
 STEADY_PAGES = 100
 """From this many pages on, the summary tells how much of the workers' time was spent in `generate`."""

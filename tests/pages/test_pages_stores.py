@@ -20,7 +20,7 @@ from PIL import Image
 
 from ocrlab import paths
 from ocrlab.pages import Page, PageError, load_pages, page_size
-from ocrlab.scoring import WITH_TEXT
+from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.library import RECORDS, target_files
 from ocrlab.study.origin import pages_by_hash
 from ocrlab.workspace.cli import main

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from ocrlab.scoring import Edits, paired_difference, statistics, swap_test, verdict
+from ocrlab.scoring import statistics
+from ocrlab.scoring.metrics import Edits
+from ocrlab.scoring.statistics import paired_difference, swap_test, verdict
 
 
 def pair(*gaps, length=100):

@@ -9,7 +9,7 @@ import pytest
 
 from ocrlab.report import tables
 from ocrlab.report.site import build_site
-from ocrlab.scoring import METRICS, Edits, Metric
+from ocrlab.scoring.metrics import METRICS, Edits, Metric
 from ocrlab.study.records import load_rows
 from ocrlab.study.summary import compare, summarise
 from tests.runs import reading, write_run

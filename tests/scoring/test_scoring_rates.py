@@ -3,7 +3,7 @@ import random
 import jiwer
 import pytest
 
-from ocrlab.scoring import (
+from ocrlab.scoring.metrics import (
     METRICS,
     PROFILES,
     Edits,

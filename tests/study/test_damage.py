@@ -14,7 +14,7 @@ import pytest
 from ocrlab.pages import load_pages
 from ocrlab.reading.presets import load_preset
 from ocrlab.reading.settings import Settings
-from ocrlab.scoring import digits_kept, lines_kept, score
+from ocrlab.scoring.metrics import digits_kept, lines_kept, score
 from ocrlab.study.damage import damage_table, with_damage
 from ocrlab.study.experiment import readings_of, run_experiment
 from ocrlab.study.generation import GREEDY, OWN, generation_grid, judge_settings, tuned_preset, write_preset

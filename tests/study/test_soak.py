@@ -13,7 +13,7 @@ import pytest
 from ocrlab import paths
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.settings import Settings
-from ocrlab.scoring import growth_rate
+from ocrlab.scoring.statistics import growth_rate
 from ocrlab.study.readiness import check_readiness
 from ocrlab.study.records import load_findings, load_rows
 from ocrlab.study.soak import run_soak

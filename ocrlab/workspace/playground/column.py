@@ -12,7 +12,8 @@ from ocrlab.pages import Page
 from ocrlab.reading.live import Seen
 from ocrlab.reading.settings import SettingError, Settings
 from ocrlab.report import tables
-from ocrlab.scoring import WITH_TEXT, character_edits
+from ocrlab.scoring.metrics import character_edits
+from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.workspace.playground.export import cell_source, preset_text
 from ocrlab.workspace.playground.form import SettingsForm
 from ocrlab.workspace.playground.helper import HelperError

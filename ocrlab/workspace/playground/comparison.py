@@ -5,7 +5,7 @@ from __future__ import annotations
 from ocrlab.pages import Page
 from ocrlab.reading.live import Seen
 from ocrlab.report import tables
-from ocrlab.scoring import character_edits, first_divergence
+from ocrlab.scoring.metrics import character_edits, first_divergence
 from ocrlab.workspace.playground.shown import milliseconds, note, table
 
 
