@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from ocrlab.reading.open import open_reader
     from ocrlab.reading.reader import Reader
     from ocrlab.reading.settings import Settings, load_preset
-    from ocrlab.scoring import score
+    from ocrlab.scoring.metrics import score
     from ocrlab.study.experiment import readings_of, run_experiment
-    from ocrlab.study.rows import load_rows
+    from ocrlab.study.records import load_rows
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,9 +29,9 @@ _HOMES = {
     "Page": "ocrlab.pages", "load_pages": "ocrlab.pages", "open_image": "ocrlab.pages",
     "Reader": "ocrlab.reading.reader", "open_reader": "ocrlab.reading.open",
     "Settings": "ocrlab.reading.settings", "load_preset": "ocrlab.reading.settings",
-    "score": "ocrlab.scoring",
+    "score": "ocrlab.scoring.metrics",
     "run_experiment": "ocrlab.study.experiment", "readings_of": "ocrlab.study.experiment",
-    "load_rows": "ocrlab.study.rows",
+    "load_rows": "ocrlab.study.records",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Small runs for the tests of the site, of sharing and of comparing: readings as a run writes them, scored here."""
+"""Small runs for the tests of the site, of sharing and of comparing: readings as a run writes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab.reading.settings import Settings
-from ocrlab.study.rows import row_of
 
 
 def reading(page: str = "p1", text: str = "abc", truth: str | None = "abc", **changes: Any) -> dict[str, Any]:
@@ -31,13 +30,12 @@ def reading(page: str = "p1", text: str = "abc", truth: str | None = "abc", **ch
 
 
 def write_run(folder: Path, *readings: dict[str, Any], file: str = "", **record: Any) -> Path:
-    """Write a run's folder with these readings, their rows and a run.json; all into one `file` where it is named."""
-    for part in ("notebooks", "readings", "rows"):
+    """Write a run's folder with these readings and a run.json; all into one `file` where it is named."""
+    for part in ("notebooks", "readings"):
         (folder / part).mkdir(parents=True)
-    for part, line in (("readings", dict), ("rows", row_of)):
-        for name in dict.fromkeys(file or one["experiment"] for one in readings):
-            lines = (json.dumps(line(one), ensure_ascii=False) for one in readings if file or one["experiment"] == name)
-            (folder / part / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name in dict.fromkeys(file or one["experiment"] for one in readings):
+        lines = (json.dumps(one, ensure_ascii=False) for one in readings if file or one["experiment"] == name)
+        (folder / "readings" / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     whole = {
         "run": folder.name, "profile": "cpu", "started": "2026-11-24T12:00:00+00:00", "ended": None, "commit": "a" * 40,
         "dirty": False, "versions": {"torch": "2.13.0"}, "machine": {"cpu": "M", "gpu": None, "memory_bytes": 2**34},

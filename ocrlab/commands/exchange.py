@@ -21,9 +21,8 @@ from ocrlab.report.share import ShareError, pack_run, unpack_run
 from ocrlab.report.site import build_overview, build_site
 from ocrlab.study.origin import absent_pages, dpis_of, pages_by_hash
 from ocrlab.study.provenance import now, read_record, readings_record, write_record
-from ocrlab.study.records import RecordError, pack_records, read_records, record_files
+from ocrlab.study.records import RecordError, pack_records, readings_in
 from ocrlab.study.rereading import Again, draw, repeatable, reread
-from ocrlab.study.rows import rescore
 
 _NAMED = 8
 
@@ -75,7 +74,7 @@ def add_run(file: str, name: str | None = None, results: Path | None = None) -> 
             _target(results, name)
         run, passed_over = unpack_run(Path(file), folder)
         target = _target(results, name or run)
-        _score_here(folder, target.name, Path(file).name)
+        _take_in(folder, target.name, Path(file).name)
         folder.rename(target)
         index = build_site(target)
         build_overview(results)
@@ -101,10 +100,8 @@ def _target(results: Path, name: str) -> Path:
     return results / name
 
 
-def _score_here(folder: Path, name: str, file: str) -> None:
-    """Make the run's rows from its readings, and note in `run.json` that it came from elsewhere."""
-    (folder / "rows").mkdir()
-    rescore(folder)
+def _take_in(folder: Path, name: str, file: str) -> None:
+    """Note in `run.json` that the run came from elsewhere, and pack its records."""
     pack_records(folder)
     write_record(folder, read_record(folder) | {"run": name, "added": {"file": file, "time": now()}})
 
@@ -124,8 +121,7 @@ def verify(
     try:
         folder = find_run(run, results)
         wanted = {name.strip() for name in only.split(",") if name.strip()}
-        files = record_files(folder / "readings")
-        readings = [record for file in files for record in read_records(file)]
+        readings = readings_in(folder)
         if unknown := wanted - {reading["experiment"] for reading in readings}:
             raise PlanError(f"{folder}: has no readings of {', '.join(sorted(unknown))}")
         usable = repeatable([r for r in readings if not wanted or r["experiment"] in wanted])

@@ -37,8 +37,8 @@ from ocrlab.reading.isolated import Refused
 from ocrlab.reading.limits import predict
 from ocrlab.reading.pool import PoolDown, ReaderPool
 from ocrlab.reading.settings import LOAD_SETTINGS, SettingError, Settings, is_endpoint
-from ocrlab.scoring import Edits, character_edits, corpus_rate
-from ocrlab.study.records import RecordError, read_records, record_files
+from ocrlab.scoring.metrics import Edits, character_edits, corpus_rate
+from ocrlab.study.records import RecordError, flat_row, readings_in
 
 STEADY_PAGES = 100
 """From this many pages on, the summary tells how much of the workers' time was spent in `generate`."""
@@ -249,9 +249,9 @@ def _seconds_per_token(settings: Settings, dtype: str) -> list[float]:
     """Return page_s per image token of this machine's readings in results/ that share what speed depends on."""
     same = {name: getattr(settings, name) for name in _SPEED_DEPENDS_ON}
     same |= {"machine": machine_name(), "min_new_tokens": None, "actual_dtype": dtype}
-    files = [file for run in paths.runs_in(paths.RESULTS) for file in record_files(run / "rows")]
-    rows = [row for file in files for row in read_records(file) if all(row.get(n) == v for n, v in same.items())]
-    return [row["page_s"] / row["image_tokens"] for row in rows if row.get("page_s") and row.get("image_tokens")]
+    rows = [flat_row(record) for run in paths.runs_in(paths.RESULTS) for record in readings_in(run)]
+    mine = [row for row in rows if all(row.get(name) == value for name, value in same.items())]
+    return [row["page_s"] / row["image_tokens"] for row in mine if row.get("page_s") and row.get("image_tokens")]
 
 
 def _clock(seconds: float) -> str:

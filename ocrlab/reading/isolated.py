@@ -20,7 +20,7 @@ from ocrlab.reading.open import in_this_process, open_reader
 from ocrlab.reading.page_reader import PageReader
 from ocrlab.reading.result import Reading, status_of
 from ocrlab.reading.settings import Settings, is_endpoint, same_load
-from ocrlab.scoring.failures import Status
+from ocrlab.scoring.outcomes import Status
 
 PATIENCE_S = 0.7
 """Seconds in which a reading that somebody looks at has to obey a stop before its process is ended."""

@@ -21,7 +21,7 @@ from ocrlab.reading.nonfinite import NotFinite, Trace, tracing
 from ocrlab.reading.page_reader import PageReader
 from ocrlab.reading.result import FORCED, Reading, failed, status_of
 from ocrlab.reading.settings import GENERATION, SettingNotApplied, Settings, refuse_another_load
-from ocrlab.scoring.failures import StopReason, judge
+from ocrlab.scoring.outcomes import StopReason, judge
 
 SDPA_KERNELS = {
     "flash": "flash_sdp_enabled",

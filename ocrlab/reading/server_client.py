@@ -17,7 +17,7 @@ from typing import Any, Literal
 from ocrlab.machine.worker import kind_of
 from ocrlab.reading.loading import Unsupported
 from ocrlab.reading.settings import Address
-from ocrlab.scoring.failures import Status
+from ocrlab.scoring.outcomes import Status
 
 Kind = Literal["transformers", "vllm", "sglang", "unknown"]
 TRIES, PAUSE_S = 4, 0.5

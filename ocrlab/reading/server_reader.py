@@ -28,7 +28,7 @@ from ocrlab.reading.page_reader import PageReader
 from ocrlab.reading.result import FORCED, Reading, failed
 from ocrlab.reading.server_client import Answer, Client, EndpointError, Kind
 from ocrlab.reading.settings import GENERATION, SettingNotApplied, Settings, parse_address, refuse_another_load
-from ocrlab.scoring.failures import Status, StopReason, judge
+from ocrlab.scoring.outcomes import Status, StopReason, judge
 
 LOST_IN_A_ROW = 3
 """How many pages in a row a server may fail before the next ones get one hurried try each."""

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from ocrlab.scoring.metrics import METRICS
 from ocrlab.study.generation import GREEDY, OWN
 from ocrlab.study.plots import COLOURS, GREY
 
@@ -104,15 +105,11 @@ def endings(judged: pd.DataFrame, title: str = "") -> Figure:
 
 def generation_table(judged: pd.DataFrame) -> pd.DataFrame:
     """Return the settings rounded for reading: CER, digit strings, lines, ends, tokens, time, what speaks against."""
-    import pandas as pd
-
-    shown = pd.DataFrame({"setting": judged["setting"]})
-    for name, title in (("cer", "CER"), ("digits", "digit strings"), ("lines", "exact lines")):
+    shown = judged[["setting"]].copy()
+    for name in ("cer", "digits", "lines"):
         if name in judged:
-            shown[title] = [
-                "–" if pd.isna(point) else f"{point:.1%} ({low:.1%} to {high:.1%})"
-                for point, low, high in zip(judged[name], judged[f"{name}_low"], judged[f"{name}_high"], strict=True)
-            ]
+            metric = METRICS[name]
+            shown[metric.label] = [metric.interval_words(line, name) or "–" for line in judged.to_dict("records")]
     shown["loops"], shown["cut off"] = judged["loops"], judged["truncated"]
     shown["tokens a page"] = judged["tokens_mean"].round(0)
     if "page_s" in judged:

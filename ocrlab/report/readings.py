@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from ocrlab.scoring import WITHOUT_TEXT, align, character_edits
+from ocrlab.scoring.metrics import align, score, shown_metrics
+from ocrlab.scoring.outcomes import WITHOUT_TEXT
 from ocrlab.study.origin import pages_by_hash
 
 _LONGEST = 6_000
@@ -24,11 +25,27 @@ class Reading:
     status: str
     reason: str
     text: str
-    cer: float | None
+    scores: dict[str, float | int | None]
     line: Markup
     settings: list[str] = field(default_factory=list)
     experiments: list[str] = field(default_factory=list)
     count: int = 0
+
+    @property
+    def cer(self) -> float | None:
+        """Return the character error rate, or None where there is no truth or no text."""
+        return self.scores.get("cer")
+
+    @property
+    def words(self) -> str:
+        """Return what the metrics that are shown say, but for those that are perfect."""
+        told = {name: (metric, self.scores.get(name)) for name, metric in shown_metrics().items()}
+        named = len(told) > 1
+        return ", ".join(
+            f"{metric.label} {metric.words(value)}" if named else metric.words(value)
+            for metric, value in told.values()
+            if value is not None and value != (metric.better == "high")
+        )
 
     @property
     def outcome(self) -> str:
@@ -112,8 +129,8 @@ def picture_name(sha256: str) -> str:
 
 
 def _reading(status: str, reason: str, text: str, truth: str | None) -> Reading:
-    cer = None if truth is None or status in WITHOUT_TEXT else character_edits(text, truth).rate
-    return Reading(status, reason, text, cer, Markup(_marked(text, truth)))  # escaped there, piece by piece
+    scores = {} if truth is None or status in WITHOUT_TEXT else score(text, truth)
+    return Reading(status, reason, text, scores, Markup(_marked(text, truth)))  # escaped there, piece by piece
 
 
 def _marked(text: str, truth: str | None) -> str:

@@ -25,8 +25,9 @@ from ocrlab.reading.settings import SettingError, make_settings
 from ocrlab.report.material import page_dpis, page_hashes
 from ocrlab.report.readings import picture_name
 from ocrlab.report.site import build_site
-from ocrlab.scoring import STATUSES
+from ocrlab.scoring.outcomes import STATUSES
 from ocrlab.study.origin import pages_by_hash
+from ocrlab.study.records import parse_records
 
 Anonymise = Callable[[str], str]
 
@@ -210,11 +211,14 @@ def _anonymised(file: Path, anonymise: Anonymise) -> bytes:
             return _as_json(anonymise_all(_parse(data), anonymise))
         if file.suffix == ".yaml":
             return anonymise(data.decode()).encode()
-        lines = (gzip.decompress(data) if file.suffix == ".gz" else data).decode().split("\n")
+        plain = gzip.decompress(data) if file.suffix == ".gz" else data
         spared = _PAGE_TEXTS if file.parent.name == "readings" else frozenset()
-        records = (anonymise_all(_parse(line), anonymise, spared) for line in lines if line.strip())
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
-    except (ShareError, OSError, EOFError, UnicodeDecodeError) as error:
+        text = b""
+        for _, record in parse_records(plain):
+            if isinstance(record, ValueError):
+                raise record
+            text += (json.dumps(anonymise_all(record, anonymise, spared), ensure_ascii=False) + "\n").encode()
+    except (ValueError, OSError, EOFError) as error:
         raise ShareError(f"{file}: {error}; mend or remove it, then share again") from error
     return gzip.compress(text, mtime=0) if file.suffix == ".gz" else text
 

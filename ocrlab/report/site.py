@@ -18,9 +18,10 @@ from markupsafe import Markup, escape
 from pygments.formatters import HtmlFormatter
 
 from ocrlab import paths
-from ocrlab.report.material import begun, count_rows, settings_lines, usable_readings, usable_rows
+from ocrlab.report.material import begun, count_readings, natural, settings_lines, usable_readings
 from ocrlab.report.notebook import NotebookPage, link_figures, render_notebook, slug
 from ocrlab.report.readings import barred_of, sheets_of
+from ocrlab.scoring.metrics import shown_metrics
 from ocrlab.study.provenance import read_json
 
 _HERE = Path(__file__).parent
@@ -43,7 +44,7 @@ _ACTIVE = re.compile(r'["$`\\!]')
 
 
 def build_site(run_folder: Path) -> Path:
-    """Return the `index.html` made in a run's folder from its `run.json`, `notebooks/`, `rows/` and `readings/`.
+    """Return the `index.html` made in a run's folder from its `run.json`, `notebooks/` and `readings/`.
 
     Beside it come a page for each notebook with its images in `figures/` (the notebooks then link to them: each is
     stored once), `readings.html`, one `style.css`, and `report.md` with the same content for a code host. Everything
@@ -62,7 +63,8 @@ def build_site(run_folder: Path) -> Path:
     for item in (item for item in items if item["page"]):
         _write(run_folder / f"{item['name']}.html", pages, "page.html.j2", item=item, record=record, run=run)
         link_figures(run_folder / "notebooks" / f"{item['name']}.ipynb", item["page"].figures)
-    readings = usable_readings(run_folder)
+    usable = usable_readings(run_folder)
+    readings = natural(usable)
     if readings:
         sheets = sheets_of(readings, run_folder)
         outcomes = list(dict.fromkeys(reading.outcome for sheet in sheets for reading in sheet.readings))
@@ -72,8 +74,9 @@ def build_site(run_folder: Path) -> Path:
         "items": items,
         "record": record,
         "run": run,
-        "rows": count_rows(run_folder),
-        "lines": settings_lines(usable_rows(run_folder)),
+        "counts": count_readings(run_folder),
+        "lines": settings_lines(usable),
+        "metrics": shown_metrics(),
         "readings": len(readings),
         "begun": begun(record),
     }
@@ -199,7 +202,7 @@ def _overview_line(folder: Path) -> dict[str, Any]:
     states = Counter(str(entry.get("status", "not recorded")) for _, entry in _entries(record, folder / "none"))
     objects = {name: record[name] for name in ("machine", "versions", "added") if isinstance(record.get(name), dict)}
     machine = objects.get("machine", {})
-    rows = sum((Counter(statuses) for statuses in count_rows(folder).values()), Counter())
+    rows = sum((Counter(statuses) for statuses in count_readings(folder).values()), Counter())
     return {
         "name": folder.name,
         "href": f"{quote(folder.name)}/index.html",

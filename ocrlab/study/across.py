@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ocrlab import paths
-from ocrlab.reading.settings import Settings, make_settings
-from ocrlab.study.records import read_records, record_files
-from ocrlab.study.rows import setting_label
+from ocrlab.reading.settings import Settings
+from ocrlab.study.records import readings_in, row_of, setting_label
 from ocrlab.study.summary import compare, summarise
 
 if TYPE_CHECKING:
@@ -48,10 +47,9 @@ def rows_across(folders: Iterable[Path]) -> pd.DataFrame:
     import pandas as pd
 
     table = pd.DataFrame(
-        row | {"run": folder.name, "setting": _setting({name: row[name] for name in _NAMES if name in row}, row)}
+        row_of(record) | {"run": folder.name, "setting": _setting(record["asked"], record["actual"])}
         for folder in folders
-        for file in record_files(folder / "rows")
-        for row in read_records(file)
+        for record in readings_in(folder)
     )
     return table.assign(**{name: getattr(Settings(), name) for name in _NAMES if len(table) and name not in table})
 
@@ -120,9 +118,9 @@ def missing(rows: pd.DataFrame) -> list[str]:
     return told
 
 
-def _setting(values: dict[str, Any], row: dict[str, Any]) -> str:
-    label = setting_label(make_settings(values).as_dict())
-    revision = row.get("actual_revision")
+def _setting(asked: dict[str, Any], actual: dict[str, Any]) -> str:
+    label = setting_label(asked)
+    revision = actual.get("actual_revision")
     return f"{label} (weights {str(revision).removeprefix('sha256:')[:8]})" if revision else label
 
 

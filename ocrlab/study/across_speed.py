@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from ocrlab.machine.hardware import Machine
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import BYTES, predict
-from ocrlab.study.findings import load_findings
-from ocrlab.study.rows import settings_of
+from ocrlab.study.records import load_findings, settings_of
 from ocrlab.study.summary import summarise
 
 if TYPE_CHECKING:

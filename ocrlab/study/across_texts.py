@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ocrlab.reading.settings import make_settings
 from ocrlab.study.parting import parting
-from ocrlab.study.records import read_records, record_files
+from ocrlab.study.records import readings_in, setting_label
 from ocrlab.study.rereading import repeatable
-from ocrlab.study.rows import setting_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,9 +47,8 @@ def texts_across(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _readings(folder: Path) -> dict[tuple[Any, str], dict[str, Any]]:
     """Return a run's repeatable readings by settings and page; of one read several times, the first."""
-    readings = [record for file in record_files(folder / "readings") for record in read_records(file)]
     found: dict[tuple[Any, str], dict[str, Any]] = {}
-    for reading in repeatable(readings):
+    for reading in repeatable(readings_in(folder)):
         found.setdefault((make_settings(reading["asked"]), reading["page_sha256"]), dict(reading))
     return found
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ocrlab.reading.settings import Settings
-from ocrlab.scoring import WITH_TEXT, first_divergence
-from ocrlab.study.summary import compare, interval_of
+from ocrlab.scoring.metrics import first_divergence
+from ocrlab.scoring.outcomes import WITH_TEXT
+from ocrlab.study.summary import compare, values_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,10 +62,9 @@ def contrast(rows: pd.DataFrame, readings: pd.DataFrame, against: str, margin: f
 
 def _quality(rows: pd.DataFrame, mine: pd.DataFrame, way: str, against: str, margin: float) -> dict[str, Any]:
     blank = dict.fromkeys(("cer", "cer_low", "cer_high", "difference", "low", "high")) | {"kind": "", "words": ""}
-    error = interval_of(mine)
-    if error is None:
+    if not (error := values_of(mine, "cer")):
         return blank
-    blank |= {"cer": error.point, "cer_low": error.low, "cer_high": error.high}
+    blank |= error
     if way == against:
         return blank | {"words": "the one compared with"}
     try:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ocrlab import paths
-from ocrlab.scoring import WITH_TEXT
+from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.across import rows_across, run_folders
-from ocrlab.study.records import record_files
-from ocrlab.study.rows import setting_label, settings_of
-from ocrlab.study.summary import interval_of
+from ocrlab.study.records import record_files, setting_label, settings_of
+from ocrlab.study.summary import values_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +30,7 @@ def rows_here(runs: Sequence[str] = ()) -> pd.DataFrame:
         RecordError: a damaged file.
     """
     here = paths.run_folder()
-    usual = here if record_files(here / "rows") else paths.RESULTS / "reference-cpu"
+    usual = here if record_files(here / "readings") else paths.RESULTS / "reference-cpu"
     rows = rows_across(run_folders(paths.RESULTS, runs) if runs else [usual])
     if rows.empty or "page_s" not in rows:
         return rows.iloc[:0]
@@ -75,8 +74,7 @@ def page_costs(rows: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.D
             drawn = np.random.default_rng(seed).integers(len(counts), size=(resamples, len(counts)))
             means = seconds[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
             line["page_s_low"], line["page_s_high"] = (float(v) for v in np.quantile(means, [0.025, 0.975]))
-        error = interval_of(group)
-        lines.append(line | ({"cer": error.point, "cer_low": error.low, "cer_high": error.high} if error else {}))
+        lines.append(line | values_of(group, "cer"))
     return pd.DataFrame(lines).reindex(columns=_COLUMNS)
 
 

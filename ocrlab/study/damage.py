@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ocrlab.reading.settings import Settings, make_settings
-from ocrlab.scoring import digits_kept, lines_kept
-from ocrlab.study.summary import interval_of, summarise
+from ocrlab.scoring.metrics import digit_strings
+from ocrlab.study.summary import summarise
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_MEASURES = {"digits": digits_kept, "lines": lines_kept}
+_MEASURES = ("digits", "lines")
 
 
 def with_damage(rows: pd.DataFrame, readings: pd.DataFrame, names: Mapping[Settings, str]) -> pd.DataFrame:
-    """Return the rows with each one's setting by name, text, truth, and how many digit strings and lines it lost.
+    """Return the rows with each one's setting by name, its text and truth, and how many digit strings were read.
 
-    `rows` are `run_experiment`'s, `readings` its `readings_of`. `<measure>_edits` were lost of `<measure>_length`, and
-    `digits_read` were read in all; empty where the row has no score. Settings that share a name are taken together.
+    `rows` are `run_experiment`'s, `readings` its `readings_of`. `digits_read` is empty where the row has no score.
+    Settings that share a name are taken together.
     """
     mine = readings.drop_duplicates("key").set_index("key").loc[rows["key"]]
     more = rows.assign(
@@ -28,13 +28,8 @@ def with_damage(rows: pd.DataFrame, readings: pd.DataFrame, names: Mapping[Setti
         truth=mine["truth"].to_numpy(),
     )
     scored = rows["cer"].notna() if "cer" in rows else rows["page"].isna()
-    for name, measure in _MEASURES.items():
-        pairs = zip(mine["text"], mine["truth"], scored, strict=True)
-        kept = [measure(text, truth) if has else None for text, truth, has in pairs]
-        more[f"{name}_edits"] = [k.lost.edits if k else float("nan") for k in kept]
-        more[f"{name}_length"] = [k.expected if k else float("nan") for k in kept]
-        more[f"{name}_read"] = [k.read if k else float("nan") for k in kept]
-    return more
+    read = [len(digit_strings(text)) if has else float("nan") for text, has in zip(mine["text"], scored, strict=True)]
+    return more.assign(digits_read=read)
 
 
 def damage_table(rows: pd.DataFrame, by: str = "setting") -> pd.DataFrame:
@@ -45,7 +40,7 @@ def damage_table(rows: pd.DataFrame, by: str = "setting") -> pd.DataFrame:
     tokens, `decoded_mean` those of every beam, `digits_read` digit strings in all. `rows` are those of `with_damage`.
     """
     groups = rows.groupby(by, sort=False)
-    table = summarise(rows, by).set_index(by)
+    table = summarise(rows, by, _MEASURES).set_index(by)
     table["readings"] = groups.size()
     for status, column in (("loop", "loops"), ("truncated", "truncated")):
         table[column] = (rows["status"] == status).groupby(rows[by], sort=False).sum()
@@ -53,8 +48,5 @@ def damage_table(rows: pd.DataFrame, by: str = "setting") -> pd.DataFrame:
     beams = rows["actual_num_beams"].astype(float).fillna(1) if "actual_num_beams" in rows else 1
     table["decoded_mean"] = rows.assign(decoded=rows["tokens"] * beams).groupby(by, sort=False)["decoded"].mean()
     table["digits_read"] = groups["digits_read"].sum(min_count=1)
-    for name in _MEASURES:
-        lost = {setting: interval_of(group, name) for setting, group in groups}
-        for end, bound in (("", "point"), ("_low", "high"), ("_high", "low")):
-            table[name + end] = [1 - getattr(found, bound) if found else float("nan") for found in lost.values()]
-    return table.reset_index()
+    ends = [name + end for name in _MEASURES for end in ("", "_low", "_high")]
+    return table.assign(**{name: float("nan") for name in ends if name not in table}).reset_index()

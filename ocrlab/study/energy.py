@@ -9,7 +9,7 @@ from ocrlab.machine.energy import PowerMeter
 from ocrlab.pages import load_pages, set_names
 from ocrlab.reading.isolated import Refused
 from ocrlab.reading.pool import ReaderPool
-from ocrlab.study.findings import keep_findings
+from ocrlab.study.records import keep_findings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ from ocrlab.reading.loading import Unsupported
 from ocrlab.reading.serve import running_server
 from ocrlab.reading.server_reader import BY_THE_SERVER
 from ocrlab.reading.settings import Settings, make_settings
-from ocrlab.scoring import WITH_TEXT
+from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.parting import parting
 
 if TYPE_CHECKING:

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.study.findings import load_findings
-from ocrlab.study.records import record_files
-from ocrlab.study.rows import load_rows
+from ocrlab.study.records import load_findings, load_rows, record_files
 
 if TYPE_CHECKING:
     import pandas as pd

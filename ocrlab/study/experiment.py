@@ -15,8 +15,7 @@ from ocrlab.reading.isolated import PageResult, Refused
 from ocrlab.reading.pool import ReaderPool
 from ocrlab.reading.result import failed
 from ocrlab.reading.settings import Settings, same_load
-from ocrlab.study.records import RecordFile
-from ocrlab.study.rows import reading_record, setting_label
+from ocrlab.study.records import RecordFile, reading_record, setting_label
 from ocrlab.study.store import Job, Store, plan_jobs
 
 if TYPE_CHECKING:
@@ -30,8 +29,8 @@ def run_experiment(
     """Return the rows of every setting × page × repetition, reading only what the run's folder does not have yet.
 
     Models live in a process of their own: a crash, an assert, a time-out (`page_timeout_s` for a batch) or too much
-    memory (`memory_limit_bytes` beyond the start) costs one page's row. Readings go to `readings/<name>.jsonl` before
-    they are scored into `rows/<name>.jsonl`. A setting that cannot run gives a row per page with status and reason; so
+    memory (`memory_limit_bytes` beyond the start) costs one page's row. Readings go to `readings/<name>.jsonl`;
+    rows are scored from them. A setting that cannot run gives a row per page with status and reason; so
     does one that the canary put into quarantine, unless `read_quarantined`.
 
     Raises:

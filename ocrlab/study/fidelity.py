@@ -20,7 +20,7 @@ from ocrlab.pages import Page
 from ocrlab.reading.isolated import attempt
 from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.settings import Settings
-from ocrlab.scoring.failures import Status
+from ocrlab.scoring.outcomes import Status
 from ocrlab.study.forced import Prepare, distance_here, keep_reference
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ocrlab.scoring import first_divergence, graphemes, normalise
+from ocrlab.scoring.metrics import first_divergence, graphemes, normalise
 
 _SHOWN = 16
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
 
 from ocrlab.pages import Page
+from ocrlab.scoring.metrics import METRICS
 from ocrlab.study.summary import summarise
 
 if TYPE_CHECKING:
@@ -62,25 +63,26 @@ def show_pages(pages: list[Page], columns: int = 2) -> Figure:
     return figure
 
 
-def error_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
-    """Return CER (95 % interval over pages) against the median image tokens of each pixel budget."""
-    table = summarise(rows, by).dropna(subset=["cer"])
+def error_against_tokens(rows: pd.DataFrame, by: str = "max_pixels", metric: str = "cer") -> Figure:
+    """Return a metric (95 % interval over pages) against the median image tokens of each pixel budget."""
+    table = summarise(rows, by, [metric]).dropna(subset=[metric])
     figure, axes = blank_figure()
-    spread = np.clip([table["cer"] - table["cer_low"], table["cer_high"] - table["cer"]], 0, None)
-    axes.errorbar(table["image_tokens"], table["cer"], yerr=spread, marker="o", capsize=4, color=COLOURS[0])
+    axes.errorbar(
+        table["image_tokens"], table[metric], yerr=_interval(table, metric), marker="o", capsize=4, color=COLOURS[0]
+    )
     # Budgets above a page's own size change nothing: points within some 9 % share a label. Errors fall to the right, so
     # there is room left below a point; the last one's other side is free.
     steps = (8 * np.log2(table["image_tokens"])).round()
     for step, same in table.groupby(steps):
         side = 1 if step == steps.max() else -1
         axes.annotate(
-            "\n".join(f"{budget:,} px" for budget in same[by]), (same["image_tokens"].mean(), same["cer"].mean()),
+            "\n".join(f"{budget:,} px" for budget in same[by]), (same["image_tokens"].mean(), same[metric].mean()),
             textcoords="offset points", xytext=(6 * side, 3 * side), ha="left" if side > 0 else "right",
             va="bottom" if side > 0 else "top", fontsize=8,
         )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set(xlabel="image tokens per page (median)", ylabel="CER, white space collapsed")
+    axes.set(xlabel="image tokens per page (median)", ylabel=f"{METRICS[metric].label}, white space collapsed")
     axes.set_title(f"{_conditions(rows)}: error against pixel budget, 95 % interval over pages", fontsize=9)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylim(0, None)
@@ -121,22 +123,22 @@ def memory_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
     return figure
 
 
-def error_by_group(rows: pd.DataFrame, group: str, reader: str = "reader") -> Figure:
-    """Return CER with its 95 % interval for each group of pages, one colour per reader."""
-    table = summarise(rows, [group, reader]).dropna(subset=["cer"])
+def error_by_group(rows: pd.DataFrame, group: str, reader: str = "reader", metric: str = "cer") -> Figure:
+    """Return a metric with its 95 % interval for each group of pages, one colour per reader."""
+    table = summarise(rows, [group, reader], [metric]).dropna(subset=[metric])
     names, readers = list(dict.fromkeys(table[group])), list(dict.fromkeys(table[reader]))
     figure, axes = blank_figure(height=0.8 + 0.28 * len(names) * max(1, len(readers)))
     for i, who in enumerate(readers):
         mine = table[table[reader] == who]
         y = [names.index(n) + 0.22 * (i - (len(readers) - 1) / 2) for n in mine[group]]
-        spread = np.clip([mine["cer"] - mine["cer_low"], mine["cer_high"] - mine["cer"]], 0, None)
-        axes.errorbar(mine["cer"], y, xerr=spread, fmt="os^D"[i % 4], capsize=3, color=COLOURS[i], label=who)
+        spread, sign = _interval(mine, metric), "os^D"[i % 4]
+        axes.errorbar(mine[metric], y, xerr=spread, fmt=sign, capsize=3, color=COLOURS[i], label=who)
     counts = rows.groupby(group)["page"].nunique()
     axes.set_yticks(range(len(names)), [f"{n} ({counts[n]} pages)" for n in names])
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes.set_xlim(0, None)
-    axes.set_xlabel("CER, white space collapsed; 95 % interval over pages")
+    axes.set_xlabel(f"{METRICS[metric].label}, white space collapsed; 95 % interval over pages")
     if len(readers) > 1:
         axes.legend(loc="best", fontsize=8)
     return figure
@@ -167,6 +169,11 @@ def confusion_table(pairs: Counter[tuple[str, str]], most: int = 20) -> Figure:
     axes.invert_yaxis()
     axes.set(xlabel="times", ylabel="truth → reading (∅: nothing)")
     return figure
+
+
+def _interval(table: pd.DataFrame, metric: str) -> Any:
+    """Return how far the interval reaches below and above each value, as matplotlib takes error bars."""
+    return np.clip([table[metric] - table[f"{metric}_low"], table[f"{metric}_high"] - table[metric]], 0, None)
 
 
 def _sign(grapheme: str) -> str:

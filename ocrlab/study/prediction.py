@@ -11,7 +11,7 @@ from ocrlab.machine.hardware import Machine
 from ocrlab.reading.limits import predict
 from ocrlab.reading.settings import Settings
 from ocrlab.study.growth import measure_growth
-from ocrlab.study.rows import settings_of
+from ocrlab.study.records import settings_of
 
 if TYPE_CHECKING:
     import pandas as pd

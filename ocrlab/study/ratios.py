@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ocrlab.scoring import bootstrap_median
+from ocrlab.scoring.statistics import bootstrap_median
 
 if TYPE_CHECKING:
     import pandas as pd

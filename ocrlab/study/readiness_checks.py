@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ocrlab.scoring import WITH_TEXT
+from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.readiness_pages import EMBEDDED, Limits, State, Subject, memory, quality
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ocrlab.machine.quarantine import reason_against
 from ocrlab.reading.settings import Settings, is_endpoint
-from ocrlab.scoring import WITH_TEXT, bootstrap_median
-from ocrlab.study.rows import load_rows, settings_of
+from ocrlab.scoring.outcomes import WITH_TEXT
+from ocrlab.scoring.statistics import bootstrap_median
+from ocrlab.study.records import load_rows, settings_of
 from ocrlab.study.summary import compare
 
 if TYPE_CHECKING:

@@ -1,12 +1,30 @@
-"""Append-only JSONL that survives a killed process: every record is flushed to the disk before the next begins."""
+"""Append-only readings of a run, flushed to the disk one by one; rows and scores are derived from them here alone."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import math
 import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ocrlab import paths
+from ocrlab.machine.describe import machine_name, versions
+from ocrlab.pages import Page
+from ocrlab.reading.result import READING_VERSION, Reading
+from ocrlab.reading.settings import Settings, make_settings
+from ocrlab.scoring.metrics import score
+from ocrlab.scoring.outcomes import WITH_TEXT
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_OPTIONAL = {"do_sample", "num_beams", "repetition_penalty", "no_repeat_ngram_size"}
 
 GOES_ON = "Free space or choose a writable folder, then run the same command again: it goes on from here"
 
@@ -68,20 +86,40 @@ def read_records(file: Path, *, repair: bool = False) -> list[dict[str, Any]]:
     """Return a JSONL file's records; `repair` cuts off a last line that a killed process left unfinished.
 
     Raises:
-        RecordError: a line that is not JSON; the message names file and line.
+        RecordError: a line that holds no record; the message names file and line.
     """
-    data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    try:
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordError(f"{file}: cannot be unpacked ({error}); fetch it again or remove it") from error
     whole, newline, rest = data.rpartition(b"\n")
     if rest and repair:
         os.truncate(file, len(whole) + len(newline))
     records = []
-    for number, line in enumerate(whole.split(b"\n"), 1):
-        if line.strip():
-            try:
-                records.append(json.loads(line))
-            except ValueError as error:
-                raise RecordError(f"{file}: line {number} is not JSON ({error}); remove that line") from error
+    for number, record in parse_records(whole):
+        if isinstance(record, ValueError):
+            raise RecordError(f"{file}: line {number} is {record}; remove that line")
+        records.append(record)
     return records
+
+
+def parse_records(data: bytes) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
+    """Yield the number and the record of each line of JSONL; an error that says what it is where it holds none."""
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line.strip():
+            yield number, _record(line)
+
+
+def _record(line: bytes) -> dict[str, Any] | ValueError:
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word} is no JSON number")
+
+    try:
+        record = json.loads(line.decode(), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        words = "its text is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:80]
+        return ValueError(f"not JSON ({words})")
+    return record if isinstance(record, dict) else ValueError("no object")
 
 
 def record_files(folder: Path, name: str = "*") -> list[Path]:
@@ -90,11 +128,11 @@ def record_files(folder: Path, name: str = "*") -> list[Path]:
 
 
 def pack_records(run: Path) -> None:
-    """Compress a finished run's readings and rows, which say the same settings on every line, to a twentieth.
+    """Compress a finished run's readings and findings, which say the same settings on every line, to a twentieth.
 
     They are unpacked again when the run goes on. The same records give the same bytes.
     """
-    for file in [file for part in ("readings", "rows", "findings") for file in (run / part).glob("*.jsonl")]:
+    for file in [file for part in ("readings", "findings") for file in (run / part).glob("*.jsonl")]:
         part = file.with_suffix(".part")
         part.write_bytes(gzip.compress(file.read_bytes(), mtime=0))
         part.replace(_packed(file))
@@ -103,3 +141,121 @@ def pack_records(run: Path) -> None:
 
 def _packed(file: Path) -> Path:
     return file.with_name(file.name + ".gz")
+
+
+def code_version() -> str:
+    """Return READING_VERSION and the versions of torch and transformers, in words: what reads, beside the weights."""
+    here = versions()
+    return f"reading {READING_VERSION}, torch {here.get('torch')}, transformers {here.get('transformers')}"
+
+
+def row_key(settings: Settings, page: Page, checkpoint: str, repeat: int) -> str:
+    """Return what makes a reading the same: settings, the page's bytes, weights, `code_version`, repetition."""
+    parts = [settings.as_dict(), page.id, page.sha256, checkpoint, code_version(), repeat]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def reading_record(
+    experiment: str, key: str, settings: Settings, page: Page, reading: Reading, actual: dict[str, Any],
+    load_s: float | None, repeat: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Return everything about one reading but its scores, ready for JSON; `leaf` and `dpi` only of a leaf."""
+    leaf = {} if page.leaf is None else {"leaf": page.leaf, "dpi": page.dpi}
+    return {
+        "key": key, "experiment": experiment, "page": page.id, "text": reading.text, "status": reading.status,
+        "reason": reading.reason, "asked": settings.as_dict(), "actual": actual, "measured": reading.measured(),
+        "load_s": load_s, "repeat": repeat, "set": page.set, "kind": page.kind, "language": page.language,
+        "degradation": page.degradation, "page_sha256": page.sha256, "truth": page.truth, "code": code_version(),
+        "machine": machine_name(), "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        **leaf,
+    }  # fmt: skip
+
+
+def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flat row of a reading record, scored where there is truth and the reading stopped by itself.
+
+    Forced length (`min_new_tokens`) measures speed and dummy weights read nothing: their quality columns stay empty.
+    """
+    row = flat_row(record)
+    quality = row.get("min_new_tokens") is None and row.get("weights") == "pretrained"
+    if quality and isinstance(record.get("truth"), str) and record["status"] in WITH_TEXT:
+        row |= score(record["text"], record["truth"])
+    return row
+
+
+def flat_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was asked, actual and measured of a reading side by side, without texts and scores."""
+    row = {k: v for k, v in record.items() if k not in {"asked", "actual", "measured", "text", "truth"}}
+    return row | record["asked"] | record["actual"] | record["measured"]
+
+
+def setting_label(values: dict[str, Any]) -> str:
+    """Return a short name of a setting: what differs from the defaults."""
+    changed = make_settings(values).changed()
+    return ", ".join(f"{name}={value}" for name, value in changed.items()) or "defaults"
+
+
+def load_rows(run: Path, experiment: str | None = None) -> pd.DataFrame:
+    """Return a run's rows as a table, one line per reading, scored here; all experiments unless one is named.
+
+    Raises:
+        RecordError: a damaged file; the message names it and the line.
+    """
+    import pandas as pd
+
+    return pd.DataFrame([row_of(record) for record in readings_in(run, experiment or "*")])
+
+
+def readings_in(run: Path, experiment: str = "*") -> list[dict[str, Any]]:
+    """Return the readings of a run's folder, of all experiments unless one is named; raises RecordError."""
+    return [record for file in record_files(run / "readings", experiment) for record in read_records(file)]
+
+
+def settings_of(row: Mapping[Any, Any] | pd.Series) -> Settings:
+    """Return the settings that a table's row was read with; what it does not hold, and the seed, are the defaults."""
+    types = Settings().as_dict()
+    values: dict[str, Any] = {}
+    for name in types:
+        if name == "seed" or name not in row:
+            continue
+        value = row[name]
+        missing = value is None or (isinstance(value, float) and value != value)
+        values[name] = None if missing else value.item() if hasattr(value, "item") else value
+        if isinstance(values[name], float) and name not in {"temperature", "top_p", "repetition_penalty"}:
+            values[name] = round(values[name])  # a table makes floats of whole numbers where one is missing
+    return make_settings({k: v for k, v in values.items() if v is not None or types[k] is None or k in _OPTIONAL})
+
+
+def keep_findings(name: str, found: Iterable[Mapping[str, Any]], folder: Path | None = None) -> pd.DataFrame:
+    """Write the lines to the run's `findings/<name>.jsonl`, each with machine and versions, and return them as a table.
+
+    Findings are about the machine as it is now: an earlier file of that name is replaced.
+    """
+    import pandas as pd
+
+    def plain(value: Any) -> Any:
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    here = {key: value for key, value in versions().items() if key in {"python", "torch", "transformers"}}
+    lines = [{k: plain(v) for k, v in line.items()} | {"machine": machine_name()} | here for line in found]
+    file = (folder or paths.run_folder()) / "findings" / f"{name}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(
+        "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines), encoding="utf-8"
+    )
+    part.replace(file)
+    file.with_name(file.name + ".gz").unlink(missing_ok=True)  # what a finished run packed
+    return pd.DataFrame(lines)
+
+
+def load_findings(name: str, folder: Path | None = None) -> pd.DataFrame:
+    """Return a run's findings of a name as a table; empty where there are none.
+
+    Raises:
+        RecordError: the file is damaged; the message names it and the line.
+    """
+    import pandas as pd
+
+    files = record_files((folder or paths.run_folder()) / "findings", name)
+    return pd.DataFrame([line for file in files for line in read_records(file)])

@@ -13,9 +13,9 @@ from ocrlab.reading.isolated import Refused
 from ocrlab.reading.pool import ReaderPool
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import LOAD_SETTINGS, Settings, make_settings
-from ocrlab.scoring import WITH_TEXT
+from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.parting import Parting, parting
-from ocrlab.study.rows import setting_label
+from ocrlab.study.records import setting_label
 from ocrlab.study.store import pinned_revision
 
 LEAST_PAGES = 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ocrlab.scoring import bootstrap_median
+from ocrlab.scoring.statistics import bootstrap_median
 from ocrlab.study.evidence import Tables
 from ocrlab.study.recommend import MIN_PAGES, quality_rows
 from ocrlab.study.verdict import CONFIRMED, OPEN, REFUTED, Told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ocrlab.scoring import WITH_TEXT
+from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.evidence import Tables
 from ocrlab.study.verdict import CONFIRMED, OPEN, REFUTED, Told
 

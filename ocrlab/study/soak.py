@@ -17,9 +17,10 @@ from ocrlab.pages import Page
 from ocrlab.reading.isolated import PageResult
 from ocrlab.reading.pool import ReaderPool
 from ocrlab.reading.settings import Settings
-from ocrlab.scoring import WITHOUT_TEXT, Interval, growth_rate, median_spread
+from ocrlab.scoring.outcomes import WITHOUT_TEXT
+from ocrlab.scoring.statistics import Interval, growth_rate, median_spread
 from ocrlab.study.experiment import record_of
-from ocrlab.study.findings import keep_findings
+from ocrlab.study.records import keep_findings
 from ocrlab.study.store import Store, plan_jobs
 
 LIMIT_MB = 10.0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ocrlab import paths
-from ocrlab.scoring import median_spread
+from ocrlab.scoring.statistics import median_spread
 from ocrlab.study.loads import drop_from_cache
 from ocrlab.study.origin import pages_by_hash
 

@@ -1,4 +1,4 @@
-"""An experiment's place on the disk: readings first, then their rows; what is there already is not read again."""
+"""An experiment's place on the disk: its readings; what is there already is not read again."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.server_reader import revision_at
 from ocrlab.reading.settings import Settings, is_endpoint
-from ocrlab.study.records import RecordFile
-from ocrlab.study.rows import row_key, row_of
+from ocrlab.study.records import RecordFile, row_key, row_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,20 +31,15 @@ class Job:
 
 
 class Store:
-    """The readings and rows of one experiment in a run's folder."""
+    """The readings of one experiment in a run's folder."""
 
     def __init__(self, name: str, folder: Path | None = None) -> None:
         folder = folder or paths.run_folder()
         self.readings = RecordFile(folder / "readings" / f"{name}.jsonl")
-        self.rows = RecordFile(folder / "rows" / f"{name}.jsonl")
-        for record in self.readings.records:
-            if record["key"] not in self.rows.keys:
-                self.rows.append(row_of(record))  # the process died between a reading and its score
 
     def append(self, record: dict[str, Any]) -> None:
-        """Save a reading, then its row; raises RecordError where the folder cannot be written."""
+        """Save a reading; raises RecordError where the folder cannot be written."""
         self.readings.append(record)
-        self.rows.append(row_of(record))
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
         """Return the jobs that have not been read yet."""
@@ -56,8 +50,8 @@ class Store:
         import pandas as pd
 
         wanted = {job.key: i for i, job in enumerate(jobs)}
-        chosen = sorted((row for row in self.rows.records if row["key"] in wanted), key=lambda row: wanted[row["key"]])
-        return pd.DataFrame(chosen)
+        chosen = [record for record in self.readings.records if record["key"] in wanted]
+        return pd.DataFrame([row_of(record) for record in sorted(chosen, key=lambda record: wanted[record["key"]])])
 
 
 def pinned_revision(settings: Settings) -> str:

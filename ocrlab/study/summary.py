@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.scoring import Edits, Interval, Verdict, bootstrap_interval, median_spread, verdict
+from ocrlab.scoring.metrics import METRICS, Edits, shown_metrics
+from ocrlab.scoring.outcomes import WITH_TEXT
+from ocrlab.scoring.statistics import Interval, Verdict, bootstrap_interval, median_spread, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,9 +24,6 @@ COSTS = (
     "tokens",
 )
 
-METRICS = {"cer": "CER", "wer": "WER", "digits": "digit-string loss", "lines": "line loss"}
-"""Metrics by the beginning of their columns `…_edits` and `…_length`, and what verdicts call them."""
-
 
 def edits_of(rows: pd.DataFrame, metric: str = "cer") -> list[Edits]:
     """Return one Edits a page, in the order of the pages' first scored rows, from `<metric>_edits` and `_length`.
@@ -39,7 +38,7 @@ def edits_of(rows: pd.DataFrame, metric: str = "cer") -> list[Edits]:
 
 
 def interval_of(rows: pd.DataFrame, metric: str = "cer") -> Interval | None:
-    """Return the rate over the scored rows with its 95 % interval over pages, or None for fewer than two pages.
+    """Return the rate of edits over the scored rows with its 95 % interval over pages; None for fewer than two pages.
 
     None too where the truth of all pages is empty.
     """
@@ -47,8 +46,19 @@ def interval_of(rows: pd.DataFrame, metric: str = "cer") -> Interval | None:
     return bootstrap_interval(edits) if len(edits) > 1 and any(e.length for e in edits) else None
 
 
-def summarise(rows: pd.DataFrame, by: str | Sequence[str]) -> pd.DataFrame:
-    """Return one line a group: pages, cer with cer_low and cer_high, ok (share), each cost's median and quartiles.
+def values_of(rows: pd.DataFrame, metric: str) -> dict[str, float]:
+    """Return a metric over the scored rows by column: `<metric>`, `_low` and `_high`; nothing without one."""
+    found = interval_of(rows, metric)
+    if found is None:
+        return {}
+    ends = METRICS[metric].interval(found.low, found.high, found.point)
+    return dict(zip((metric, f"{metric}_low", f"{metric}_high"), ends, strict=True))
+
+
+def summarise(rows: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str] = ()) -> pd.DataFrame:
+    """Return one line per group: pages, each metric with its interval, ok (share), each cost's median and quartiles.
+
+    Metrics are those that METRICS shows, and `metrics`; `<name>_low` and `<name>_high` are the ends of the interval.
 
     `peak_memory_bytes` is the highest over the pages: what must fit. Costs are over rows that were read to their end; a
     group that could not run keeps its line, with the reason.
@@ -59,11 +69,10 @@ def summarise(rows: pd.DataFrame, by: str | Sequence[str]) -> pd.DataFrame:
     keys = [by] if isinstance(by, str) else list(by)
     for names, group in rows.groupby(keys, sort=False, dropna=False):
         line: dict[str, Any] = dict(zip(keys, names, strict=True)) | {"pages": group["page"].nunique()}
-        error = interval_of(group)
-        if error is not None:
-            line |= {"cer": error.point, "cer_low": error.low, "cer_high": error.high}
+        for metric in dict.fromkeys([*shown_metrics(), *metrics]):
+            line |= values_of(group, metric)
         line["ok"] = float((group["status"] == "ok").mean())
-        done = group[group["status"].isin(["ok", "truncated", "loop", "empty"])]
+        done = group[group["status"].isin(WITH_TEXT)]
         for cost in COSTS:
             if cost in done and done[cost].notna().any():
                 spread = median_spread(done[cost].dropna().tolist())
@@ -96,13 +105,13 @@ def compare(
         [Edits(int(e * times // k), int(n * times // k)) for e, n, k in side.itertuples(index=False)]
         for side in (one[["edits", "length", "readings"]], other[["edits", "length", "readings"]])
     ]
-    return verdict(sides[0], sides[1], margin, confidence, metric=METRICS.get(metric, metric))
+    return verdict(sides[0], sides[1], margin, confidence, metric=METRICS[metric].rate_label or METRICS[metric].label)
 
 
 def _by_page(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return edits and length added up over each page's scored readings, and how many readings they are."""
     if f"{metric}_edits" not in rows:
-        raise ValueError(f"no row has a {METRICS.get(metric, metric)}: pages need a truth, models weights")
+        raise ValueError(f"no row has a {METRICS[metric].label}: pages need a truth, models weights")
     scored = rows.dropna(subset=[f"{metric}_edits"])
     pages = scored.groupby("page", sort=False)
     table = pages[[f"{metric}_edits", f"{metric}_length"]].sum().set_axis(["edits", "length"], axis=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
-from ocrlab.scoring import align
+from ocrlab.scoring.metrics import align, shown_metrics
 from ocrlab.study.summary import summarise
 
 if TYPE_CHECKING:
@@ -16,18 +16,14 @@ _COLOURS = {"replace": "#E69F00", "insert": "#56B4E9", "delete": "#CC79A7"}
 
 
 def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
-    """Return one rounded line per setting: CER with its interval, image tokens, time per page, memory, reason."""
-    import pandas as pd
-
+    """Return one rounded line per setting: metrics with intervals, image tokens, time per page, memory, reason."""
     table = summarise(rows, by)
     keys = [by] if isinstance(by, str) else by
     shown = table[keys].copy()
     shown["pages"] = table["pages"]
-    if "cer" in table:
-        shown["CER"] = [
-            "–" if pd.isna(c) else f"{c:.2%} ({low:.2%} to {high:.2%})"
-            for c, low, high in zip(table["cer"], table["cer_low"], table["cer_high"], strict=True)
-        ]
+    for name, metric in shown_metrics().items():
+        if name in table:
+            shown[metric.label] = [metric.interval_words(line, name) or "–" for line in table.to_dict("records")]
     for column, title, scale, digits in (
         ("image_tokens", "image tokens", 1, 0), ("page_s", "ms per page", 1e-3, 1),
         ("peak_memory_bytes", "peak MiB above the model", 2**20, 1),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 
 from ocrlab.pages import Page
-from ocrlab.scoring import score
+from ocrlab.scoring.metrics import score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,5 +57,5 @@ def read_with_tesseract(pages: Sequence[Page]) -> pd.DataFrame:
             "status": "ok" if done.returncode == 0 else "error",
             "reason": done.stderr.decode("utf-8", "replace")[-200:],
         }
-        rows.append(row | (score(text, page.truth).as_dict() if page.truth is not None else {}))
+        rows.append(row | (score(text, page.truth) if page.truth is not None else {}))
     return pd.DataFrame(rows)

@@ -14,7 +14,7 @@ from ocrlab.pages import Page
 from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.open import in_this_process
 from ocrlab.reading.settings import Settings
-from ocrlab.scoring import median_spread
+from ocrlab.scoring.statistics import median_spread
 from ocrlab.study.forced import answer_tokens, distance, forced_logits, tf32
 
 if TYPE_CHECKING:

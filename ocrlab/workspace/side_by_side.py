@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ocrlab.study.records import read_records, record_files
+from ocrlab.study.records import readings_in
 
 
 @dataclass
@@ -27,9 +27,8 @@ class Trial:
 def readings_by_key(run: Path) -> dict[tuple[str, str, str, int], dict[str, Any]]:
     """Return a run's readings by experiment, page, settings and repetition: what two runs have in common."""
     found = {}
-    for file in record_files(run / "readings"):
-        for record in read_records(file):
-            found[record["experiment"], record["page"], str(sorted(record["asked"].items())), record["repeat"]] = record
+    for record in readings_in(run):
+        found[record["experiment"], record["page"], str(sorted(record["asked"].items())), record["repeat"]] = record
     return found
 
 

@@ -11,7 +11,7 @@ from ocrlab import paths
 from ocrlab.commands.cli import main
 from ocrlab.commands.exchange import add_run, share_run
 from ocrlab.report.share import MANIFEST, manifest
-from ocrlab.study.rows import load_rows
+from ocrlab.study.records import load_rows
 from tests.notebooks import display, picture, ran, write
 from tests.report.test_share import unpacked
 from tests.runs import reading, write_run
@@ -70,11 +70,12 @@ def changed(bundle: Path, name: str, data: bytes | None) -> Path:
 
 
 def test_scores_and_pages_that_were_made_up_are_not_taken_over(tmp_path, bundle):
-    made_up = json.loads(unpacked(bundle)["readings/e.jsonl"].splitlines()[0]) | {"cer": 0.0, "cer_edits": 0}
-    changed(bundle, "rows/e.jsonl", (json.dumps(made_up) + "\n").encode())
+    scored = b'{"key": "1", "page": "p1", "cer": 0.0, "cer_edits": 0}\n'  # as earlier versions kept them
+    changed(bundle, "rows/e.jsonl", scored)
     changed(bundle, "index.html", b"<script>window.pwned=1</script>")
     changed(bundle, "report.md", b"<script>window.pwned=1</script>")
     assert add_run(str(bundle), None, tmp_path / "here") == 0
+    assert not (tmp_path / "here" / "my-card" / "rows").exists()
     assert load_rows(tmp_path / "here" / "my-card").set_index("page")["cer_edits"].to_dict() == {"p1": 1, "p2": 0}
     for name in ("index.html", "report.md"):
         assert "pwned" not in (tmp_path / "here" / "my-card" / name).read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.study.experiment import run_experiment
 from ocrlab.study.origin import absent_pages, dpis_of, pages_by_hash
-from ocrlab.study.records import read_records
+from ocrlab.study.records import load_rows, read_records
 from ocrlab.study.rereading import draw, repeatable
 from tests.runs import reading
 
@@ -81,9 +81,8 @@ def test_pages_in_folders_below_and_leaves_at_another_resolution_are_found(tmp_p
 
 
 def test_a_row_of_an_image_tells_no_leaf(run):
-    (file,) = (run / "rows").glob("*.jsonl")
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == 4 and not any({"leaf", "dpi"} & row.keys() for row in rows)
+    rows = load_rows(run)
+    assert len(rows) == 4 and not {"leaf", "dpi"} & set(rows.columns)
 
 
 def test_a_planted_difference_a_changed_page_and_other_weights_are_told_apart(edited, capsys):

@@ -22,7 +22,7 @@ from ocrlab import paths
 from ocrlab.commands.cli import main
 from ocrlab.commands.library import RECORDS, gather, target_files
 from ocrlab.pages import Page, PageError, load_pages, page_size
-from ocrlab.scoring import WITH_TEXT
+from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.origin import pages_by_hash
 
 

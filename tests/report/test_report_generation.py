@@ -70,6 +70,6 @@ def test_figures_stand_without_any_score_and_keep_their_budget(judged: pd.DataFr
 
 def test_the_table_rounds_last_and_says_what_speaks_against(judged: pd.DataFrame) -> None:
     table = generation_table(judged)
-    assert table.loc["greedy", "CER"] == "10.0% (5.0% to 15.0%)" and table.loc["num_beams=2", "CER"] == "–"
+    assert table.loc["greedy", "CER"] == "10.00% (5.00% to 15.00%)" and table.loc["num_beams=2", "CER"] == "–"
     assert table.loc["repetition_penalty=1.3", "speaks against it"] == "loses 50.0%"
     assert table.loc["greedy", "ms a page"] == 100 and table.loc["repetition_penalty=1.3", "greedy's text"] == "25%"

@@ -9,7 +9,7 @@ import pytest
 
 from ocrlab.machine.describe import describe_stack
 from ocrlab.report import machine
-from ocrlab.study.findings import keep_findings
+from ocrlab.study.records import keep_findings
 
 VERDICTS = ("works", "wrong", "unsupported", "not installed", "crashed", "timed out")
 

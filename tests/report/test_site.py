@@ -136,8 +136,8 @@ def site(tmp_path_factory):
         },
     }  # fmt: skip
     folder = run_folder(tmp_path_factory.mktemp("results") / "r", {"04-pixels": good, "06-assert": bad}, record)
-    (folder / "rows").mkdir()
-    (folder / "rows" / "pixels.jsonl").write_text(
+    (folder / "readings").mkdir()
+    (folder / "readings" / "pixels.jsonl").write_text(
         '{"status": "ok"}\n' * 5 + '{"status": "oom"}\n{"st', encoding="utf-8"
     )
     (folder / "figures").mkdir()
@@ -191,7 +191,7 @@ def test_the_index_tells_the_run(site):
         "aaaaaaaaaaaa with changes", "How many pixels does a max_pixels page need?", "completed 1 min 32 s", "16.0 GiB",
         "CER 5.1 % (4.5 to 5.7) * 2", "gpu none", "torch 2.13.0", "failed: the kernel died in cell 2, In [1]",
         "DeadKernelError: died", "skipped needs a GPU: torch sees none", 'pages 3 model_id "tiny"',
-        "rows/pixels.jsonl 7: 5 ok, 1 oom, 1 damaged", "make reproduce ONLY=04-pixels RUN=r",
+        "readings/pixels.jsonl 7: 5 ok, 1 oom, 1 damaged", "make reproduce ONLY=04-pixels RUN=r",
     ):  # fmt: skip
         assert words in text, words
     thumbnails = ["5-1.png", "5-2.png", "5-1.png", "6-2.jpg"]
@@ -266,8 +266,8 @@ def test_no_text_becomes_markup(tmp_path, text):
         "versions": {text: text}, "machine": {text: text}, "notebooks": {"a": entry, text: entry},
     }  # fmt: skip
     folder = run_folder(tmp_path / "run & <b>", {"a": cells}, record)
-    (folder / "rows").mkdir()
-    (folder / "rows" / "a.jsonl").write_text(json.dumps({"status": text}), encoding="utf-8")
+    (folder / "readings").mkdir()
+    (folder / "readings" / "a.jsonl").write_text(json.dumps({"status": text}), encoding="utf-8")
     build_site(folder)
     assert sorted(p.name for p in folder.glob("*.html")) == ["a.html", "index.html"]
     assert [p.name for p in (folder / "figures").iterdir()] == ["a-4-1.png"]

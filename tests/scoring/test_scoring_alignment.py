@@ -2,7 +2,16 @@ import random
 
 import pytest
 
-from ocrlab.scoring import PROFILES, Piece, align, character_edits, confusions, first_divergence, graphemes, normalise
+from ocrlab.scoring.metrics import (
+    PROFILES,
+    Piece,
+    align,
+    character_edits,
+    confusions,
+    first_divergence,
+    graphemes,
+    normalise,
+)
 
 UNITS = ["a", "b", "c", " ", "  ", "\n", "e\u0301", "й", "x\u0323\u0301", "\U0001f468\u200d\U0001f467", ".", "О", "O"]
 

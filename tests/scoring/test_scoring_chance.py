@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from ocrlab.scoring import Edits, chance, paired_difference, swap_test, verdict
+from ocrlab.scoring import statistics
+from ocrlab.scoring.metrics import Edits
+from ocrlab.scoring.statistics import paired_difference, swap_test, verdict
 
 
 def pair(*gaps, length=100):
@@ -28,7 +30,7 @@ def test_large_gaps_weigh_more():
 def test_drawing_in_blocks_changes_little(monkeypatch):
     a, b = pair(*[3, 1, -1, 2, 2, -1, 1, 1])
     whole = swap_test(a, b, resamples=5000)
-    monkeypatch.setattr(chance, "_BLOCK", 80)
+    monkeypatch.setattr(statistics, "_BLOCK", 80)
     assert swap_test(a, b, resamples=5000) == pytest.approx(whole, abs=0.03)
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from ocrlab.scoring import Edits, verdict
+from ocrlab.scoring.metrics import Edits
+from ocrlab.scoring.statistics import verdict
 
 
 def uniform(edits, length=1000, count=20):

@@ -4,7 +4,7 @@ import string
 import pytest
 
 from ocrlab.pages import load_pages
-from ocrlab.scoring import Edits, Kept, digit_strings, digits_kept, lines_kept, text_lines
+from ocrlab.scoring.metrics import Edits, Kept, digit_strings, digits_kept, lines_kept, text_lines
 
 PIECES = ["220", "1500.50", "12:30", "+7 495", "-5", "V", "Net", "kg,", " ", "\n", "х", "№", "4/5"]
 

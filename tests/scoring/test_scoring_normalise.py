@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from ocrlab.scoring import PROFILES, graphemes, normalise
+from ocrlab.scoring.metrics import PROFILES, graphemes, normalise
 
 COMPOSED, DECOMPOSED = "\u00e9", "e\u0301"  # é
 SHORT_I, SHORT_I_DECOMPOSED = "\u0439", "\u0438\u0306"  # й

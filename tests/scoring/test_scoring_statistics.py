@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from ocrlab.scoring import Edits, bootstrap_interval, corpus_rate, median_spread, paired_difference, verdict
 from ocrlab.scoring import statistics as module
+from ocrlab.scoring.metrics import Edits, corpus_rate
+from ocrlab.scoring.statistics import bootstrap_interval, median_spread, paired_difference, verdict
 
 
 def documents(rate, count=200, seed=0):
@@ -171,7 +172,7 @@ def test_no_median_of_nothing_or_of_a_failed_measurement():
 
 
 def test_median_of_repeated_measurements_has_an_interval() -> None:
-    from ocrlab.scoring import bootstrap_median
+    from ocrlab.scoring.statistics import bootstrap_median
 
     same = bootstrap_median([2.0, 2.0, 2.0])
     assert (same.low, same.point, same.high) == (2.0, 2.0, 2.0)

@@ -7,8 +7,7 @@ from typing import Any
 
 from ocrlab.machine.describe import machine_name
 from ocrlab.reading.settings import Settings
-from ocrlab.study.findings import keep_findings
-from ocrlab.study.records import RecordFile
+from ocrlab.study.records import RecordFile, keep_findings
 
 Lines = list[dict[str, Any]]
 Run = dict[str, Lines]
@@ -28,9 +27,11 @@ def write_run(folder: Path, run: Run) -> Path:
         if part == "findings":
             keep_findings(own, lines, folder)
             continue
-        rows = RecordFile(folder / "rows" / f"{own}.jsonl")
+        readings = RecordFile(folder / "readings" / f"{own}.jsonl")
+        blank = {"asked": {}, "actual": {}, "text": "", "truth": None}  # not scored again: what is told stands
         for number, line in enumerate(lines):
-            rows.append({"key": f"{own} {number}", "experiment": own, "machine": machine_name()} | line)
+            told = {"experiment": own, "machine": machine_name()} | line
+            readings.append({"key": f"{own} {number}", "status": "ok", **blank, "measured": told})
     return folder
 
 

@@ -15,7 +15,6 @@ from ocrlab.study.across_speed import speed_across
 from ocrlab.study.across_texts import texts_across
 from ocrlab.study.parting import parting
 from ocrlab.study.records import read_records, record_files
-from ocrlab.study.rows import row_of
 from tests.runs import reading, write_run
 
 FORCED = {"min_new_tokens": 8, "max_new_tokens": 8}
@@ -149,16 +148,14 @@ def test_texts_part_at_a_letter_as_a_person_counts():
 
 def test_the_notebook_sees_planted_differences_in_a_copy_of_the_reference_run(tmp_path):
     planted = tmp_path / "planted"
-    for part in ("readings", "rows"):
-        (planted / part).mkdir(parents=True)
+    (planted / "readings").mkdir(parents=True)
     reference = paths.RESULTS / "reference-cpu"
     (file,) = record_files(reference / "readings", "04-pixels")
     readings = [one | {"machine": "another machine"} for one in read_records(file)]
     page = readings[-1]["page"]
     changed = [one["text"][:1] + "§" + one["text"][2:] if one["page"] == page else one["text"] for one in readings]
-    for part, line in (("readings", dict), ("rows", row_of)):
-        lines = [json.dumps(line(one | {"text": text})) for one, text in zip(readings, changed, strict=True)]
-        (planted / part / "04-pixels.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = [json.dumps(one | {"text": text}) for one, text in zip(readings, changed, strict=True)]
+    (planted / "readings" / "04-pixels.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (planted / "run.json").write_text("{}", encoding="utf-8")
     given = {"results_folders": ["reference-cpu", str(planted)]}
     output = tmp_path / "09.ipynb"

@@ -19,9 +19,9 @@ from ocrlab.study import storage
 from ocrlab.study.bill import bill, what_is_missing, worth_showing
 from ocrlab.study.costs import page_costs, page_times, rows_here
 from ocrlab.study.energy import measure_power
-from ocrlab.study.findings import load_findings
 from ocrlab.study.phases import PHASES, bottleneck, phase_seconds, sped_up
 from ocrlab.study.queueing import erlang_c, erlang_wait, poisson, simulate, size_cluster
+from ocrlab.study.records import load_findings
 from tests.runs import reading, write_run
 
 NO_POWER = pd.DataFrame({"machine": [], "set": [], "label": [], "joules_a_page": [], "reason": []})

@@ -13,7 +13,7 @@ import pytest
 
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings, load_preset
-from ocrlab.scoring import digits_kept, lines_kept, score
+from ocrlab.scoring.metrics import digits_kept, lines_kept, score
 from ocrlab.study.damage import damage_table, with_damage
 from ocrlab.study.experiment import readings_of, run_experiment
 from ocrlab.study.generation import GREEDY, OWN, generation_grid, judge_settings, tuned_preset, write_preset
@@ -43,12 +43,10 @@ def made(setting: str, texts: Sequence[str], truth: str = TRUTH, status: str = "
     """Rows of one setting as `with_damage` has them, one a page."""
     lines = []
     for i, text in enumerate(texts):
-        digits, kept = digits_kept(text, truth), lines_kept(text, truth)
         lines.append({
             "setting": setting, "page": f"p{i}", "text": text, "truth": truth, "status": status, "reason": "",
-            "tokens": 20, "page_s": 0.1, "actual_num_beams": None, **score(text, truth).as_dict(),
-            "digits_edits": digits.lost.edits, "digits_length": digits.expected, "digits_read": digits.read,
-            "lines_edits": kept.lost.edits, "lines_length": kept.expected, "lines_read": kept.read, **more,
+            "tokens": 20, "page_s": 0.1, "actual_num_beams": None, **score(text, truth),
+            "digits_read": digits_kept(text, truth).read, **more,
         })  # fmt: skip
     return lines
 
@@ -76,7 +74,7 @@ def test_rows_tell_what_was_lost(rows: pd.DataFrame) -> None:
         digits, lines = digits_kept(row["text"], row["truth"]), lines_kept(row["text"], row["truth"])
         assert (row["digits_edits"], row["digits_length"]) == (digits.expected - digits.kept, digits.expected)
         assert (row["lines_edits"], row["lines_length"]) == (lines.expected - lines.kept, lines.expected)
-        assert score(row["text"], row["truth"]).cer_edits == row["cer_edits"]
+        assert score(row["text"], row["truth"])["cer_edits"] == row["cer_edits"]
     own, greedy = (rows[rows["setting"] == name]["text"].tolist() for name in (OWN, GREEDY))
     assert own == greedy, "the embedded reader's own settings are greedy"
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from ocrlab.machine import worker_process
+from ocrlab.machine.describe import versions
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading import checkpoints
+from ocrlab.reading.result import READING_VERSION
 from ocrlab.reading.settings import Settings
 from ocrlab.study import experiment
 from ocrlab.study.experiment import readings_of, run_experiment
-from ocrlab.study.records import RecordError, read_records
-from ocrlab.study.rows import code_version, load_rows, rescore, row_key
+from ocrlab.study.records import RecordError, load_rows, read_records, row_key
 from ocrlab.study.summary import compare, summarise
 
 BASE = Settings(dtype="float32", max_new_tokens=12)
@@ -84,18 +85,26 @@ def test_key_changes_with_setting_page_weights_code_and_repetition(
         row_key(BASE, pages[1], "a", 0), row_key(BASE, replace(pages[0], sha256="0"), "a", 0),
         row_key(BASE, pages[0], "b", 0), row_key(BASE, pages[0], "a", 1),
     }  # fmt: skip
-    monkeypatch.setattr("ocrlab.study.rows.code_version", lambda: "other")
+    monkeypatch.setattr("ocrlab.study.records.READING_VERSION", READING_VERSION + 1)
     keys.add(row_key(BASE, pages[0], "a", 0))
-    assert len(keys) == 7
+    monkeypatch.setattr("ocrlab.study.records.versions", lambda: versions() | {"torch": "9"})
+    keys.add(row_key(BASE, pages[0], "a", 0))
+    monkeypatch.setattr("ocrlab.study.records.versions", lambda: versions() | {"transformers": "9"})
+    keys.add(row_key(BASE, pages[0], "a", 0))
+    assert len(keys) == 9
+
+
+def test_the_key_of_a_page_that_was_moved_stays(pages: list[Page], tmp_path: Path) -> None:
+    moved = replace(pages[0], file=tmp_path / "elsewhere.png")
+    assert row_key(BASE, moved, "a", 0) == row_key(BASE, pages[0], "a", 0)
 
 
 def test_scores_can_be_made_again_without_a_model(
     pages: list[Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = run_experiment("x", [BASE], pages, folder=tmp_path)
-    (tmp_path / "rows" / "x.jsonl").unlink()
-    monkeypatch.setattr(checkpoints, "locate", lambda *_: pytest.fail("rescoring needs no model"))
-    assert rescore(tmp_path) == 3
+    monkeypatch.setattr(checkpoints, "locate", lambda *_: pytest.fail("scoring needs no model"))
+    assert not (tmp_path / "rows").exists()
     assert load_rows(tmp_path, "x").equals(rows)
 
 
@@ -140,11 +149,6 @@ def test_killed_at_ten_random_moments_nothing_is_lost_or_doubled(tmp_path: Path)
             assert process.exitcode == 0
             break
     keys = [record["key"] for record in read_records(readings)]
-    rows = [record["key"] for record in read_records(tmp_path / "rows" / "kill.jsonl")]
     assert kills >= 8
     assert len(keys) == len(set(keys)) == 30
-    assert sorted(rows) == sorted(keys)
-
-
-def test_code_version_is_stable() -> None:
-    assert code_version() == code_version() and len(code_version()) == 12
+    assert load_rows(tmp_path, "kill")["key"].tolist() == keys

@@ -15,7 +15,9 @@ import pytest
 
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings
-from ocrlab.scoring import Edits, statistics, verdict
+from ocrlab.scoring import statistics
+from ocrlab.scoring.metrics import Edits
+from ocrlab.scoring.statistics import verdict
 from ocrlab.study.experiment import run_experiment
 from ocrlab.study.summary import compare, interval_of
 

@@ -12,7 +12,7 @@ from ocrlab.reading.open import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study import mechanisms
 from ocrlab.study.claims import verdicts
-from ocrlab.study.findings import keep_findings
+from ocrlab.study.records import keep_findings
 from ocrlab.study.recovery import recovery_table
 
 

@@ -18,7 +18,7 @@ from ocrlab.machine import quarantine
 from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.report.recommendation import pareto, recommendation_table
 from ocrlab.study.recommend import judge_runs, recommend, rows_of_runs, write_recommended
-from ocrlab.study.records import read_records, record_files
+from ocrlab.study.records import readings_in
 
 BASE = Settings(dtype="float32", max_new_tokens=512)
 
@@ -107,11 +107,10 @@ def test_the_reference_runs_own_rows_give_a_recommendation() -> None:
 )
 def test_the_notebook_says_where_rows_give_no_recommendation(experiment: str, says: str, tmp_path: Path) -> None:
     """No page read to its end; speed alone, for which the notebook turns to the reference run's rows."""
-    for part in ("rows", "readings"):
-        (file,) = record_files(paths.RESULTS / "reference-cpu" / part, experiment)
-        kept = [one for one in read_records(file) if one["status"] != "ok" or experiment == "07-limits"]
-        (tmp_path / part).mkdir()
-        (tmp_path / part / f"{experiment}.jsonl").write_text("\n".join(map(json.dumps, kept)) + "\n", encoding="utf-8")
+    readings = readings_in(paths.RESULTS / "reference-cpu", experiment)
+    kept = [one for one in readings if one["status"] != "ok" or experiment == "07-limits"]
+    (tmp_path / "readings").mkdir()
+    (tmp_path / "readings" / f"{experiment}.jsonl").write_text("\n".join(map(json.dumps, kept)) + "\n", "utf-8")
     notebook, output = paths.NOTEBOOKS / "08-recommendation.ipynb", tmp_path / "08.ipynb"
     outcome = run_notebook(notebook, output, {}, {"OCRLAB_RUN_FOLDER": str(tmp_path)}, 120)
     assert outcome.status == "ok", outcome

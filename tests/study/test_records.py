@@ -59,16 +59,16 @@ def test_full_disk_keeps_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_packed_records_are_read_and_go_on(tmp_path: Path) -> None:
-    rows, readings = RecordFile(tmp_path / "rows" / "x.jsonl"), RecordFile(tmp_path / "readings" / "x.jsonl")
-    for records in (rows, readings):
+    findings, readings = (RecordFile(tmp_path / part / "x.jsonl") for part in ("findings", "readings"))
+    for records in (findings, readings):
         for i in range(50):
             records.append({"key": str(i), "asked": "the same settings on every line " * 20})
-    size = rows.file.stat().st_size
+    size = readings.file.stat().st_size
     pack_records(tmp_path)
-    packed = record_files(tmp_path / "rows")
+    packed = record_files(tmp_path / "readings")
     assert [f.name for f in packed] == ["x.jsonl.gz"] and packed[0].stat().st_size < size / 20
-    assert read_records(packed[0]) == rows.records
-    again = RecordFile(rows.file)
+    assert read_records(packed[0]) == readings.records
+    again = RecordFile(readings.file)
     again.append({"key": "50"})
-    assert again.records == [*rows.records, {"key": "50"}]
-    assert [f.name for f in record_files(tmp_path / "rows")] == ["x.jsonl"]
+    assert again.records == [*readings.records, {"key": "50"}]
+    assert [f.name for f in record_files(tmp_path / "readings")] == ["x.jsonl"]

@@ -13,10 +13,9 @@ from ocrlab import paths
 from ocrlab.commands.cli import main
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.settings import Settings
-from ocrlab.scoring import growth_rate
-from ocrlab.study.findings import load_findings
+from ocrlab.scoring.statistics import growth_rate
 from ocrlab.study.readiness import check_readiness
-from ocrlab.study.rows import load_rows
+from ocrlab.study.records import load_findings, load_rows
 from ocrlab.study.soak import judge_soak, run_soak
 from tests.study import soakers
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import load_preset
-from ocrlab.study.rows import load_rows
+from ocrlab.study.records import load_rows
 from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
 from tests.chromium import Server, chromium, watch
 

@@ -11,7 +11,8 @@ import ipywidgets as w
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import PageResult
 from ocrlab.reading.settings import SettingError, Settings
-from ocrlab.scoring import WITH_TEXT, character_edits
+from ocrlab.scoring.metrics import character_edits
+from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study import tables
 from ocrlab.workspace.playground.export import cell_source, preset_text
 from ocrlab.workspace.playground.form import SettingsForm

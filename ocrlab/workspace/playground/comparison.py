@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import PageResult
-from ocrlab.scoring import character_edits, first_divergence
+from ocrlab.scoring.metrics import character_edits, first_divergence
 from ocrlab.study import tables
 from ocrlab.workspace.playground.shown import milliseconds, note, table
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ocrlab import paths
 from ocrlab.reading.settings import Settings
-from ocrlab.study.rows import setting_label
+from ocrlab.study.records import setting_label
 from ocrlab.workspace.playground.shown import escaped, first_line, milliseconds, note, table
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from ocrlab.pages import Page
 from ocrlab.reading.isolated import IsolatedReader, PageResult, Refused
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings
-from ocrlab.study.rows import reading_record, row_key
+from ocrlab.study.records import reading_record, row_key, row_of
 from ocrlab.study.store import Store
 from ocrlab.workspace.playground.helper import Helper
 
@@ -91,4 +91,4 @@ def keep_here(folder: Path, settings: Settings, page: Page, seen: PageResult) ->
     store.append(reading_record(EXPERIMENT, key, settings, page, seen.reading, actual, seen.load_s, repeat))
     if not read_record(folder):
         write_record(folder, start_record(folder.name, EXPERIMENT, "read by hand in the playground") | {"ended": now()})
-    return store.rows.records[-1]
+    return row_of(store.readings.records[-1])

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from ocrlab.scoring import STATUSES, Loop, find_loop, judge
+from ocrlab.scoring.outcomes import STATUSES, Loop, find_loop, judge
 
 PROSE = random.Random(1).choices(range(1000), k=300)
 
