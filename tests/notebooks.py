@@ -1,9 +1,13 @@
 """Tiny notebooks for the tests of the runner and the site."""
 
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from ocrlab import paths
+from ocrlab.workspace.runner import run_notebook
 
 
 def cell(source: str, *tags: str) -> nbformat.NotebookNode:
@@ -16,3 +20,20 @@ def write(file: Path, *cells: nbformat.NotebookNode | str) -> Path:
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, file)
     return file
+
+
+def said_by(name: str, run: Path, given: dict[str, Any]) -> str:
+    """Run a notebook of ours in the run's folder; return all that it showed as text, warnings included."""
+    output = run / "notebooks" / f"{name}.ipynb"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    environment = {"OCRLAB_RUN_FOLDER": str(run), "TQDM_DISABLE": "1"}
+    outcome = run_notebook(paths.NOTEBOOKS / f"{name}.ipynb", output, given, environment, 200)
+    assert outcome.status == "ok", outcome
+    return text_of(output)
+
+
+def text_of(notebook: Path) -> str:
+    """Return all that an executed notebook showed as text, warnings included."""
+    shown = [out for cell in nbformat.read(notebook, as_version=4).cells for out in cell.get("outputs", [])]
+    kinds = ("text/markdown", "text/plain")
+    return "\n".join(o.get("text") or "\n".join(o.get("data", {}).get(kind, "") for kind in kinds) for o in shown)

@@ -23,7 +23,7 @@ def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
     keys = [by] if isinstance(by, str) else by
     shown = table[keys].copy()
     shown["pages"] = table["pages"]
-    if "cer" in table:
+    if table["cer"].notna().any():
         shown["CER"] = [
             "–" if pd.isna(c) else f"{c:.2%} ({low:.2%} to {high:.2%})"
             for c, low, high in zip(table["cer"], table["cer_low"], table["cer_high"], strict=True)
@@ -32,7 +32,7 @@ def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
         ("image_tokens", "image tokens", 1, 0), ("page_s", "ms a page", 1e-3, 1),
         ("peak_memory_bytes", "peak MiB above the model", 2**20, 1),
     ):  # fmt: skip
-        if column in table:
+        if table[column].notna().any():
             shown[title] = (table[column] / scale).round(digits)
     shown["read to the end"] = [f"{share:.0%}" for share in table["ok"]]
     if table["reason"].any():

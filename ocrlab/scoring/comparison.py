@@ -9,7 +9,7 @@ from typing import Literal
 from ocrlab.scoring.rates import Edits
 from ocrlab.scoring.statistics import Interval, paired_difference
 
-VerdictKind = Literal["better", "not worse", "worse", "not settled"]
+VerdictKind = Literal["better", "not worse", "worse", "not settled", "not compared"]
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ def what_is_missing(rows: pd.DataFrame, shown: pd.DataFrame, power: pd.DataFrame
     """Return what these rows cannot tell, each with the notebook that makes the rows."""
     told = []
     if rows.empty:
-        return ["No row has a time: `make reproduce ONLY=04-pixels` makes rows with phases and error rates."]
+        return ["No row has a time: `make reproduce ONLY=04-pixels,11-costs` makes rows with phases and error rates, "
+                "`runs` names another run."]  # fmt: skip
     if shown.empty:
         told.append("No setting was measured on enough pages, or all misread too many letters: 04-pixels reads more "
                     "pages of one setting.")  # fmt: skip

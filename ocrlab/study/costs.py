@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ocrlab import paths
 from ocrlab.scoring import WITH_TEXT
-from ocrlab.study.across import rows_across, run_folders
-from ocrlab.study.records import record_files
+from ocrlab.study.across import rows_across
 from ocrlab.study.rows import setting_label, settings_of
 from ocrlab.study.summary import interval_of
 
@@ -21,18 +20,15 @@ GROUP = ("run", "machine", "model_id", "set", "setting")
 """What one cost is of."""
 
 
-def rows_here(runs: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the readings with times of the runs named, or of the run in hand, or of the reference run.
+def timed_rows(folders: Iterable[Path]) -> pd.DataFrame:
+    """Return the readings of these runs that have a time and a text; empty where there are none.
 
-    Left out are pages that were not read. A batch that mixed page sets is of all of them (`labels + lines`).
+    A batch that mixed page sets is of all of them (`labels + lines`).
 
     Raises:
-        ValueError: a name that is no run.
         RecordError: a damaged file.
     """
-    here = paths.run_folder()
-    usual = here if record_files(here / "rows") else paths.RESULTS / "reference-cpu"
-    rows = rows_across(run_folders(paths.RESULTS, runs) if runs else [usual])
+    rows = rows_across(folders)
     if rows.empty or "page_s" not in rows:
         return rows.iloc[:0]
     done = rows[rows["status"].isin(WITH_TEXT) & rows["page_s"].notna()].reset_index(drop=True)

@@ -12,9 +12,9 @@ def add_ready(commands: Any) -> None:
     ready = commands.add_parser(
         "ready", help="is this machine ready? checks over a run's rows",
         description="Exit code 0: the share of the measured weight that passes reaches the threshold; 1: it does not; "
-        "2: unusable run or arguments.",
+        "2: unusable arguments or run, or no run of this machine.",
     )  # fmt: skip
-    ready.add_argument("--run", help="the folder's name in results/, or a path (default: the newest)")
+    ready.add_argument("--run", help="the folder's name in results/, or a path (default: the newest of this machine)")
     ready.add_argument("--threshold", type=float, default=0.8, help="share of the measured weight (default: 0.8)")
     ready.set_defaults(command=lambda args: ready_run(args.run, args.threshold))
 
@@ -24,13 +24,13 @@ def ready_run(name: str | None, threshold: float = 0.8) -> int:
     from ocrlab.study.readiness import check_readiness
     from ocrlab.study.records import RecordError
     from ocrlab.workspace.plan import PlanError
-    from ocrlab.workspace.runs import find_run
+    from ocrlab.workspace.runs import find_run_here
 
     if not 0 <= threshold <= 1:
         print(f"--threshold {threshold:g}: give a share from 0 to 1, such as 0.8", file=sys.stderr)
         return 2
     try:
-        folder = find_run(name or None)
+        folder = find_run_here(name or None)
         found = check_readiness(folder)
     except (PlanError, RecordError) as error:
         print(error, file=sys.stderr)

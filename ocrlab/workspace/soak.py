@@ -55,17 +55,14 @@ def soak_run(args: argparse.Namespace) -> int:
 
 
 def _folder(name: str | None) -> Path:
-    """The run to write into; a committed reference run only where it is named."""
+    """The run to write into; one of another machine, or the committed one, only where it is named."""
     from ocrlab import paths
-    from ocrlab.workspace.plan import PlanError, run_folder
+    from ocrlab.workspace.plan import run_folder
     from ocrlab.workspace.provenance import read_record, start_record, write_record
-    from ocrlab.workspace.runs import known_runs
+    from ocrlab.workspace.runs import find_run_here
 
     if name is None:
-        mine = [run for run in known_runs(paths.RESULTS) if not run.name.startswith("reference-")]
-        if not mine:
-            raise PlanError("no run of yours in results/ yet; name one with --run NAME, and it is made")
-        return mine[0]
+        return find_run_here(None)
     folder = run_folder(paths.RESULTS.absolute(), name, "soak")
     if not read_record(folder):
         write_record(folder, start_record(folder.name, "soak", "asked for") | {"profile": "soak"})
