@@ -1,4 +1,4 @@
-"""What many pages cost: the bill adds up by hand, batches count as one measurement, the queue follows its formula."""
+"""What many pages cost: the bill adds up by hand, a batch counts as one measurement, phases are shares of a page."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ import pytest
 from ocrlab import paths
 from ocrlab.machine.power import Energy
 from ocrlab.report import costs as shown
-from ocrlab.report.queueing import queue_words
 from ocrlab.study import energy as energy_module
-from ocrlab.study import storage
-from ocrlab.study.bill import bill, what_is_missing, worth_showing
-from ocrlab.study.costs import page_costs, page_times, timed_rows
+from ocrlab.study.costs import (
+    PHASES,
+    bill,
+    bottleneck,
+    page_costs,
+    phase_seconds,
+    sped_up,
+    timed_rows,
+    what_is_missing,
+    worth_showing,
+)
 from ocrlab.study.energy import measure_power
 from ocrlab.study.findings import load_findings
-from ocrlab.study.phases import PHASES, bottleneck, phase_seconds, sped_up
-from ocrlab.study.queueing import erlang_c, erlang_wait, poisson, simulate, size_cluster
 from tests.notebooks import said_by
 from tests.runs import reading, write_run
 
@@ -77,7 +82,6 @@ def test_repeats_are_one_page_and_mixed_batches_are_of_all_their_sets(tmp_path: 
     costs = page_costs(rows)
     assert costs["set"].tolist() == ["mine", "a + b"] and costs["units"].tolist() == [2, 1]
     assert costs["page_s"].iloc[0] == pytest.approx(0.4) and np.isnan(costs["page_s_low"].iloc[1])
-    assert page_times(rows, costs).tolist() == [pytest.approx(0.3), 0.5]
 
 
 def test_what_misreads_was_seldom_measured_or_forced_is_not_shown(tmp_path: Path) -> None:
@@ -115,68 +119,6 @@ def test_phases_are_shares_of_a_page_and_amdahl_limits_them() -> None:
     slow = bottleneck(line)
     assert (slow.phase, slow.next) == ("decode", "vision") and (slow.share, slow.times) == pytest.approx((0.6, 3))
     assert phase_seconds(pd.DataFrame(), ["k"]).empty
-
-
-def test_the_queue_by_hand() -> None:
-    queue = simulate(np.array([0.0, 0.0, 1.0, 10.0]), np.array([2.0, 5.0, 1.0, 1.0]), 2)
-    assert queue.waited_s.tolist() == [0, 0, 1, 0] and queue.in_system_s.tolist() == [2, 5, 2, 1] and queue.end_s == 11
-    assert simulate(np.zeros(5), np.ones(5), 2).end_s == 3
-
-
-@pytest.mark.parametrize(("workers", "load"), [(1, 0.5), (4, 0.7), (10, 0.8)])
-def test_the_queue_follows_erlangs_formula(workers: int, load: float) -> None:
-    rng = np.random.default_rng(1)
-    rate, pages = load * workers / 0.2, 150_000
-    queue = simulate(poisson(rate, pages, rng), rng.exponential(0.2, pages), workers)
-    settled = queue.waited_s[pages // 20 :]
-    assert settled.mean() == pytest.approx(erlang_wait(workers, rate, 0.2), rel=0.08)
-    assert (settled > 0).mean() == pytest.approx(erlang_c(workers, rate * 0.2), rel=0.05)
-
-
-def test_known_values_of_erlang_and_of_equal_lengths() -> None:
-    # One worker: the load itself waits; two at half load: one third (textbook value).
-    assert erlang_c(1, 0.5) == pytest.approx(0.5) and erlang_c(2, 1.0) == pytest.approx(1 / 3)
-    assert erlang_c(2, 2.5) == 1 and erlang_wait(2, 10, 0.25) == np.inf
-    # Pollaczek and Khinchine: equal lengths wait half as long as exponential ones.
-    rng, pages = np.random.default_rng(2), 150_000
-    waited = simulate(poisson(0.7, pages, rng), np.ones(pages), 1).waited_s.mean()
-    assert waited == pytest.approx(erlang_wait(1, 0.7, 1.0) / 2, rel=0.08)
-
-
-def test_unequal_pages_wait_longer_and_more_workers_help() -> None:
-    spread = np.array([0.05] * 90 + [1.0] * 10)
-    sized = size_cluster(spread, 36_000, at_once=500, simulated=4000, draws=5)
-    measured, equal = (sized[sized["lengths"] == name] for name in ("measured", "equal"))
-    assert measured["workers"].iloc[0] == 2 and measured["load"].iloc[0] == pytest.approx(0.725)
-    assert (measured["p95_times_equal"] > 1.5).all() and equal["p95_times_equal"].isna().all()
-    assert measured["waiting"].is_monotonic_decreasing and measured["at_once_s"].is_monotonic_decreasing
-    assert sized["at_once_s"].iloc[0] > 500 * 0.145 / 2 * 0.5
-    assert "36,000 pages an hour keep 2 workers 72% busy" in queue_words(sized)
-    assert queue_words(size_cluster(np.array([]), 1)).startswith("No page was read one at a time")
-
-
-def test_bytes_disk_and_network(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from PIL import Image
-
-    Image.new("L", (60, 60)).save(tmp_path / "two.pdf", save_all=True, append_images=[Image.new("L", (60, 60))])
-    (tmp_path / "a.png").write_bytes((paths.PAGES / "lines" / "001.png").read_bytes())
-    from ocrlab.pages import load_pages
-
-    pages = [*load_pages(tmp_path / "two.pdf"), *load_pages(tmp_path / "a.png")]
-    rows = pd.DataFrame({"set": ["pdf", "pdf", "png", "gone"], "page_sha256": [*(p.sha256 for p in pages), "0" * 64]})
-    found = storage.bytes_a_page(rows, [tmp_path / "two.pdf", tmp_path / "a.png"])
-    sizes = [(tmp_path / name).stat().st_size for name in ("two.pdf", "a.png")]
-    assert found == {"pdf": sizes[0] / 2, "png": sizes[1]}
-    fed = storage.feeding(page_costs(timed_rows([run])), {"mine": 1e6}, disk_mb_s=100, network_mbit_s=80)
-    assert fed["disk_workers"].tolist() == [pytest.approx(55), pytest.approx(15)]
-    assert fed["network_workers"].tolist() == [pytest.approx(5.5), pytest.approx(1.5)]
-    absent = shown.feeding_table(storage.feeding(page_costs(timed_rows([run])), {}, disk_mb_s=1, network_mbit_s=1))
-    assert (absent["kB a page"] == "its pages are not here").all()
-    measured = storage.measure_disk(tmp_path / "disk", megabytes=2, repeats=3)
-    assert measured["reason"] or 0 < measured["low_quartile"] <= measured["median"]
-    assert list((tmp_path / "disk").iterdir()) == []
-    monkeypatch.setattr(storage, "drop_from_cache", lambda file: "held by plan")
-    assert storage.measure_disk(tmp_path, megabytes=1) == {"median": None, "reason": "not measured: held by plan"}
 
 
 def test_on_a_cpu_no_energy_is_guessed_and_nothing_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
