@@ -21,6 +21,12 @@ def runs_in(results: Path) -> list[Path]:
     return [folder for folder in folders if (folder / "run.json").is_file()]
 
 
+def run_in_hand() -> Path | None:
+    """Return the folder of the run that `make reproduce` named, or None: in JupyterLab there is no run."""
+    named = os.environ.get("OCRLAB_RUN_FOLDER")
+    return Path(named) if named else None
+
+
 def run_folder() -> Path:
-    """Return where rows and readings go: the run that `make reproduce` named, else `build/scratch`."""
-    return Path(os.environ.get("OCRLAB_RUN_FOLDER", BUILD / "scratch"))
+    """Return where rows and readings go: the run in hand, else `build/scratch`."""
+    return run_in_hand() or BUILD / "scratch"

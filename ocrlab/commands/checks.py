@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from textwrap import wrap
 
-from ocrlab.commands.plan import PlanError, find_run
+from ocrlab.commands.plan import PlanError, find_run_here
 from ocrlab.machine.hardware import UnknownCard, card, cards
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.settings import SettingError, Settings, load_preset
@@ -23,7 +23,7 @@ def ready_run(name: str | None, threshold: float = 0.8) -> int:
         print(f"--threshold {threshold:g}: give a share from 0 to 1, such as 0.8", file=sys.stderr)
         return 2
     try:
-        folder = find_run(name or None)
+        folder = find_run_here(name or None)
         found = check_readiness(folder)
     except (PlanError, RecordError) as error:
         print(error, file=sys.stderr)

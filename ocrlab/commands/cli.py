@@ -154,7 +154,9 @@ def verify(
 
 @app.command()
 def ready(
-    run: Annotated[str | None, Option(help="the folder's name in results/, or a path (default: the newest)")] = None,
+    run: Annotated[
+        str | None, Option(help="the folder's name in results/, or a path (default: the newest of this machine)")
+    ] = None,
     threshold: Annotated[float, Option(help="share of the measured weight")] = 0.8,
 ) -> int:
     """Is this machine ready? Checks over a run's rows.

@@ -13,12 +13,13 @@ import yaml
 
 from ocrlab import paths
 from ocrlab.commands.parameters import ParameterError, Yaml, check, read_parameters, suggest
-from ocrlab.machine.describe import Choice
+from ocrlab.machine.describe import Choice, describe_machine, machine_name
 from ocrlab.reading.settings import is_endpoint, parse_address
 from ocrlab.study.provenance import read_record
 
 PROFILES = ("smoke", "cpu", "gpu")
 NEEDS = ("gpu", "model")
+_MACHINE = ("system", "cpu", "cores", "gpu")
 _KEYS = ("parameters", "needs", "cell_timeout_s")
 # What a run may write before its first figure; a disk with less room is as good as full.
 _PROBE_BYTES = 4 * 2**20
@@ -235,3 +236,34 @@ def find_run(name: str | None, results: Path | None = None) -> Path:
         here = ", ".join(run.name for run in runs) or "none yet"
         raise PlanError(f"{folder}: no run there, or its run.json is damaged; the runs here are: {here}")
     return folder
+
+
+def runs_here(results: Path) -> list[Path]:
+    """Return the runs that were made on this machine, the newest first: not the committed one, not those added.
+
+    What changes with an upgrade or a reboot (torch's build, bytes of memory) does not make another machine.
+    """
+    here = {name: describe_machine()[name] for name in _MACHINE}
+    return [
+        run
+        for run, record in ((run, read_record(run)) for run in known_runs(results))
+        if not run.name.startswith("reference-")
+        and "added" not in record
+        and {name: record.get("machine", {}).get(name) for name in _MACHINE} == here
+    ]
+
+
+def find_run_here(name: str | None, results: Path | None = None) -> Path:
+    """Return the folder of the run named, by default of the newest that was made on this machine.
+
+    Raises:
+        PlanError: there is no such run; the message says what makes one and names those that are in `results`.
+    """
+    results = results or paths.RESULTS
+    if name is not None:
+        return find_run(name, results)
+    if mine := runs_here(results):
+        return mine[0]
+    others = ", ".join(run.name for run in known_runs(results))
+    ask = f"; RUN=name asks about another machine's: {others}" if others else ""
+    raise PlanError(f"no run of this machine ({machine_name()}) in {results} yet: `make reproduce` makes one{ask}")

@@ -63,12 +63,10 @@ def _value(text: str, kind: type) -> Any:
 
 def _recommended() -> Path:
     """Return the newest recommendation that a run on this machine wrote."""
-    from ocrlab.commands.plan import known_runs
-    from ocrlab.machine.describe import describe_machine
-    from ocrlab.study.provenance import read_record
+    from ocrlab.commands.plan import runs_here
 
-    for run in known_runs(paths.RESULTS):
-        if (run / "recommended.yaml").is_file() and read_record(run).get("machine") == describe_machine():
+    for run in runs_here(paths.RESULTS):
+        if (run / "recommended.yaml").is_file():
             return run / "recommended.yaml"
     raise SettingError(
         "recommended: no run on this machine in results/ has a recommendation yet; `make reproduce` makes one"

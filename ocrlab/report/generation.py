@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ocrlab.scoring.metrics import METRICS
 from ocrlab.study.generation import GREEDY, OWN
-from ocrlab.study.plots import COLOURS, GREY
+from ocrlab.study.plots import COLOURS, GREY, nothing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ def forest(judged: pd.DataFrame, margin: float, title: str = "") -> Figure:
     height = 1.3 + 0.3 * len(judged)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, height), dpi=110, sharey=True, layout="constrained")
     for y, (_, line) in enumerate(judged.iterrows()):
-        if "cer" not in judged or np.isnan(line["cer"]):
+        if np.isnan(line["cer"]):
             left.axhspan(y - 0.4, y + 0.4, color=GREY, alpha=0.25, lw=0)
             left.text(0.02, y, line["out"][:60], transform=left.get_yaxis_transform(), va="center", fontsize=7)
             continue
@@ -37,7 +37,7 @@ def forest(judged: pd.DataFrame, margin: float, title: str = "") -> Figure:
             seen = _BETTER if line["difference_high"] < 0 else _WORSE if line["difference_low"] > 0 else _OPEN
             _whisker(right, y, line, "difference", seen)
     greedy = judged[judged["setting"] == GREEDY]
-    if "cer" in judged and greedy["cer"].notna().any():
+    if greedy["cer"].notna().any():
         left.axvline(greedy["cer"].iloc[0], color=COLOURS[6], lw=1, ls="--")
     right.axvline(0, color=COLOURS[6], lw=1, ls="--")
     right.axvspan(0, margin, color=GREY, alpha=0.3, lw=0)
@@ -55,8 +55,10 @@ def forest(judged: pd.DataFrame, margin: float, title: str = "") -> Figure:
 
 def digits_against_error(judged: pd.DataFrame, title: str = "") -> Figure:
     """Return the share of digit strings that came back against CER, both with intervals: a sign a kind of setting."""
+    shown = judged.dropna(subset=["cer", "digits"])
+    if shown.empty:
+        return nothing("no setting has both a CER and digit strings in the truth")
     figure, axes = plt.subplots(figsize=(7.5, 4.2), dpi=110, layout="constrained")
-    shown = judged.dropna(subset=["cer", "digits"]) if "cer" in judged else judged[:0]
     kinds = list(dict.fromkeys(name.split("=")[0] for name in shown["setting"]))
     for _, line in shown.iterrows():
         kind, _, value = line["setting"].partition("=")
@@ -69,8 +71,7 @@ def digits_against_error(judged: pd.DataFrame, title: str = "") -> Figure:
         # The checkpoint's own may well be greedy: a hollow sign around the other.
         style = {"mfc": "none", "ms": 13} if kind == OWN else {"ms": 7}
         axes.plot(mine["cer"], mine["digits"], "*os^DvPX"[i % 8], color=COLOURS[(i - 1) % 7], label=kind, **style)
-    if kinds:
-        figure.legend(loc="outside right upper", fontsize=7)
+    figure.legend(loc="outside right upper", fontsize=7)
     axes.set(xlabel="CER, white space collapsed", ylabel="digit strings that came back, share")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -107,13 +108,12 @@ def generation_table(judged: pd.DataFrame) -> pd.DataFrame:
     """Return the settings rounded for reading: CER, digit strings, lines, ends, tokens, time, what speaks against."""
     shown = judged[["setting"]].copy()
     for name in ("cer", "digits", "lines"):
-        if name in judged:
+        if judged[name].notna().any():
             metric = METRICS[name]
             shown[metric.label] = [metric.interval_words(line, name) or "–" for line in judged.to_dict("records")]
     shown["loops"], shown["cut off"] = judged["loops"], judged["truncated"]
     shown["tokens a page"] = judged["tokens_mean"].round(0)
-    if "page_s" in judged:
-        shown["ms a page"] = (1000 * judged["page_s"]).round(0)
+    shown["ms a page"] = (1000 * judged["page_s"]).round(0)
     shown["greedy's text"] = [f"{share:.0%}" for share in judged["same_text"]]
     shown["speaks against it"] = judged["out"]
     return shown.set_index("setting")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ocrlab.study.plots import COLOURS, GREY, blank_figure
+from ocrlab.study.plots import COLOURS, GREY, blank_figure, nothing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,8 +24,10 @@ def pareto(judged: pd.DataFrame) -> Figure:
 
     The line joins what no other setting beats in both. What could not run or is not valid is listed in grey.
     """
-    figure, axes = blank_figure(7.5, 4.4)
     placed = judged[judged["stand"].isin(_SETTLED)].dropna(subset=["cer"])
+    if placed.empty:
+        return nothing(next(iter(judged["reason"]), "no rows"))
+    figure, axes = blank_figure(7.5, 4.4)
     placed = placed.assign(memory_bytes=placed["memory_bytes"].astype(float).fillna(0))  # a server's is not known
     largest = placed["memory_bytes"].max() or 1.0
     for stand, mine in placed.groupby("stand", sort=False):
@@ -52,7 +54,7 @@ def recommendation_table(judged: pd.DataFrame) -> pd.DataFrame:
     """Return one line a setting: what it changes, where it stands, speed and CER against the anchor, memory, reason."""
     import pandas as pd
 
-    order = {stand: place for place, stand in enumerate((*STYLES, "could not run"))}
+    order = {stand: place for place, stand in enumerate((*STYLES, "not scored", "could not run"))}
     ranked = judged.assign(place=judged["stand"].map(order)).sort_values(["place", "speed"], ascending=[True, False])
     return pd.DataFrame({
         "setting": [told(s.changed()) for s in ranked["settings"]],

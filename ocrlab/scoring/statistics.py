@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ocrlab.scoring.metrics import Edits, corpus_rate
 
-VerdictKind = Literal["better", "not worse", "worse", "not settled"]
+VerdictKind = Literal["better", "not worse", "worse", "not settled", "not compared"]
 Array = NDArray[np.float64]
 _BLOCK = 1_000_000  # drawn indices held at once: 8 MB, however many documents
 

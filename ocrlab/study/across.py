@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ocrlab import paths
 from ocrlab.reading.settings import Settings
-from ocrlab.study.records import readings_in, row_of, setting_label
+from ocrlab.study.records import readings_in, record_files, row_of, setting_label
 from ocrlab.study.summary import compare, summarise
 
 if TYPE_CHECKING:
@@ -19,21 +20,52 @@ _STEADY = {"page_s": "seconds a page", "tpot_s": "seconds a token", "cer": "CER"
 
 
 def run_folders(results: Path, names: Sequence[str] = ()) -> list[Path]:
-    """Return the folders of the runs named (in `results`, or by path), or of all there and the one that is going on.
+    """Return the folders of the runs named: names or patterns such as `*` in `results`, or paths.
+
+    Without names it is the run in hand alone, and in JupyterLab, where there is none, every run in `results`.
 
     Raises:
         ValueError: a name that is no run; the message names those that are.
     """
     found = {folder.name: folder for folder in paths.runs_in(results)}
+    if not names:
+        in_hand = paths.run_in_hand()
+        return [in_hand] if in_hand else list(found.values())
+    chosen: list[Path] = []
+    for name in names:
+        mine = [folder for known, folder in found.items() if fnmatch(known, name)] or [Path(name).expanduser()]
+        if not (mine[0] / "run.json").is_file():
+            raise ValueError(f"{mine[0]}: no run there; the runs in results/ are: {', '.join(found) or 'none yet'}")
+        chosen += [folder for folder in mine if folder not in chosen]
+    return chosen
+
+
+class Source(NamedTuple):
+    """Whose rows answer a question: the runs' folders, what to write above the figures, and whether they may decide.
+
+    They decide where they are the run's own or where a person named them; a run that is only shown decides nothing.
+    """
+
+    folders: list[Path]
+    heading: str
+    decides: bool
+
+
+def source_of(names: Sequence[str] = ()) -> Source:
+    """Return the runs named, else the run in hand, else what JupyterLab read, else the committed run, to be shown only.
+
+    Raises:
+        ValueError: a name that is no run; the message names those that are.
+    """
     if names:
-        chosen = [found.get(name, Path(name).expanduser()) for name in names]
-        if absent := [folder for folder in chosen if not (folder / "run.json").is_file()]:
-            raise ValueError(f"{absent[0]}: no run there; the runs in results/ are: {', '.join(found) or 'none yet'}")
-        return chosen
-    going_on = paths.run_folder()
-    if (going_on / "run.json").is_file():
-        found.setdefault(going_on.name, going_on)
-    return list(found.values())
+        folders = run_folders(paths.RESULTS, names)
+        return Source(folders, f"Rows of {', '.join(folder.name for folder in folders)}, as named", True)
+    folder = paths.run_folder()
+    if paths.run_in_hand() or record_files(folder / "readings"):
+        return Source([folder], f"Rows of this run, {folder.name}", True)
+    reference = paths.RESULTS / "reference-cpu"
+    words = f"Nothing was read here yet: rows of the committed run {reference.name}, of another machine"
+    return Source([reference], words, False)
 
 
 def rows_across(folders: Iterable[Path]) -> pd.DataFrame:
@@ -105,10 +137,11 @@ def stability(rows: pd.DataFrame) -> pd.DataFrame:
 
 def missing(rows: pd.DataFrame) -> list[str]:
     """Return what these runs cannot tell, in sentences, each with what would help."""
+    named = "`results_folders` names the runs to compare, `['*']` all in results/"
     if rows.empty:
-        return ["No run has rows yet: `make reproduce` makes one, `make add RUN=file.zip` adds one from elsewhere."]
+        return [f"No rows here yet: `make reproduce` makes some, `make add RUN=file.zip` adds a run; {named}."]
     machines = rows.groupby("machine")["run"].nunique()
-    told = []
+    told = [f"One run only: {named}."] if rows["run"].nunique() < 2 else []
     if len(machines) < 2:
         told.append("All rows are of one machine: how machines differ is not measured. `make add RUN=file.zip` adds a "
                     "run from another.")  # fmt: skip
@@ -142,7 +175,4 @@ def _verdict(scored: pd.DataFrame, setting: str, run: str, margin: float) -> str
     first = str(mine["run"].iloc[0])
     if run == first:
         return "" if mine["run"].nunique() == 1 else "the one compared with"
-    try:
-        return compare(mine, "run", run, first, margin).words
-    except ValueError:
-        return "no page in common"
+    return compare(mine, "run", run, first, margin).words

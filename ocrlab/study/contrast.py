@@ -67,9 +67,8 @@ def _quality(rows: pd.DataFrame, mine: pd.DataFrame, way: str, against: str, mar
     blank |= error
     if way == against:
         return blank | {"words": "the one compared with"}
-    try:
-        found = compare(rows, "way", way, against, margin)
-    except ValueError:  # the other was never scored on the same pages
+    found = compare(rows, "way", way, against, margin)
+    if found.kind == "not compared":  # the other was never scored on the same pages
         return blank
     ends = {"difference": found.difference.point, "low": found.difference.low, "high": found.difference.high}
     return blank | ends | {"kind": found.kind, "words": found.words}

@@ -1,16 +1,17 @@
-"""Seconds a page of every setting that was measured, with intervals over what was read."""
+"""What many pages cost, from rows: seconds per page of each setting, hours and money, and where the time goes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ocrlab import paths
 from ocrlab.scoring.outcomes import WITH_TEXT
-from ocrlab.study.across import rows_across, run_folders
-from ocrlab.study.records import record_files, setting_label, settings_of
+from ocrlab.study.across import rows_across
+from ocrlab.study.recommend import MIN_PAGES
+from ocrlab.study.records import setting_label, settings_of
 from ocrlab.study.summary import values_of
 
 if TYPE_CHECKING:
@@ -18,82 +19,176 @@ if TYPE_CHECKING:
 
 GROUP = ("run", "machine", "model_id", "set", "setting")
 """What one cost is of."""
+PHASES = ("prepare", "vision", "prefill", "decode", "rest")
+"""Opening the page and building inputs (what the model waited for it), the vision tower, the prompt, the text, rest."""
+_POWER = ["machine", "set", "label"]
+_HOUR, _KWH = 3600.0, 3.6e6
 
 
-def rows_here(runs: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the readings with times of the runs named, or of the run in hand, or of the reference run.
+class Bottleneck(NamedTuple):
+    """The longest phase, its share, the one that follows it, and how many times faster the first must be for that."""
 
-    Left out are pages that were not read. A batch that mixed page sets is of all of them (`labels + lines`).
+    phase: str
+    share: float
+    next: str
+    times: float
+
+
+def timed_rows(folders: Iterable[Path]) -> pd.DataFrame:
+    """Return the readings of these runs that have a time and a text; empty where there are none.
+
+    A batch that mixed page sets is of all of them (`labels + lines`).
 
     Raises:
-        ValueError: a name that is no run.
         RecordError: a damaged file.
     """
-    here = paths.run_folder()
-    usual = here if record_files(here / "readings") else paths.RESULTS / "reference-cpu"
-    rows = rows_across(run_folders(paths.RESULTS, runs) if runs else [usual])
+    rows = rows_across(folders)
     if rows.empty or "page_s" not in rows:
         return rows.iloc[:0]
     done = rows[rows["status"].isin(WITH_TEXT) & rows["page_s"].notna()].reset_index(drop=True)
-    return done.assign(set=_sets(done))
-
-
-def _sets(rows: pd.DataFrame) -> pd.Series:
-    """Return each row's page set; where batches mixed several, all of that experiment's sets by name."""
-    sets = rows["set"].astype(str)
-    batched = rows[_in_batch(rows)]
-    for _, group in batched.groupby(["run", "experiment", "setting"]):
+    sets = done["set"].astype(str)
+    for _, group in done[_in_batch(done)].groupby(["run", "experiment", "setting"]):
         if group.groupby(["repeat", "page_s"])["set"].nunique().max() > 1:
             sets.loc[group.index] = " + ".join(sorted(set(group["set"])))
-    return sets
-
-
-def _in_batch(rows: pd.DataFrame) -> pd.Series:
-    return rows["batch_pages"].fillna(1) > 1 if "batch_pages" in rows else rows["page_s"].isna()
+    return done.assign(set=sets)
 
 
 def page_costs(rows: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Return one line a run × machine × model × page set × setting: seconds a page, the mean with its 95 % interval.
+    """Return one line per run × machine × model × page set × setting: mean seconds per page with its 95 % interval.
 
     The mean, not the median, makes the bill. Resampled are pages, or whole batches where pages were read in batches
-    (`units` says how many); of fewer than two there is no interval. `forced` tells that the text's length was forced;
+    (`units` says how many); of fewer than two there is no interval. `forced` says that the text's length was forced;
     `cer` is there where the texts were scored; `settings` are the asked ones.
     """
     import pandas as pd
 
     lines = []
     for names, group in rows.groupby(list(GROUP), sort=False) if len(rows) else ():
-        seconds, counts = _units(group)
-        line: dict[str, Any] = dict(zip(GROUP, names, strict=True)) | {
-            "settings": settings_of(group.iloc[0]), "forced": bool(group["min_new_tokens"].notna().any()),
-            "pages": group["page"].nunique(), "units": len(counts), "tokens": float(group["tokens"].mean()),
-            "batch_size": int(group["batch_size"].iloc[0]), "page_s": float(seconds.sum() / counts.sum()),
-        }  # fmt: skip
-        line["label"] = setting_label(line["settings"].as_dict())
-        if len(counts) > 1:
-            drawn = np.random.default_rng(seed).integers(len(counts), size=(resamples, len(counts)))
-            means = seconds[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-            line["page_s_low"], line["page_s_high"] = (float(v) for v in np.quantile(means, [0.025, 0.975]))
+        settings = settings_of(group.iloc[0])
+        line = dict(zip(GROUP, names, strict=True)) | {"label": setting_label(settings.as_dict()), "settings": settings}
+        line |= {"forced": bool(group["min_new_tokens"].notna().any()), "batch_size": int(group["batch_size"].iloc[0])}
+        line |= {"pages": group["page"].nunique(), **_mean_page(group, resamples, seed)}
         lines.append(line | values_of(group, "cer"))
-    return pd.DataFrame(lines).reindex(columns=_COLUMNS)
+    return pd.DataFrame(lines, columns=_COLUMNS)
 
 
-_COLUMNS = [*GROUP, "label", "settings", "forced", "batch_size", "pages", "units", "tokens", "page_s", "page_s_low",
-            "page_s_high", "cer", "cer_low", "cer_high"]  # fmt: skip
+_COLUMNS = [*GROUP, "label", "settings", "forced", "batch_size", "pages"]
+_COLUMNS += ["units", "page_s", "page_s_low", "page_s_high", "cer", "cer_low", "cer_high"]
 
 
-def _units(group: pd.DataFrame) -> tuple[Any, Any]:
-    """Return seconds and pages of what was measured apart: of a batch, all pages share one measurement."""
+def _mean_page(group: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    """Return the mean seconds per page and its interval over what was measured apart: all pages of a batch are one."""
     batches = _in_batch(group)
     alone = group[~batches].groupby("page")["page_s"].mean()
     together = group[batches].groupby(["experiment", "repeat", "page_s"])["page_s"].agg(["sum", "size"])
     seconds = np.concatenate([alone.to_numpy(float), together["sum"].to_numpy(float)])
-    return seconds, np.concatenate([np.ones(len(alone)), together["size"].to_numpy(float)])
+    counts = np.concatenate([np.ones(len(alone)), together["size"].to_numpy(float)])
+    found: dict[str, Any] = {"units": len(counts), "page_s": float(seconds.sum() / counts.sum())}
+    if len(counts) > 1:
+        drawn = np.random.default_rng(seed).integers(len(counts), size=(resamples, len(counts)))
+        ends = np.quantile(seconds[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [0.025, 0.975])
+        found |= dict(zip(("page_s_low", "page_s_high"), ends.tolist(), strict=True))
+    return found
 
 
-def page_times(rows: pd.DataFrame, costs: pd.DataFrame) -> Any:
-    """Return the seconds of each page behind the first cost, the mean where it was read several times."""
+def worth_showing(costs: pd.DataFrame, accept_cer: float, most: int, least: int = MIN_PAGES) -> pd.DataFrame:
+    """Return the fastest settings of each run, model and page set that misread no more than `accept_cer`, set by set.
+
+    Left out is what was measured on fewer than `least` pages, or batches where pages were read in batches, and what was
+    asked with another prompt than most. Readings of forced length stand in only where a model has no others.
+    """
     if costs.empty:
-        return np.array([])
-    mine = rows[(rows[list(GROUP)] == costs.iloc[0][list(GROUP)]).all(axis=1)]
-    return mine.groupby("page")["page_s"].mean().to_numpy(float)
+        return costs
+    prompts = costs["settings"].map(lambda settings: settings.prompt)
+    usual = prompts.groupby(costs["model_id"]).transform(lambda mine: mine.mode().iloc[0])
+    enough = costs[(costs["units"] >= max(2, least)) & ~(costs["cer"] > accept_cer) & (prompts == usual)]
+    forced = enough["forced"].astype(bool)
+    only_forced = forced.groupby([enough["run"], enough["model_id"]]).transform("all")
+    kept = enough[~forced | only_forced].sort_values("page_s", kind="stable")
+    some = kept.groupby(["run", "model_id", "set"], sort=False).head(most)
+    return some.sort_values(["run", "model_id", "set"], kind="stable").reset_index(drop=True)
+
+
+def bill(
+    costs: pd.DataFrame, pages: int, *, price_per_hour: float, price_per_kwh: float, power: pd.DataFrame
+) -> pd.DataFrame:
+    """Return the costs with what so many pages take: `hours` and `money` with their ends, `kwh`, `energy_money`.
+
+    `power` is `measure_power`'s table: a line gets energy only where its own machine, set and setting were measured;
+    elsewhere it is empty, and `energy` says why. Prices are the caller's, of one machine, in one currency.
+    """
+    words = dict.fromkeys([*_POWER, "reason"], object)  # an empty table's columns are numbers, which do not merge
+    known = power[[*_POWER, "joules_a_page", "reason"]].drop_duplicates(_POWER).astype(words)
+    made = costs.merge(known, on=_POWER, how="left")
+    joules, reason = made.pop("joules_a_page").astype(float), made.pop("reason")
+    made["energy"] = reason.fillna("not measured").mask(joules.notna(), "measured")
+    made["kwh"] = joules * pages / _KWH
+    made["energy_money"] = made["kwh"] * price_per_kwh
+    for end in ("", "_low", "_high"):
+        made[f"hours{end}"] = made[f"page_s{end}"].astype(float) * pages / _HOUR
+        made[f"money{end}"] = made[f"hours{end}"] * price_per_hour
+    made["pages_an_hour"] = _HOUR / made["page_s"]
+    return made
+
+
+def what_is_missing(rows: pd.DataFrame, shown: pd.DataFrame, power: pd.DataFrame) -> list[str]:
+    """Return what these rows cannot tell, each with the notebook that makes the rows."""
+    if rows.empty:
+        return [
+            "No row has a time: `make reproduce ONLY=04-pixels,11-costs` makes rows with phases and error rates, "
+            "`runs` names another run."
+        ]
+    told = {
+        "No setting was measured on enough pages, or all misread too many letters: 04-pixels reads more pages of one "
+        "setting.": shown.empty,
+        "No page was read to its own end with trained weights: 04-pixels makes such rows.":
+            not (rows["min_new_tokens"].isna() & (rows["weights"] == "pretrained")).any(),
+        "No page has a truth, so a setting that misreads is not left out: `NAME.gt.txt` beside `NAME.png` holds it.":
+            len(shown) > 0 and shown["cer"].isna().all(),
+        "No batch was read: fast-path makes such rows.": not (rows["batch_size"] > 1).any(),
+        "One machine only: `make add RUN=file.zip` adds another's run, `runs` then names both.":
+            rows["machine"].nunique() < 2,
+    }  # fmt: skip
+    if power.empty or power["joules_a_page"].isna().all():
+        why = f" ({power['reason'].iloc[0]})" if len(power) else ""
+        told[f"No energy was measured{why}: this notebook does on an NVIDIA GPU."] = True
+    return [words for words, lacks in told.items() if lacks]
+
+
+def phase_seconds(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Return one line per group: seconds per page of each phase (means), their sum `page_s`, pages, and `batch_pages`.
+
+    A batch's phases are divided by its pages. Where work was prepared ahead, `prepare` is the wait alone. `rest` is
+    what the meter gives to no phase; readings without phases (of a server) are left out.
+    """
+    import pandas as pd
+
+    needed = ["page_s", "vision_s", "prefill_s", "decode_s"]
+    known = rows.dropna(subset=needed) if set(needed) <= set(rows) else rows.iloc[:0]
+    lines = []
+    for names, group in known.groupby(list(by), sort=False, dropna=False) if len(known) else ():
+        seconds = group.reindex(columns=[*needed, "prepare_s", "wait_s", "batch_pages"]).astype(float)
+        seconds["prepare_s"] = seconds.pop("wait_s").fillna(seconds["prepare_s"]).fillna(0.0)
+        batch = seconds.pop("batch_pages").fillna(1.0)
+        line: dict[str, Any] = {name: float((seconds[f"{name}_s"] / batch).mean()) for name in PHASES[:-1]}
+        line["rest"] = max(0.0, float(seconds["page_s"].mean()) - sum(line.values()))
+        line |= {"page_s": sum(line.values()), "pages": group["page"].nunique(), "batch_pages": int(batch.max())}
+        lines.append(dict(zip(by, names, strict=True)) | line)
+    return pd.DataFrame(lines, columns=[*by, *PHASES, "page_s", "pages", "batch_pages"])
+
+
+def sped_up(line: pd.Series, phase: str, times: float) -> float:
+    """Return how many times as many pages are read where one phase takes a `times`-th of its seconds (Amdahl, 1967)."""
+    share = float(line[phase] / line["page_s"])
+    return 1 / (1 - share + share / times)
+
+
+def bottleneck(line: pd.Series) -> Bottleneck:
+    """Return the longest phase of a line of `phase_seconds`, and when another takes its place."""
+    first, second = sorted(PHASES, key=lambda phase: -line[phase])[:2]
+    times = float(line[first] / line[second]) if line[second] > 0 else float("inf")
+    return Bottleneck(first, float(line[first] / line["page_s"]), second, times)
+
+
+def _in_batch(rows: pd.DataFrame) -> pd.Series:
+    return rows["batch_pages"].fillna(1) > 1 if "batch_pages" in rows else rows["page_s"].isna()

@@ -54,9 +54,10 @@ def judge_settings(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
     same = rows["text"].to_numpy() == greedy["text"].reindex(rows["page"]).to_numpy()
     table["same_text"] = rows.assign(same=same).groupby("setting")["same"].mean()
     table["best"] = best = best_setting(rows, table, margin)
+    table[["difference", "difference_low", "difference_high"]] = float("nan")
     for name in table.index.astype(str):
-        table.loc[name, "words"] = "what the others are held against" if name == GREEDY else "not compared"
-        if name != GREEDY and _scored(table, name, GREEDY):
+        table.loc[name, "words"] = "what the others are held against"
+        if name != GREEDY:
             verdict = compare(rows, "setting", name, GREEDY, margin)
             low, high, point = verdict.difference[:3]
             table.loc[name, ["difference", "difference_low", "difference_high"]] = [point, low, high]
@@ -115,7 +116,7 @@ def write_preset(settings: Settings, reason: str, folder: Path | None = None) ->
 
 
 def _scored(table: pd.DataFrame, *names: str) -> bool:
-    return "cer" in table and bool(table.loc[list(names), "cer"].notna().all())
+    return bool(table.loc[list(names), "cer"].notna().all())
 
 
 def _why_not(rows: pd.DataFrame, table: pd.DataFrame, name: str, best: str, margin: float) -> str:

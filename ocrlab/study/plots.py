@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -13,7 +14,8 @@ from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
 
 from ocrlab.pages import Page
 from ocrlab.scoring.metrics import METRICS
-from ocrlab.study.summary import summarise
+from ocrlab.scoring.outcomes import WITH_TEXT
+from ocrlab.study.summary import summarise, why_no_score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,14 +36,17 @@ def blank_figure(width: float = 7.0, height: float = 3.8) -> tuple[Figure, Any]:
 
 def nothing(reason: str) -> Figure:
     """Return a figure that says in grey why there is none."""
-    figure, axes = blank_figure(7.0, 1.2)
+    words = fill(f"nothing to draw: {reason}", 90)
+    figure, axes = blank_figure(7.0, 1.0 + 0.2 * words.count("\n"))
     axes.axis("off")
-    axes.text(0.5, 0.5, f"nothing to draw: {reason}", ha="center", va="center", color=GREY)
+    axes.text(0.5, 0.5, words, ha="center", va="center", color=GREY, parse_math=False)
     return figure
 
 
-def _unmeasured(column: str) -> Figure:
-    return nothing(f"{column} is not measured in these rows\n(of a model on a server, only the server knows it)")
+def _unmeasured(rows: pd.DataFrame, column: str) -> Figure:
+    if not rows["status"].isin(WITH_TEXT).any():
+        return nothing(why_no_score(rows))
+    return nothing(f"{column} is not measured in these rows (of a model on a server, only the server knows it)")
 
 
 def show_pages(pages: list[Page], columns: int = 2) -> Figure:
@@ -66,6 +71,8 @@ def show_pages(pages: list[Page], columns: int = 2) -> Figure:
 def error_against_tokens(rows: pd.DataFrame, by: str = "max_pixels", metric: str = "cer") -> Figure:
     """Return a metric (95 % interval over pages) against the median image tokens of each pixel budget."""
     table = summarise(rows, by, [metric]).dropna(subset=[metric])
+    if table.empty:
+        return nothing(why_no_score(rows))
     figure, axes = blank_figure()
     axes.errorbar(
         table["image_tokens"], table[metric], yerr=_interval(table, metric), marker="o", capsize=4, color=COLOURS[0]
@@ -95,10 +102,9 @@ def cost_against_tokens(rows: pd.DataFrame, cost: str, by: str = "max_pixels") -
 
     `cost` is a column in seconds (`page_s`, `vision_s`, ...).
     """
-    table = summarise(rows, by)
-    if cost not in table:
-        return _unmeasured(cost)
-    table = table.dropna(subset=[cost])
+    table = summarise(rows, by).dropna(subset=[cost])
+    if table.empty:
+        return _unmeasured(rows, cost)
     figure, axes = blank_figure()
     middle, low, high = (table[f"{cost}{end}"] * 1000 for end in ("", "_low", "_high"))
     axes.errorbar(
@@ -112,9 +118,10 @@ def cost_against_tokens(rows: pd.DataFrame, cost: str, by: str = "max_pixels") -
 
 def memory_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
     """Return the most memory held above the model, in MiB, against the most image tokens of each pixel budget."""
-    most = rows.groupby(by)[["image_tokens", "peak_memory_bytes"]].max().dropna()
-    if most.empty:
-        return _unmeasured("peak_memory_bytes")
+    known = rows.reindex(columns=[by, "image_tokens", "peak_memory_bytes"]).dropna()
+    if known.empty:
+        return _unmeasured(rows, "peak_memory_bytes")
+    most = known.groupby(by).max()
     figure, axes = blank_figure()
     axes.plot(most["image_tokens"], most["peak_memory_bytes"] / 2**20, marker="o", color=COLOURS[2])
     axes.set(xlabel="image tokens of the largest page", ylabel="peak above the model at rest, MiB")

@@ -13,13 +13,16 @@ from ocrlab.reading.settings import Settings, is_endpoint
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import bootstrap_median
 from ocrlab.study.records import load_rows, settings_of
-from ocrlab.study.summary import compare
+from ocrlab.study.summary import compare, interval_of, why_no_score
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Stand = Literal["recommended", "on the front", "dominated", "worse", "not settled", "not valid", "could not run"]
+Stand = Literal[
+    "recommended", "on the front", "dominated", "worse", "not settled", "not scored", "not valid", "could not run"
+]
 MIN_PAGES = 8
+_NUMBERS = ("difference", "low", "high", "speed", "speed_low", "speed_high", "cer", "pages_per_second")
 _NAMES = [name for name in Settings().as_dict() if name != "seed"]
 
 
@@ -39,18 +42,21 @@ def judge_runs(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
     All are held against the anchor, the setting with the most pages: `difference` is CER minus the anchor's over the
     pages they share, with `low` and `high`; `speed` is how many times as many pages a second, the median over pages
     with its interval; `cer` and `pages_per_second` are the anchor's moved by these, so that settings which were read on
-    other pages can stand in one figure. Fewer than 8 shared pages settle nothing.
+    other pages can stand in one figure. Fewer than 8 shared pages settle nothing. Where the anchor has no CER, nothing
+    is recommended and the reason says what would give one; no rows give no lines.
     """
     import pandas as pd
 
     lines = []
-    for (machine, model), mine in quality_rows(rows).groupby(["machine", "model_id"], sort=False):
+    quality = quality_rows(rows)
+    for (machine, model), mine in quality.groupby(["machine", "model_id"], sort=False) if len(quality) else ():
         usual = mine.groupby("prompt")["page"].nunique().idxmax()  # another question is not another way to answer it
         groups = {key: g for key, g in mine[mine["prompt"] == usual].groupby(_NAMES, dropna=False, sort=False)}
-        anchor = max(groups.values(), key=lambda g: (g["page"].nunique(), -len(settings_of(g.iloc[0]).changed())))
+        anchor = max(groups.values(), key=_anchors)
         made = [_line(group, anchor, margin) | {"machine": machine, "model_id": model} for group in groups.values()]
         lines += _stands(made)
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=[*_NUMBERS, "settings", "anchor", "pages", "reason", "memory_bytes", "stand",
+                                        "machine", "model_id"])  # fmt: skip
 
 
 def recommend(judged: pd.DataFrame) -> list[Recommendation]:
@@ -64,12 +70,17 @@ def recommend(judged: pd.DataFrame) -> list[Recommendation]:
     return found
 
 
-def write_recommended(recommended: Iterable[Recommendation], folder: Path) -> list[Path]:
-    """Write presets with their reasons: `recommended.yaml` for the first, `recommended-2.yaml` and so on for others."""
+def write_recommended(recommended: Iterable[Recommendation], folder: Path, heading: str) -> list[Path]:
+    """Write presets with their reasons: `recommended.yaml` for the first, `recommended-2.yaml` and so on for others.
+
+    `heading` tells whose rows they are from.
+    """
     files = []
     for number, one in enumerate(recommended, 1):
         file = folder / ("recommended.yaml" if number == 1 else f"recommended-{number}.yaml")
-        comment = fill(f"{one.machine}: {one.why} {one.unless}", 84, initial_indent="# ", subsequent_indent="# ")
+        comment = fill(
+            f"{heading}. {one.machine}: {one.why} {one.unless}", 84, initial_indent="# ", subsequent_indent="# "
+        )
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{comment}\n{one.settings.to_yaml()}", encoding="utf-8")
         files.append(file)
@@ -105,11 +116,16 @@ def groups_by_setting(rows: pd.DataFrame) -> Iterator[tuple[Settings, pd.DataFra
         yield settings_of(group.iloc[0]), group
 
 
+def _anchors(group: pd.DataFrame) -> tuple[int, int, int]:
+    """What makes a setting the anchor: many pages with a score, then many pages, then few changes."""
+    scored = group.reindex(columns=["page", "cer_edits"]).dropna()["page"].nunique()
+    return scored, group["page"].nunique(), -len(settings_of(group.iloc[0]).changed())
+
+
 def _line(group: pd.DataFrame, anchor: pd.DataFrame, margin: float) -> dict[str, Any]:
     settings = settings_of(group.iloc[0])
     read = group[group["status"].isin(WITH_TEXT)]
-    numbers = ("difference", "low", "high", "speed", "speed_low", "speed_high", "cer", "pages_per_second")
-    line: dict[str, Any] = dict.fromkeys(numbers) | {
+    line: dict[str, Any] = dict.fromkeys(_NUMBERS) | {
         "settings": settings,
         "anchor": group is anchor,
         "pages": read["page"].nunique(),
@@ -120,6 +136,8 @@ def _line(group: pd.DataFrame, anchor: pd.DataFrame, margin: float) -> dict[str,
         return line | {"stand": "could not run", "reason": group["reason"].iloc[0]}
     if found := _against(group, settings):
         return line | {"stand": "not valid", "reason": found}
+    if interval_of(anchor) is None:
+        return line | {"stand": "not scored", "reason": why_no_score(anchor)}
     edits, length = anchor["cer_edits"].sum(), anchor["cer_length"].sum()
     base = {"cer": edits / length, "pages_per_second": 1 / anchor["page_s"].median()}
     if group is anchor:
@@ -133,6 +151,8 @@ def _line(group: pd.DataFrame, anchor: pd.DataFrame, margin: float) -> dict[str,
         }
     marked = _marked(group, anchor)
     verdict = compare(marked, "who", "this", "anchor", margin)
+    if verdict.kind == "not compared":
+        return line | {"stand": "not settled", "reason": verdict.words}
     speed = bootstrap_median((both["page_s_anchor"] / both["page_s"]).tolist())
     line |= {"difference": verdict.difference.point, "low": verdict.difference.low, "high": verdict.difference.high,
              "speed": speed.point, "speed_low": speed.low, "speed_high": speed.high, "reason": verdict.words,

@@ -22,13 +22,13 @@ def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
     shown = table[keys].copy()
     shown["pages"] = table["pages"]
     for name, metric in shown_metrics().items():
-        if name in table:
+        if table[name].notna().any():
             shown[metric.label] = [metric.interval_words(line, name) or "–" for line in table.to_dict("records")]
     for column, title, scale, digits in (
         ("image_tokens", "image tokens", 1, 0), ("page_s", "ms per page", 1e-3, 1),
         ("peak_memory_bytes", "peak MiB above the model", 2**20, 1),
     ):  # fmt: skip
-        if column in table:
+        if table[column].notna().any():
             shown[title] = (table[column] / scale).round(digits)
     shown["read to the end"] = [f"{share:.0%}" for share in table["ok"]]
     if table["reason"].any():

@@ -36,16 +36,13 @@ def soak_run(args: Any) -> int:
 
 
 def _folder(name: str | None) -> Path:
-    """The run to write into; a committed reference run only where it is named."""
+    """The run to write into; one of another machine, or the committed one, only where it is named."""
     from ocrlab import paths
-    from ocrlab.commands.plan import PlanError, known_runs, run_folder
+    from ocrlab.commands.plan import find_run_here, run_folder
     from ocrlab.study.provenance import read_record, start_record, write_record
 
     if not name:
-        mine = [run for run in known_runs(paths.RESULTS) if not run.name.startswith("reference-")]
-        if not mine:
-            raise PlanError("no run of yours in results/ yet; name one with --run NAME, and it is made")
-        return mine[0]
+        return find_run_here(None)
     folder = run_folder(paths.RESULTS.absolute(), name, "soak")
     if not read_record(folder):
         write_record(folder, start_record(folder.name, "soak", "asked for") | {"profile": "soak"})

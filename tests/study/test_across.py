@@ -10,7 +10,7 @@ import pytest
 from ocrlab import paths
 from ocrlab.commands.run_notebook import run_notebook
 from ocrlab.report.across import quality_table, quality_time_plot, speed_table, stability_plot
-from ocrlab.study.across import missing, quality_across, rows_across, run_folders, stability
+from ocrlab.study.across import missing, quality_across, rows_across, run_folders, source_of, stability
 from ocrlab.study.across_speed import speed_across
 from ocrlab.study.across_texts import texts_across
 from ocrlab.study.parting import parting
@@ -103,13 +103,14 @@ def test_what_one_run_or_none_cannot_tell_is_said(tmp_path):
     one = [run(tmp_path / "one", "M")]
     rows = rows_across(one)
     assert [words.split(":")[0] for words in missing(rows)] == [
+        "One run only",
         "All rows are of one machine",
         "No machine has two runs",
     ]
     assert stability(rows).empty and texts_across(one)[0].empty
     assert "nothing to draw" in stability_plot(stability(rows)).axes[0].texts[0].get_text()
     none = rows_across([])
-    assert "No run has rows yet" in missing(none)[0] and quality_across(none).empty and speed_across(none, []).empty
+    assert "No rows here yet" in missing(none)[0] and quality_across(none).empty and speed_across(none, []).empty
     assert "nothing to draw" in quality_time_plot(quality_across(none)).axes[0].texts[0].get_text()
     assert quality_table(quality_across(none)).empty and stability(none).empty
 
@@ -123,7 +124,7 @@ def test_a_run_of_an_earlier_version_lacks_settings_and_counts_all_the_same(tmp_
 
 
 def test_runs_are_found_by_name_and_path_and_a_missing_one_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("OCRLAB_RUN_FOLDER", str(tmp_path / "none"))  # else whatever was tried here before is a run, too
+    monkeypatch.delenv("OCRLAB_RUN_FOLDER", raising=False)
     run(tmp_path / "results" / "one", "M")
     run(tmp_path / "elsewhere", "M")
     (tmp_path / "results" / ".adding-x").mkdir()
@@ -133,7 +134,24 @@ def test_runs_are_found_by_name_and_path_and_a_missing_one_is_named(tmp_path, mo
     with pytest.raises(ValueError, match=r"two: no run there; the runs in results/ are: one"):
         run_folders(results, ["two"])
     monkeypatch.setenv("OCRLAB_RUN_FOLDER", str(tmp_path / "elsewhere"))
-    assert [f.name for f in run_folders(results)] == ["one", "elsewhere"]
+    assert [f.name for f in run_folders(results)] == ["elsewhere"]
+    run(results / "two", "M")
+    assert [f.name for f in run_folders(results, ["one", "*"])] == ["one", "two"]
+
+
+def test_whose_rows_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+    monkeypatch.delenv("OCRLAB_RUN_FOLDER", raising=False)
+    folders, heading, decides = source_of()
+    assert [f.name for f in folders] == ["reference-cpu"] and "reference-cpu, of another machine" in heading
+    assert not decides
+    run(tmp_path / "build" / "scratch", "M")
+    assert source_of() == ([tmp_path / "build" / "scratch"], "Rows of this run, scratch", True)
+    monkeypatch.setenv("OCRLAB_RUN_FOLDER", str(tmp_path / "results" / "empty"))
+    assert source_of() == ([tmp_path / "results" / "empty"], "Rows of this run, empty", True)
+    named = run(tmp_path / "results" / "my-card", "M")
+    assert source_of(["my-card"]) == ([named], "Rows of my-card, as named", True)
 
 
 def test_texts_part_at_a_letter_as_a_person_counts():

@@ -1,27 +1,31 @@
-"""What many pages cost: the bill adds up by hand, batches count as one measurement, the queue follows its formula."""
+"""What many pages cost: the bill adds up by hand, a batch counts as one measurement, phases are shares of a page."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
 from ocrlab import paths
-from ocrlab.commands.run_notebook import run_notebook
 from ocrlab.machine.energy import Energy
 from ocrlab.report import costs as shown
-from ocrlab.report.queueing import queue_words
 from ocrlab.study import energy as energy_module
-from ocrlab.study import storage
-from ocrlab.study.bill import bill, what_is_missing, worth_showing
-from ocrlab.study.costs import page_costs, page_times, rows_here
+from ocrlab.study.costs import (
+    PHASES,
+    bill,
+    bottleneck,
+    page_costs,
+    phase_seconds,
+    sped_up,
+    timed_rows,
+    what_is_missing,
+    worth_showing,
+)
 from ocrlab.study.energy import measure_power
-from ocrlab.study.phases import PHASES, bottleneck, phase_seconds, sped_up
-from ocrlab.study.queueing import erlang_c, erlang_wait, poisson, simulate, size_cluster
 from ocrlab.study.records import load_findings
+from tests.notebooks import said_by
 from tests.runs import reading, write_run
 
 NO_POWER = pd.DataFrame({"machine": [], "set": [], "label": [], "joules_a_page": [], "reason": []})
@@ -45,7 +49,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_mean_page_makes_the_bill(run: Path) -> None:
-    costs = page_costs(rows_here()).set_index("batch_size")
+    costs = page_costs(timed_rows([run])).set_index("batch_size")
     assert costs["page_s"].tolist() == [pytest.approx(0.55), pytest.approx(0.15)]
     assert costs["pages"].tolist() == [10, 8] and costs["units"].tolist() == [10, 2]
     one = costs.loc[1]
@@ -59,7 +63,7 @@ def test_the_mean_page_makes_the_bill(run: Path) -> None:
 
 
 def test_energy_is_billed_where_it_was_measured_and_nowhere_else(run: Path) -> None:
-    costs = page_costs(rows_here())
+    costs = page_costs(timed_rows([run]))
     power = pd.DataFrame([
         {"machine": "M", "set": "mine", "label": costs["label"].iloc[0], "joules_a_page": 360.0, "reason": ""},
         {"machine": "another", "set": "mine", "label": costs["label"].iloc[1], "joules_a_page": 1.0, "reason": ""},
@@ -74,11 +78,10 @@ def test_repeats_are_one_page_and_mixed_batches_are_of_all_their_sets(tmp_path: 
     twice = [page(0, s, repeat=n) for n, s in enumerate((0.2, 0.4))] + [page(1, 0.5)]
     mixed = [page(n, 0.1, asked={"batch_size": 2}, measured={"batch_pages": 2}, set="ab"[n]) for n in range(2)]
     write_run(tmp_path / "run", *twice, *mixed)
-    rows = rows_here([str(tmp_path / "run")])
+    rows = timed_rows([tmp_path / "run"])
     costs = page_costs(rows)
     assert costs["set"].tolist() == ["mine", "a + b"] and costs["units"].tolist() == [2, 1]
     assert costs["page_s"].iloc[0] == pytest.approx(0.4) and np.isnan(costs["page_s_low"].iloc[1])
-    assert page_times(rows, costs).tolist() == [pytest.approx(0.3), 0.5]
 
 
 def test_what_misreads_was_seldom_measured_or_forced_is_not_shown(tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_what_misreads_was_seldom_measured_or_forced_is_not_shown(tmp_path: Path
     forced = [page(n, 0.01, asked=FORCED) for n in range(9)]
     asked = [page(n, 0.3, asked={"prompt": "other"}) for n in range(9)]
     write_run(tmp_path / "run", *good, *wrong, *few, *forced, *asked)
-    costs = page_costs(rows_here([str(tmp_path / "run")]))
+    costs = page_costs(timed_rows([tmp_path / "run"]))
     assert len(costs) == 5 and costs["forced"].sum() == 1
     assert worth_showing(costs[costs["settings"].map(lambda s: s.prompt != "other")], 0.1, 9)["page_s"].tolist() == [
         0.5
@@ -118,76 +121,14 @@ def test_phases_are_shares_of_a_page_and_amdahl_limits_them() -> None:
     assert phase_seconds(pd.DataFrame(), ["k"]).empty
 
 
-def test_the_queue_by_hand() -> None:
-    queue = simulate(np.array([0.0, 0.0, 1.0, 10.0]), np.array([2.0, 5.0, 1.0, 1.0]), 2)
-    assert queue.waited_s.tolist() == [0, 0, 1, 0] and queue.in_system_s.tolist() == [2, 5, 2, 1] and queue.end_s == 11
-    assert simulate(np.zeros(5), np.ones(5), 2).end_s == 3
-
-
-@pytest.mark.parametrize(("workers", "load"), [(1, 0.5), (4, 0.7), (10, 0.8)])
-def test_the_queue_follows_erlangs_formula(workers: int, load: float) -> None:
-    rng = np.random.default_rng(1)
-    rate, pages = load * workers / 0.2, 150_000
-    queue = simulate(poisson(rate, pages, rng), rng.exponential(0.2, pages), workers)
-    settled = queue.waited_s[pages // 20 :]
-    assert settled.mean() == pytest.approx(erlang_wait(workers, rate, 0.2), rel=0.08)
-    assert (settled > 0).mean() == pytest.approx(erlang_c(workers, rate * 0.2), rel=0.05)
-
-
-def test_known_values_of_erlang_and_of_equal_lengths() -> None:
-    # One worker: the load itself waits; two at half load: one third (textbook value).
-    assert erlang_c(1, 0.5) == pytest.approx(0.5) and erlang_c(2, 1.0) == pytest.approx(1 / 3)
-    assert erlang_c(2, 2.5) == 1 and erlang_wait(2, 10, 0.25) == np.inf
-    # Pollaczek and Khinchine: equal lengths wait half as long as exponential ones.
-    rng, pages = np.random.default_rng(2), 150_000
-    waited = simulate(poisson(0.7, pages, rng), np.ones(pages), 1).waited_s.mean()
-    assert waited == pytest.approx(erlang_wait(1, 0.7, 1.0) / 2, rel=0.08)
-
-
-def test_unequal_pages_wait_longer_and_more_workers_help() -> None:
-    spread = np.array([0.05] * 90 + [1.0] * 10)
-    sized = size_cluster(spread, 36_000, at_once=500, simulated=4000, draws=5)
-    measured, equal = (sized[sized["lengths"] == name] for name in ("measured", "equal"))
-    assert measured["workers"].iloc[0] == 2 and measured["load"].iloc[0] == pytest.approx(0.725)
-    assert (measured["p95_times_equal"] > 1.5).all() and equal["p95_times_equal"].isna().all()
-    assert measured["waiting"].is_monotonic_decreasing and measured["at_once_s"].is_monotonic_decreasing
-    assert sized["at_once_s"].iloc[0] > 500 * 0.145 / 2 * 0.5
-    assert "36,000 pages an hour keep 2 workers 72% busy" in queue_words(sized)
-    assert queue_words(size_cluster(np.array([]), 1)).startswith("No page was read one at a time")
-
-
-def test_bytes_disk_and_network(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from PIL import Image
-
-    Image.new("L", (60, 60)).save(tmp_path / "two.pdf", save_all=True, append_images=[Image.new("L", (60, 60))])
-    (tmp_path / "a.png").write_bytes((paths.PAGES / "lines" / "001.png").read_bytes())
-    from ocrlab.pages import load_pages
-
-    pages = [*load_pages(tmp_path / "two.pdf"), *load_pages(tmp_path / "a.png")]
-    rows = pd.DataFrame({"set": ["pdf", "pdf", "png", "gone"], "page_sha256": [*(p.sha256 for p in pages), "0" * 64]})
-    found = storage.bytes_a_page(rows, [tmp_path / "two.pdf", tmp_path / "a.png"])
-    sizes = [(tmp_path / name).stat().st_size for name in ("two.pdf", "a.png")]
-    assert found == {"pdf": sizes[0] / 2, "png": sizes[1]}
-    fed = storage.feeding(page_costs(rows_here()), {"mine": 1e6}, disk_mb_s=100, network_mbit_s=80)
-    assert fed["disk_workers"].tolist() == [pytest.approx(55), pytest.approx(15)]
-    assert fed["network_workers"].tolist() == [pytest.approx(5.5), pytest.approx(1.5)]
-    absent = shown.feeding_table(storage.feeding(page_costs(rows_here()), {}, disk_mb_s=1, network_mbit_s=1))
-    assert (absent["kB a page"] == "its pages are not here").all()
-    measured = storage.measure_disk(tmp_path / "disk", megabytes=2, repeats=3)
-    assert measured["reason"] or 0 < measured["low_quartile"] <= measured["median"]
-    assert list((tmp_path / "disk").iterdir()) == []
-    monkeypatch.setattr(storage, "drop_from_cache", lambda file: "held by plan")
-    assert storage.measure_disk(tmp_path, megabytes=1) == {"median": None, "reason": "not measured: held by plan"}
-
-
 def test_on_a_cpu_no_energy_is_guessed_and_nothing_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(energy_module, "machine_name", lambda: "M")
     monkeypatch.setattr(energy_module, "ServedReader", None)  # a reading would fail
-    costs = page_costs(rows_here())
+    costs = page_costs(timed_rows([run]))
     power = measure_power(costs.assign(settings=[s.__class__(device="cpu") for s in costs["settings"]]), 4)
     assert power["joules_a_page"].isna().all() and power["reason"].str.contains("cpu tells no power").all()
     assert len(load_findings("power", run)) == 2
-    told = " ".join(what_is_missing(rows_here(), costs, power))
+    told = " ".join(what_is_missing(timed_rows([run]), costs, power))
     assert "cpu tells no power" in told and "make add" in told and "fast-path" not in told
 
 
@@ -220,23 +161,16 @@ def test_energy_of_a_page_is_the_meters(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_without_rows_the_notebook_names_what_makes_them() -> None:
     assert "04-pixels" in what_is_missing(pd.DataFrame(), pd.DataFrame(), NO_POWER)[0]
-    few = rows_here(["reference-cpu"]).head(2)
+    few = timed_rows([paths.RESULTS / "reference-cpu"]).head(2)
     assert any("enough pages" in told for told in what_is_missing(few, pd.DataFrame(), NO_POWER))
 
 
-@pytest.mark.parametrize("rows", ["reference", "few"])
-def test_the_notebook_runs_on_any_rows(tmp_path: Path, rows: str) -> None:
-    given: dict[str, object] = {"power_pages": 1}
+@pytest.mark.parametrize("rows", ["none", "named", "few"])
+def test_the_notebook_answers_from_its_own_rows_or_from_a_named_run(tmp_path: Path, rows: str) -> None:
+    run = tmp_path / "run"
     if rows == "few":
-        write_run(tmp_path / "run", *(page(n, 0.1) for n in range(3)))
-    else:
-        (tmp_path / "run").mkdir()
-    output = tmp_path / "11.ipynb"
-    outcome = run_notebook(
-        paths.NOTEBOOKS / "11-costs.ipynb", output, given, {"OCRLAB_RUN_FOLDER": str(tmp_path / "run")}, 120
-    )
-    assert outcome.status == "ok", outcome
-    told = "".join(
-        o.get("text", "") for c in nbformat.read(output, 4).cells if c.cell_type == "code" for o in c.outputs
-    )
-    assert ("enough pages" in told) == (rows == "few") and ("hours (" in told) == (rows == "reference")
+        write_run(run, *(page(n, 0.1) for n in range(3)))
+    given = {"power_pages": 1} | ({"runs": ["reference-cpu"]} if rows == "named" else {})
+    said = said_by("11-costs", run, given)
+    assert ("enough pages" in said) == (rows == "few") and ("hours (" in said) == (rows == "named")
+    assert ("No row has a time" in said) == (rows == "none") and ("reference-cpu" in said) == (rows == "named")

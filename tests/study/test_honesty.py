@@ -142,5 +142,6 @@ def test_other_metrics_are_compared_by_their_columns() -> None:
     rows = repeated(1, 1).rename(columns={"cer_edits": "digits_edits", "cer_length": "digits_length"})
     found = compare(rows, "side", "a", "b", metric="digits", confidence=0.9)
     assert found.difference.confidence == 0.9 and "digit-string loss" in found.words
-    with pytest.raises(ValueError, match="no row has a CER"):
-        compare(rows, "side", "a", "b")
+    absent = compare(rows, "side", "a", "b")
+    assert absent.kind == "not compared" and absent.words.startswith("not compared: 0 pages have a CER on both sides")
+    assert absent.difference.point != absent.difference.point

@@ -10,6 +10,7 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.commands.cli import main
+from ocrlab.machine.describe import describe_machine, machine_name
 from ocrlab.report.claims import readiness_table
 from ocrlab.study.readiness import check_readiness
 from ocrlab.study.readiness_checks import CHECKS
@@ -130,12 +131,16 @@ def test_the_score_is_over_what_was_measured(tmp_path: Path) -> None:
     assert empty.score is None and empty.words == "nothing was measured (weight 19)"
 
 
+def run_record(name: str, started: str, **machine: str) -> dict[str, object]:
+    return {"run": name, "started": started, "machine": describe_machine() | machine}
+
+
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A results folder with one run: three quarters of the measured weight pass."""
     folder = tmp_path / "results"
     write_run(folder / "mine", canary("same text") | recovery(False))
-    (folder / "mine" / "run.json").write_text(json.dumps({"run": "mine", "started": "2026-11-24"}), encoding="utf-8")
+    (folder / "mine" / "run.json").write_text(json.dumps(run_record("mine", "2026-11-24")), encoding="utf-8")
     monkeypatch.setattr(paths, "RESULTS", folder)
     return folder
 
@@ -152,7 +157,7 @@ def test_exit_codes_follow_the_threshold(results: Path, capsys: pytest.CaptureFi
     [
         (["--run", "yours"], "", "no run there, or its run.json is damaged; the runs here are: mine"),
         (["--threshold", "80"], "", "give a share from 0 to 1"),
-        ([], "run.json", "no run there yet"),
+        ([], "run.json", "yet: `make reproduce` makes one"),
         ([], "findings/canary.jsonl", "canary.jsonl: line 1 is not JSON"),
     ],
 )
@@ -174,6 +179,25 @@ def test_a_run_with_nothing_measured_is_unusable(results: Path, capsys: pytest.C
 
 def test_the_newest_run_is_taken(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(results / "newer", canary("same text"))
-    (results / "newer" / "run.json").write_text(json.dumps({"run": "newer", "started": "2026-11-25"}), encoding="utf-8")
+    (results / "newer" / "run.json").write_text(json.dumps(run_record("newer", "2026-11-25")), encoding="utf-8")
     assert main(["ready"]) == 0
     assert capsys.readouterr().out.startswith("run newer: ")
+
+
+def test_a_machine_on_which_nothing_was_measured_is_not_ready(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The committed run, one of another machine and one that was added are no answer, unless they are named."""
+    write_run(results / "theirs", canary("same text"))
+    records = {"reference-cpu": {}, "theirs": {"cpu": "another"}, "mine": {}}
+    (results / "reference-cpu").mkdir()
+    for name, machine in records.items():
+        record = run_record(name, "2026-11-25", **machine) | ({"added": {}} if name == "mine" else {})
+        (results / name / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    assert main(["ready"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and f"no run of this machine ({machine_name()})" in said.err
+    assert "`make reproduce` makes one; RUN=name asks about another machine's: " in said.err
+    assert main(["ready", "--run", "theirs"]) == 0 and capsys.readouterr().out.startswith("run theirs: AMD EPYC")
+    monkeypatch.setattr(paths, "RESULTS", results / "none")
+    assert main(["ready"]) == 2 and capsys.readouterr().err.endswith("yet: `make reproduce` makes one\n")

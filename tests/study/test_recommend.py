@@ -8,17 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
 import pytest
 
 from ocrlab import paths
-from ocrlab.commands.run_notebook import run_notebook
 from ocrlab.machine import quarantine
 from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.report.recommendation import pareto, recommendation_table
 from ocrlab.study.recommend import judge_runs, recommend, rows_of_runs, write_recommended
 from ocrlab.study.records import readings_in
+from tests.notebooks import said_by
 
 BASE = Settings(dtype="float32", max_new_tokens=512)
 
@@ -68,8 +67,8 @@ def test_the_fastest_that_reads_no_worse_is_recommended(tmp_path: Path) -> None:
     assert found[replace(BASE, dtype="float16")] == "could not run"
     (one,) = recommend(judged)
     assert one.settings == FAST and "times as many pages a second" in one.why
-    (file,) = write_recommended([one], tmp_path)
-    assert load_preset(file) == FAST and file.read_text(encoding="utf-8").startswith("# M: ")
+    (file,) = write_recommended([one], tmp_path, "Rows of my-card")
+    assert load_preset(file) == FAST and file.read_text(encoding="utf-8").startswith("# Rows of my-card. M: ")
     assert recommendation_table(judged).index[0] == "dtype=float32, batch_size=8"
     assert "recommended (1)" in [t.get_text() for t in pareto(judged).axes[0].get_legend().get_texts()]
 
@@ -101,19 +100,36 @@ def test_the_reference_runs_own_rows_give_a_recommendation() -> None:
     assert rows_of_runs([]).empty
 
 
-@pytest.mark.parametrize(
-    ("experiment", "says"),
-    [("02-attention", "Nothing to recommend in these rows"), ("07-limits", "experiments, from reference-cpu")],
-)
-def test_the_notebook_says_where_rows_give_no_recommendation(experiment: str, says: str, tmp_path: Path) -> None:
-    """No page read to its end; speed alone, for which the notebook turns to the reference run's rows."""
+def test_without_a_truth_nothing_is_recommended_and_the_reason_says_what_would_help() -> None:
+    table = pd.DataFrame(rows(BASE, 1.0, 0.1) + rows(FAST, 0.4, 0.1)).drop(columns=["cer_edits", "cer_length"])
+    judged = judge_runs(table)
+    assert recommend(judged) == [] and set(judged["stand"]) == {"not scored"}
+    assert judged["reason"].str.contains("of the 60 that were read, 0 had one").all()
+    assert recommendation_table(judged)["CER"].tolist() == ["", ""]
+    assert "NAME.gt.txt" in pareto(judged).axes[0].texts[0].get_text()
+    assert judge_runs(pd.DataFrame()).empty and recommend(judge_runs(pd.DataFrame())) == []
+
+
+def test_the_anchor_is_among_the_scored_and_pages_without_truth_settle_nothing() -> None:
+    bare = [row | {"cer_edits": None, "cer_length": None} for row in rows(FAST, 0.4, 0.1, pages=90)]
+    judged = judge_runs(pd.DataFrame(rows(BASE, 1.0, 0.1) + bare)).set_index("settings")
+    assert judged.loc[BASE, "anchor"] and judged.loc[BASE, "stand"] == "recommended"
+    assert judged.loc[FAST, "stand"] == "not settled" and "0 pages have a CER" in judged.loc[FAST, "reason"]
+
+
+@pytest.mark.parametrize("case", ["02-attention", "07-limits", "named"])
+def test_the_notebook_answers_from_its_own_run_or_from_one_that_was_named(case: str, tmp_path: Path) -> None:
+    """No page read to its end; speed alone; and another run's rows, by name."""
+    run, experiment = tmp_path / "mine", "02-attention" if case == "02-attention" else "07-limits"
     readings = readings_in(paths.RESULTS / "reference-cpu", experiment)
     kept = [one for one in readings if one["status"] != "ok" or experiment == "07-limits"]
-    (tmp_path / "readings").mkdir()
-    (tmp_path / "readings" / f"{experiment}.jsonl").write_text("\n".join(map(json.dumps, kept)) + "\n", "utf-8")
-    notebook, output = paths.NOTEBOOKS / "08-recommendation.ipynb", tmp_path / "08.ipynb"
-    outcome = run_notebook(notebook, output, {}, {"OCRLAB_RUN_FOLDER": str(tmp_path)}, 120)
-    assert outcome.status == "ok", outcome
-    cells = nbformat.read(output, as_version=4).cells
-    assert says in "".join(shown.get("text", "") for cell in cells for shown in cell.get("outputs", []))
-    assert (tmp_path / "recommended.yaml").is_file() is (experiment == "07-limits")
+    (run / "readings").mkdir(parents=True)
+    (run / "readings" / f"{experiment}.jsonl").write_text("\n".join(map(json.dumps, kept)) + "\n", encoding="utf-8")
+    said = said_by("08-recommendation", run, {"runs": ["reference-cpu"]} if case == "named" else {})
+    if case == "named":
+        assert "Rows of reference-cpu, as named" in said and "Readiness of reference-cpu: " in said
+        assert (run / "recommended.yaml").read_text(encoding="utf-8").startswith("# Rows of reference-cpu, as named. ")
+        return
+    assert "Rows of this run, mine" in said and "Nothing to recommend in these rows." in said
+    assert "reference-cpu" not in said and not (run / "recommended.yaml").exists()
+    assert ("None of " if experiment == "02-attention" else "No page was read yet") in said
