@@ -39,11 +39,10 @@ class Reading:
     @property
     def words(self) -> str:
         """Return what the metrics that are shown say, but for those that are perfect."""
-        told = {name: (metric, self.scores.get(name)) for name, metric in shown_metrics().items()}
-        named = len(told) > 1
+        told = [(metric, self.scores.get(name)) for name, metric in shown_metrics().items()]
         return ", ".join(
-            f"{metric.label} {metric.words(value)}" if named else metric.words(value)
-            for metric, value in told.values()
+            f"{metric.label} {metric.words(value)}"
+            for metric, value in told
             if value is not None and value != (metric.better == "high")
         )
 

@@ -45,6 +45,8 @@ def normalise(text: str, profile: Profile = "layout") -> str:
 
 def graphemes(text: str) -> list[str]:
     r"""Return the user-perceived characters of the text, in order (`\X`, Unicode Standard Annex 29)."""
+    if text.isascii() and "\r" not in text:
+        return list(text)  # \r\n is the one cluster of several ASCII characters
     return _GRAPHEME.findall(text)
 
 
