@@ -18,10 +18,10 @@ from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 
 from ocrlab import paths
+from ocrlab.playground.form import find_preset
+from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES
 from ocrlab.reading.settings import SettingError
 from ocrlab.workspace.parameters import ParameterError, check
-from ocrlab.workspace.playground.form import find_preset
-from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
 from ocrlab.workspace.welcome import write_welcome
 
 MESSAGE_LIMIT_BYTES = UPLOAD_LIMIT_BYTES + 14 * 2**20
@@ -34,7 +34,7 @@ _LAB_DEFAULTS = {
 }
 _SPECS = "ocrlab.workspace.kernels.OwnSpecs"
 _IDLE_S = 600  # a page that was closed without a word, or went to sleep, keeps its model for so long
-_SHARE = Path(__file__).parent / "share"
+_SHARE = paths.ROOT / "ocrlab" / "playground" / "share"
 
 
 def serve_app(preset: str | None, port: int | None, browser: bool) -> int:

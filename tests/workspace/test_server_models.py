@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ocrlab.playground.capabilities import Here
+from ocrlab.playground.forecast import forecast
 from ocrlab.reading.settings import Settings
 from ocrlab.report import engines as pictures
 from ocrlab.report.plots import cost_against_tokens, memory_against_tokens
@@ -19,8 +21,6 @@ from ocrlab.study.engines import HERE, SERVED, Engine, engine_runs, engine_table
 from ocrlab.study.recommend import judge_runs
 from ocrlab.workspace.experiments import load_experiments
 from ocrlab.workspace.plan import PlanError, plan_tasks, resolve_model
-from ocrlab.workspace.playground.forecast import forecast
-from ocrlab.workspace.playground.here import Here
 
 MODEL = "endpoint:http://127.0.0.1:9/v1#m"
 REMOTE = Settings(model_id=MODEL)

@@ -11,9 +11,9 @@ import nbformat
 import pytest
 
 from ocrlab import paths
+from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES
 from ocrlab.workspace import servers, welcome
 from ocrlab.workspace.kernels import OwnSpecs
-from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
 
 
 def test_a_long_runtime_folder_takes_kernels_by_tcp() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import ipywidgets as w
 
 from ocrlab.pages import Page, PageError, load_pages, set_names
-from ocrlab.workspace.playground.shown import file_name, note
-from ocrlab.workspace.playground.widgets import labelled, wide
+from ocrlab.playground.html import file_name, note
+from ocrlab.playground.widgets import labelled, wide
 
 UPLOAD_LIMIT_BYTES = 50 * 2**20
 """What an upload may hold; `make app` and `make lab` let messages of this size through (Jupyter's own: 10 MiB)."""

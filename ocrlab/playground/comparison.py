@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ocrlab.pages import Page
+from ocrlab.playground.html import milliseconds, note, table
 from ocrlab.reading.live import Seen
 from ocrlab.report import tables
 from ocrlab.scoring import character_edits, first_divergence
-from ocrlab.workspace.playground.shown import milliseconds, note, table
 
 
 def compared(one: Seen | None, other: Seen | None, page: Page | None, same: Page | None) -> str:

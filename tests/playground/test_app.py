@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from ocrlab.pages import load_pages
+from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES
 from ocrlab.reading.presets import load_preset
 from ocrlab.study.rows import load_rows
-from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
 from tests.chromium import Server, chromium, watch
 
 LONG = {"max_new_tokens": "20000", "min_new_tokens": "20000"}

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ocrlab import paths
+from ocrlab.playground.html import escaped, first_line, milliseconds, note, table
 from ocrlab.reading.settings import Settings
 from ocrlab.study.rows import setting_label
-from ocrlab.workspace.playground.shown import escaped, first_line, milliseconds, note, table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,12 +11,12 @@ from typing import Any
 
 from ocrlab import paths
 from ocrlab.pages import Page
+from ocrlab.playground.helper import Helper
 from ocrlab.reading.live import LiveReader, Seen
 from ocrlab.reading.outcome import Reading
 from ocrlab.reading.settings import Settings
 from ocrlab.study.rows import reading_record, row_key
 from ocrlab.study.store import Store
-from ocrlab.workspace.playground.helper import Helper
 
 EXPERIMENT = "playground"
 

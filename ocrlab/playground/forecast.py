@@ -8,13 +8,13 @@ from statistics import median
 from typing import Any
 
 from ocrlab.machine.cards import Machine
+from ocrlab.playground.capabilities import Here, resolved
+from ocrlab.playground.html import chips, milliseconds, note, size
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import predict
 from ocrlab.reading.reader import LOAD_SETTINGS
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.sizes import image_tokens
-from ocrlab.workspace.playground.here import Here, resolved
-from ocrlab.workspace.playground.shown import chips, milliseconds, note, size
 
 
 @dataclass(frozen=True)

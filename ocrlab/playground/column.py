@@ -9,17 +9,17 @@ from collections.abc import Callable
 import ipywidgets as w
 
 from ocrlab.pages import Page
+from ocrlab.playground.export import cell_source, preset_text
+from ocrlab.playground.form import SettingsForm
+from ocrlab.playground.helper import HelperError
+from ocrlab.playground.html import STATUS_KIND, block, busy, costs, note, savable
+from ocrlab.playground.picker import Picker
+from ocrlab.playground.session import Sitting
+from ocrlab.playground.widgets import wide
 from ocrlab.reading.live import Seen
 from ocrlab.reading.settings import SettingError, Settings
 from ocrlab.report import tables
 from ocrlab.scoring import WITH_TEXT, character_edits
-from ocrlab.workspace.playground.export import cell_source, preset_text
-from ocrlab.workspace.playground.form import SettingsForm
-from ocrlab.workspace.playground.helper import HelperError
-from ocrlab.workspace.playground.picker import Picker
-from ocrlab.workspace.playground.shown import STATUS_KIND, block, busy, costs, note, savable
-from ocrlab.workspace.playground.sitting import Sitting
-from ocrlab.workspace.playground.widgets import wide
 
 _SHOW_EVERY_S = 0.05
 

@@ -9,6 +9,8 @@ from typing import Any, get_args
 import ipywidgets as w
 
 from ocrlab import paths
+from ocrlab.playground.html import note
+from ocrlab.playground.widgets import labelled, side_by_side, wide
 from ocrlab.reading import presets
 from ocrlab.reading.presets import load_preset
 from ocrlab.reading.settings import (
@@ -22,8 +24,6 @@ from ocrlab.reading.settings import (
     Weights,
     field_types,
 )
-from ocrlab.workspace.playground.shown import note
-from ocrlab.workspace.playground.widgets import labelled, side_by_side, wide
 
 MARKED = ("attn_implementation", "sdpa_kernel", "dtype", "quantization", "device")
 """Settings whose choices may not run on a machine."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from ocrlab.workspace.playground.shown import block
+from ocrlab.playground.html import block
 
 
 def wide(**more: Any) -> w.Layout:

@@ -16,21 +16,21 @@ from ocrlab import paths
 from ocrlab.machine.cards import Machine, card
 from ocrlab.machine.probes import Probe
 from ocrlab.pages import load_pages
+from ocrlab.playground import html as shown
+from ocrlab.playground.capabilities import Here, remembered
+from ocrlab.playground.comparison import compared
+from ocrlab.playground.export import cell_source, preset_text
+from ocrlab.playground.forecast import forecast
+from ocrlab.playground.form import SettingsForm
+from ocrlab.playground.helper import Helper, HelperError
+from ocrlab.playground.history import history_html
+from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES, Picker
+from ocrlab.playground.session import keep_here
 from ocrlab.reading.live import Seen
 from ocrlab.reading.outcome import Reading
 from ocrlab.reading.presets import load_preset, preset_names
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.sizes import image_tokens
-from ocrlab.workspace.playground import shown
-from ocrlab.workspace.playground.comparison import compared
-from ocrlab.workspace.playground.export import cell_source, preset_text
-from ocrlab.workspace.playground.forecast import forecast
-from ocrlab.workspace.playground.form import SettingsForm
-from ocrlab.workspace.playground.helper import Helper, HelperError
-from ocrlab.workspace.playground.here import Here, remembered
-from ocrlab.workspace.playground.history import history_html
-from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES, Picker
-from ocrlab.workspace.playground.sitting import keep_here
 from tests.hostile import HOSTILE
 
 CPU = Settings(dtype="float32", device="cpu")

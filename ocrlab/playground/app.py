@@ -11,19 +11,19 @@ import ipywidgets as w
 from IPython.display import Javascript, display
 
 from ocrlab.machine.probes import all_probes
+from ocrlab.playground.capabilities import CACHE, CASES, Here, measured_here, remembered, resolved
+from ocrlab.playground.column import Column
+from ocrlab.playground.comparison import compared
+from ocrlab.playground.forecast import forecast
+from ocrlab.playground.form import MARKED
+from ocrlab.playground.helper import Helper, HelperError, introduce
+from ocrlab.playground.history import history_html, history_table
+from ocrlab.playground.html import STYLE, block, busy, note, ruled_out
+from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES, Picker
+from ocrlab.playground.session import Sitting
+from ocrlab.playground.widgets import side_by_side, wide
 from ocrlab.reading.live import Seen
 from ocrlab.reading.settings import Settings
-from ocrlab.workspace.playground.column import Column
-from ocrlab.workspace.playground.comparison import compared
-from ocrlab.workspace.playground.forecast import forecast
-from ocrlab.workspace.playground.form import MARKED
-from ocrlab.workspace.playground.helper import Helper, HelperError, introduce
-from ocrlab.workspace.playground.here import CACHE, CASES, Here, measured_here, remembered, resolved
-from ocrlab.workspace.playground.history import history_html, history_table
-from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES, Picker
-from ocrlab.workspace.playground.shown import STYLE, block, busy, note, ruled_out
-from ocrlab.workspace.playground.sitting import Sitting
-from ocrlab.workspace.playground.widgets import side_by_side, wide
 
 _TITLE = "<h1>ocrlab playground</h1>"
 _GUARD = (Path(__file__).parent / "guard.js").read_text(encoding="utf-8")
