@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from ocrlab.machine.cards import Machine
-from ocrlab.playground.capabilities import Here, resolved
-from ocrlab.playground.html import chips, milliseconds, note, size
+from ocrlab.playground.capabilities import Capabilities, resolve
+from ocrlab.playground.html import chips, duration, note, size
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import predict
 from ocrlab.reading.reader import LOAD_SETTINGS
@@ -21,45 +20,49 @@ from ocrlab.reading.sizes import image_tokens
 class Forecast:
     """HTML to show, why the settings cannot run (empty where they may), and each choice's reason by setting."""
 
-    shown: str
+    html: str
     against: str = ""
     reasons: dict[str, dict[Any, str]] = field(default_factory=dict)
 
 
 def forecast(
-    settings: Settings, page_size: tuple[int, int] | None, here: Here, choices: Mapping[str, tuple[Any, ...]],
+    settings: Settings,
+    page_size: tuple[int, int] | None,
+    known: Capabilities,
+    choices: Mapping[str, tuple[Any, ...]],
     before: Sequence[dict[str, Any]],
-) -> Forecast:  # fmt: skip
+) -> Forecast:
     """Return what the settings will take for a page of this size in pixels, and which `choices` do not run beside them.
 
-    `before` holds earlier rows: how long a token took is told from those that share the model.
+    `before` holds earlier rows: those of the same model say how long a token took.
     """
-    against = here.reason(settings)
-    reasons = {name: here.reasons(settings, name, values) for name, values in choices.items()}
+    against = known.reason(settings)
+    reasons = {name: known.reasons(settings, name, values) for name, values in choices.items()}
     if page_size is None or against:
         return Forecast("", against, reasons)
     try:
-        shown = _costs(settings, page_size, here.machine(settings), before)
+        return Forecast(_costs(settings, image_tokens(settings, *page_size), known, before), "", reasons)
     except CheckpointError as error:
         return Forecast(note(f"no forecast: {error}"), "", reasons)
-    return Forecast(shown, "", reasons)
 
 
-def _costs(
-    settings: Settings, page_size: tuple[int, int], machine: Machine | None, before: Sequence[dict[str, Any]]
-) -> str:
-    device, dtype = resolved(settings)
-    tokens = image_tokens(settings, *page_size)
+def _costs(settings: Settings, tokens: int, known: Capabilities, before: Sequence[dict[str, Any]]) -> str:
+    device, dtype = resolve(settings)
+    machine = known.machine(device, dtype)
     found = predict(replace(settings, device=device), tokens, machine, dtype)
-    told = [("image tokens", f"{tokens:,}"), ("predicted peak", size(found.memory.peak_bytes)),
-            ("of it weights", size(found.memory.weights_bytes))]  # fmt: skip
-    warn = ""
-    if machine is not None and found.floors is not None and found.margin_bytes is not None:
-        first, each = found.floors.vision_s + found.floors.prefill_s, found.floors.tpot_s
-        told += [("to the first token, at best", milliseconds(first)), ("a token, at best", milliseconds(each))]
+    memory, floors, warning = found.memory, found.floors, ""
+    values = {
+        "image tokens": f"{tokens:,}",
+        "predicted peak": size(memory.peak_bytes),
+        "of it weights": size(memory.weights_bytes),
+    }
+    if machine is not None and floors is not None and found.margin_bytes is not None:
+        values["to the first token, at best"] = duration(floors.vision_s + floors.prefill_s)
+        values["per token, at best"] = duration(floors.tpot_s)
         if found.margin_bytes < 0:
-            warn = f"it needs {size(-found.margin_bytes)} more than {machine.name} has: lower max_pixels, or use sdpa"
-    mine = [row for row in before if all(row[name] == getattr(settings, name) for name in LOAD_SETTINGS)]
-    if each_s := [row["tpot_s"] for row in mine if row.get("tpot_s")]:
-        told.append((f"a token, median of {len(each_s)} here", milliseconds(median(each_s))))
-    return chips(told) + note(warn, "bad")
+            missing = size(-found.margin_bytes)
+            warning = f"it needs {missing} more than {machine.name} has: lower max_pixels, or use sdpa"
+    same_model = [row for row in before if all(row[name] == getattr(settings, name) for name in LOAD_SETTINGS)]
+    if times := [row["tpot_s"] for row in same_model if row.get("tpot_s")]:
+        values[f"per token, median of {len(times)} here"] = duration(median(times))
+    return chips(values.items()) + note(warning, "bad")
