@@ -54,7 +54,7 @@ class Capabilities:
             return str(error)
         kind = device.split(":")[0]
         if settings.sdpa_kernel in {"efficient", "cudnn"} and kind != "cuda":
-            return f"sdpa_kernel={settings.sdpa_kernel!r} is a CUDA kernel, and the device is {kind}; let torch choose"
+            return f"SDPA's {settings.sdpa_kernel} kernel needs CUDA, and the device is {kind}; let torch choose"
         computation = (settings.attn_implementation, settings.sdpa_kernel, dtype, kind)
         known = missing_library(settings) or held_in_quarantine(settings) or self.refused.get(_key(settings))
         return known or self.failed.get(computation, "")
@@ -96,6 +96,7 @@ def find_capabilities(runs: Iterable[Path]) -> Capabilities:
         probes = [line for line in read_records(file) if stack.items() <= line.items()]
         if probes:
             known.source = file.parent.parent.name
+            known.stack += f" · findings of 01-machine in {known.source}"
             known.bounds = _bounds(file.parent, probes[0]["device"], known.source)
             for line in probes:
                 if line["verdict"] != "works" and line["case"] in CASES:

@@ -54,7 +54,7 @@ def _costs(settings: Settings, tokens: int, known: Capabilities, before: Sequenc
     values = {
         "image tokens": f"{tokens:,}",
         "predicted peak": size(memory.peak_bytes),
-        "of it weights": size(memory.weights_bytes),
+        "of that for weights": size(memory.weights_bytes),
     }
     if machine is not None and floors is not None and found.margin_bytes is not None:
         values["to the first token, at best"] = duration(floors.vision_s + floors.prefill_s)

@@ -98,13 +98,13 @@ def _fit(args: argparse.Namespace) -> int:
 
 
 def _upgrade(args: argparse.Namespace) -> int:
-    from ocrlab.workspace.upgrade import upgrade
+    from ocrlab.commands.upgrade import upgrade
 
     return upgrade(args.names, args.yes, args.take)
 
 
 def _rollback(args: argparse.Namespace) -> int:
-    from ocrlab.workspace.upgrade import rollback
+    from ocrlab.commands.upgrade import rollback
 
     return rollback()
 
