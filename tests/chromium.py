@@ -56,7 +56,7 @@ class Server:
     def workers(self) -> list[psutil.Process]:
         """Return the worker processes below the server, the oldest first: in the app the one that holds the model."""
         below = psutil.Process(self.process.pid).children(recursive=True)
-        # A copy (machine/starting.py) has the command of the process that it was copied from, its parent.
+        # A copy (machine/worker_process.py) has the command of the process that it was copied from, its parent.
         servers = {one.pid for one in below if any("forkserver" in part for part in _command(one))}
         workers = [one for one in below if one.ppid() in servers or any("spawn_main" in p for p in _command(one))]
         return sorted(workers, key=psutil.Process.create_time)

@@ -8,21 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import psutil
 
-from ocrlab.machine import starting
-from ocrlab.machine.child import IMPORTS_BYTES, serve
-from ocrlab.machine.death import Kind, death, kernel_kills, kind_of
-from ocrlab.machine.progress import PROGRESS, QUESTION, STOP
+from ocrlab.machine.worker_process import STOP, context, serve
 
+IMPORTS_BYTES = 400_000_000
+"""What importing torch and transformers takes, which a memory limit does not count."""
 _POLL_S = 0.05
+Kind = Literal["ok", "exception", "oom", "timeout", "stopped", "signal", "exit", "assert", "illegal_address"]
+
+# Errors after which a CUDA context answers nothing but the same error again; the process must end.
+_STICKY: dict[str, Kind] = {
+    "device-side assert": "assert",
+    "illegal memory access": "illegal_address",
+    "misaligned address": "illegal_address",
+    "an illegal instruction was encountered": "illegal_address",
+    "unspecified launch failure": "illegal_address",
+}
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Unable to allocate", "std::bad_alloc")
 
 
 @dataclass(frozen=True)
@@ -33,8 +45,6 @@ class Outcome:
     value: Any = None
     reason: str = ""
     seconds: float = 0.0
-    exit_code: int | None = None
-    trace: str = ""
 
     @property
     def ok(self) -> bool:
@@ -52,7 +62,7 @@ class Worker:
 
     It starts at the first call, and again at the first call after it died, and ends when its caller does.
     `memory_limit_bytes` bounds what it may hold beyond its start; `fresh` asks for a new Python, where a copy of one
-    with torch imported would do (`starting`). Functions and arguments must be importable and picklable.
+    with torch imported would do (`worker_process`). Functions and arguments must be importable and picklable.
     """
 
     def __init__(self, memory_limit_bytes: int | None = None, *, fresh: bool = False) -> None:
@@ -64,7 +74,7 @@ class Worker:
         self._lock = threading.Lock()
         self._running = False
         self._stop_by: float | None = None
-        self._at_start_bytes = 0
+        self._limit_bytes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -83,15 +93,19 @@ class Worker:
         return self._process is not None and bool(self._process.is_alive())
 
     def call(
-        self, function: Callable[..., Any], *args: Any, timeout_s: float | None = None,
-        silence_s: float | None = None, on_progress: Callable[[Any], None] | None = None,
-        on_question: Callable[[Any], Any] | None = None, **kwargs: Any,
-    ) -> Outcome:  # fmt: skip
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        timeout_s: float | None = None,
+        on_progress: Callable[[Any], object] = lambda _: None,
+        on_question: Callable[[Any], Any] = lambda _: None,
+        **kwargs: Any,
+    ) -> Outcome:
         """Run `function(*args, **kwargs)` in the process and return what came of it.
 
-        `on_progress` gets, in this thread, each value that the function hands to `progress.report`; what `on_question`
-        returns is the answer to `progress.ask`. `timeout_s` bounds the whole call, `silence_s` the time between two
-        messages of a call that reports or asks.
+        `on_progress` gets, in this thread, each value that the function hands to `worker_process.report`; what
+        `on_question` returns is the answer to `worker_process.ask`. `timeout_s` bounds the time until the process says
+        something: reports, asks, or returns.
 
         Raises:
             ValueError: function or arguments cannot be pickled; nothing was run.
@@ -101,58 +115,48 @@ class Worker:
         except Exception as error:
             raise ValueError(f"{function!r} or its arguments cannot be sent to a process: {error}") from error
         started = time.perf_counter()
-        kills = kernel_kills()
         with self._lock:
             self._running, self._stop_by = True, None
         try:
             self._ensure()
-            assert self._connection is not None
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                self._connection.send_bytes(request)
-            heard = {PROGRESS: on_progress or _ignore, QUESTION: on_question or _ignore}
-            kind, value, reason, trace = self._await(started, timeout_s, silence_s, kills, heard)
+            kind, value, reason = self._run(request, timeout_s, {"progress": on_progress, "question": on_question})
         except BaseException:  # Ctrl-C above all: the process must not outlive the caller's interest
             self._end(patience_s=0)
             raise
         finally:
             with self._lock:
                 self._running = False
-        code = self._process.exitcode if self._process is not None else None
-        outcome = Outcome(kind, value, reason, time.perf_counter() - started, code, trace)
+        outcome = Outcome(kind, value, reason, time.perf_counter() - started)
         if outcome.fatal:
             self._end(patience_s=0)
         return outcome
 
     def stop(self, patience_s: float = 1.0) -> None:
-        """From another thread: ask the call that goes on to end early, as `progress.stop_asked` tells its function.
+        """From another thread: ask the call that goes on to end early, as `stop_asked` tells its function.
 
         A function that has not returned after `patience_s` loses its process, and the call's outcome is `stopped`;
         asked again, the shorter patience counts.
         """
+        by = time.perf_counter() + patience_s
         with self._lock:
             if not self._running:
                 return
-            before, by = self._stop_by, time.perf_counter() + patience_s
-            self._stop_by = by if before is None else min(before, by)
-            if before is None and self._connection is not None:
-                with contextlib.suppress(OSError):
-                    self._connection.send_bytes(STOP)
+            self._stop_by = min(by, self._stop_by or by)
+        self._send(STOP)
 
     def close(self) -> None:
         """End the process and what it started: an idle one may leave by itself, in three seconds at most."""
         self._end(patience_s=3.0)
 
     def _end(self, patience_s: float) -> None:
-        process, self._process = self._process, None
-        children = []
-        if process is not None:
-            with contextlib.suppress(psutil.NoSuchProcess):  # before the process leaves them behind
-                children = psutil.Process(process.pid).children(recursive=True)
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        if process is None:
+        process, connection = self._process, self._connection
+        self._process = self._connection = None
+        if process is None or connection is None:
             return
+        children = []
+        with contextlib.suppress(psutil.NoSuchProcess):  # before the process leaves them behind
+            children = psutil.Process(process.pid).children(recursive=True)
+        connection.close()
         process.join(patience_s)  # without its connection an idle process returns
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -165,90 +169,93 @@ class Worker:
         if self.alive:
             return
         self.close()
-        context = starting.context(self.fresh)
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, self.memory_limit_bytes), daemon=False)
-        self._process.start()
-        self._at_start_bytes = _resident(self._process.pid)
+        start = context(self.fresh)
+        ours, theirs = start.Pipe()
+        process = start.Process(target=serve, args=(theirs,), daemon=False)
+        process.start()
         theirs.close()
+        self._process, self._connection = process, ours
+        self._limit_bytes = _resident(process.pid) + IMPORTS_BYTES + (self.memory_limit_bytes or 0)
         self.starts += 1
 
-    def _await(
-        self, started: float, timeout_s: float | None, silence_s: float | None, kills: int,
-        heard: dict[str, Callable[[Any], Any]],
-    ) -> tuple[Kind, Any, str, str]:  # fmt: skip
+    def _run(
+        self, request: bytes, timeout_s: float | None, heard: dict[str, Callable[[Any], Any]]
+    ) -> tuple[Kind, Any, str]:
         connection, process = self._connection, self._process
         assert connection is not None
-        last = started
+        kills = kernel_kills()
+        self._send(request)
+        last = time.perf_counter()
         while True:
             now = time.perf_counter()
-            for limit, since in ((timeout_s, started), (silence_s, last)):
-                if limit is not None and now - since >= limit:
-                    return "timeout", None, f"no answer within {limit:g} s; the process was ended", ""
+            if timeout_s is not None and now - last >= timeout_s:
+                return "timeout", None, f"no answer within {timeout_s:g} s; the process was ended"
             if self._stop_by is not None and now > self._stop_by:
-                return "stopped", None, "it did not stop by itself when asked; the process was ended", ""
+                return "stopped", None, "it did not stop by itself when asked; the process was ended"
             ready = wait([connection, process.sentinel], _POLL_S)
             if connection in ready:
                 try:
-                    message = pickle.loads(connection.recv_bytes())
+                    message, payload, reason = connection.recv()
                 except (EOFError, ConnectionResetError):
-                    return self._dead(kills)
-                if message[0] not in heard:
-                    return _received(*message)
-                answer = heard[message[0]](message[1])
-                if message[0] == QUESTION:
+                    return _death(process, kills)
+                except Exception as error:
+                    return "exit", None, f"what it sent cannot be read here: {type(error).__name__}: {error}"
+                if message not in heard:
+                    return "ok" if message == "ok" else kind_of(reason), payload, reason
+                answer = heard[message](payload)
+                if message == "question":
                     self._send(pickle.dumps(answer))
                 last = time.perf_counter()
             elif process.sentinel in ready:
-                return self._dead(kills)
-            if self.memory_limit_bytes is not None and _resident(process.pid) > self._limit():
-                return "oom", None, f"held more than its limit of {self.memory_limit_bytes:,} bytes", ""
+                return _death(process, kills)
+            if self.memory_limit_bytes is not None and _resident(process.pid) > self._limit_bytes:
+                return "oom", None, f"out of memory: held more than its limit of {self.memory_limit_bytes:,} bytes"
 
     def _send(self, message: bytes) -> None:
         with self._lock, contextlib.suppress(OSError):  # a process that is gone shows at the next look
-            assert self._connection is not None
-            self._connection.send_bytes(message)
-
-    def _dead(self, kills: int) -> tuple[Kind, Any, str, str]:
-        kind, reason = death(_exit_code(self._process), kernel_kills() > kills)
-        return kind, None, reason, ""
-
-    def _limit(self) -> int:
-        return self._at_start_bytes + (self.memory_limit_bytes or 0) + IMPORTS_BYTES
+            if self._connection is not None:
+                self._connection.send_bytes(message)
 
 
-def run_alone(
-    function: Callable[..., Any], *args: Any, timeout_s: float | None = None,
-    memory_limit_bytes: int | None = None, **kwargs: Any,
-) -> Outcome:  # fmt: skip
-    """Run a function in a process of its own that ends with it, and return what came of it."""
-    with Worker(memory_limit_bytes) as worker:
-        return worker.call(function, *args, timeout_s=timeout_s, **kwargs)
+def sticky(reason: str) -> Kind | None:
+    """Return which lasting CUDA fault an error's text tells of, or None: after one, only a new process helps."""
+    return next((kind for sign, kind in _STICKY.items() if sign in reason), None)
 
 
-def _ignore(_: Any) -> None:
-    """Stand in where the caller gave no ear."""
+def kind_of(reason: str) -> Kind:
+    """Return what an exception's text, as `Name: message`, tells of: a lasting fault, out of memory, or neither."""
+    if (kind := sticky(reason)) is not None:
+        return kind
+    if reason.startswith("MemoryError") or any(sign in reason for sign in _OUT_OF_MEMORY):
+        return "oom"
+    return "exception"
 
 
-def _received(kind: str, payload: Any, reason: str, trace: str) -> tuple[Kind, Any, str, str]:
-    if kind != "ok":
-        return kind_of(reason), None, reason, trace
-    try:
-        return "ok", pickle.loads(payload), "", ""
-    except Exception as error:
-        return "exception", None, f"its result cannot be read here: {type(error).__name__}: {error}", ""
+def _death(process: Any, kills: int) -> tuple[Kind, None, str]:
+    """Return how a process died: its pipes close a moment before the system tells its exit code."""
+    process.join(5.0)
+    code = process.exitcode
+    if code is None:
+        return "exit", None, "the process closed its connection and did not end"
+    if code >= 0:
+        return "exit", None, f"the process ended by itself with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    if name == "SIGKILL" and kernel_kills() > kills:
+        return "oom", None, "ended by the system's out-of-memory killer (SIGKILL, and its counter rose)"
+    words = {"SIGSEGV": "a segmentation fault", "SIGABRT": "an abort", "SIGKILL": "killed from outside"}
+    return "signal", None, f"{name}: {words.get(name, 'ended by a signal')}"
 
 
-def _exit_code(process: Any, patience_s: float = 5.0) -> int | None:
-    """Return a dying process's exit code: its pipes close a moment before the system tells it."""
-    deadline = time.monotonic() + patience_s
-    while process.exitcode is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    return process.exitcode
+def kernel_kills() -> int:
+    """Return how often the out-of-memory killer has struck since the machine started; 0 where that is not told."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def _resident(pid: int) -> int:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         return int(psutil.Process(pid).memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0
+    return 0

@@ -19,7 +19,7 @@ from ocrlab.playground.form import MARKED, SettingsForm, side_by_side, wide
 from ocrlab.playground.html import STYLE, block, busy, duration, note, ruled_out, table
 from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES, Picker
 from ocrlab.playground.session import Session
-from ocrlab.reading.live import Seen
+from ocrlab.reading.isolated import PageResult
 from ocrlab.report import tables
 from ocrlab.scoring import character_edits, first_divergence
 
@@ -70,7 +70,7 @@ class Playground:
     def _ipython_display_(self) -> None:
         display(Javascript(_GUARD.replace("LIMIT", str(UPLOAD_LIMIT_BYTES), 1)), self.box)
 
-    def read(self, column: int = 0) -> Seen | None:
+    def read(self, column: int = 0) -> PageResult | None:
         """Read the chosen page with column A (0) or B (1), show it, and return what came once it is there."""
         return self.columns[column].read()
 
@@ -140,7 +140,7 @@ class Playground:
         column.show_forecast(found.html, found.against, ruled_out(found.reasons))
 
 
-def compared(one: Seen | None, other: Seen | None, page: Page | None, same: Page | None) -> str:
+def compared(one: PageResult | None, other: PageResult | None, page: Page | None, same: Page | None) -> str:
     """Return HTML that compares the readings A and B, or what is missing for it."""
     if one is None or other is None or page is None or same is None:
         return note("Read the page with A and with B: then they are compared here.")

@@ -14,7 +14,7 @@ from ocrlab.playground.form import SettingsForm, folded, wide
 from ocrlab.playground.html import STATUS_KIND, block, busy, costs, note, savable
 from ocrlab.playground.picker import Picker
 from ocrlab.playground.session import Session
-from ocrlab.reading.live import Seen
+from ocrlab.reading.isolated import PageResult
 from ocrlab.reading.settings import SettingError, Settings
 from ocrlab.report import tables
 from ocrlab.scoring import WITH_TEXT, character_edits
@@ -29,7 +29,7 @@ class Column:
         self, name: str, form: SettingsForm, session: Session, picker: Picker, done: Callable[[Column], None]
     ) -> None:
         self.form, self._session, self._picker, self._done = form, session, picker, done
-        self.seen: Seen | None = None
+        self.seen: PageResult | None = None
         self.page: Page | None = None
         self._against = ""
         self._streamed, self._shown_at = "", 0.0
@@ -83,7 +83,7 @@ class Column:
         self.state.value = busy("cancelling")
         self._session.cancel()
 
-    def read(self) -> Seen | None:
+    def read(self) -> PageResult | None:
         """Read the chosen page with the settings and show all of it; return what came, or None where nothing could."""
         settings, page = self.show_settings(), self._picker.page
         if settings is None or page is None:
@@ -117,7 +117,7 @@ class Column:
         if time.monotonic() - self._shown_at > _SHOW_EVERY_S:
             self.text.value, self._shown_at = block(self._streamed, "ocr-text", "ocr-live"), time.monotonic()
 
-    def _show(self, seen: Seen, page: Page) -> None:
+    def _show(self, seen: PageResult, page: Page) -> None:
         reading = seen.reading
         text = reading.text or self._streamed
         self.text.value = block(text, "ocr-text") if text else ""

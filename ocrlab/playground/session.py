@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from ocrlab import paths
 from ocrlab.pages import Page
 from ocrlab.playground.capabilities import Helper
 from ocrlab.playground.html import duration, escaped, first_line, note, table
-from ocrlab.reading.live import LiveReader, Seen
+from ocrlab.reading.isolated import IsolatedReader, PageResult, Refused
 from ocrlab.reading.outcome import Reading
 from ocrlab.reading.settings import Settings
 from ocrlab.study.rows import reading_record, row_key, setting_label
@@ -31,23 +32,23 @@ class Session:
     def __init__(self, helper: Helper, folder: Path | None = None) -> None:
         self.folder = folder or paths.run_folder()
         self.rows: list[dict[str, Any]] = []
-        self.reader = LiveReader()
+        self.reader = IsolatedReader()
         self._helper, self._turn, self._cancelled = helper, threading.Lock(), threading.Event()
 
     def prepare(self, settings: Settings) -> None:
         """Load the settings' model ahead of the first page."""
-        with self._turn:
-            self.reader.prepare(settings)
+        with self._turn, suppress(Refused):  # the first page says why
+            self.reader.apply(settings)
 
-    def read(self, settings: Settings, page: Page, on_text: Callable[[str], None]) -> Seen:
+    def read(self, settings: Settings, page: Page, on_text: Callable[[str], None]) -> PageResult:
         """Return what came of a page; waits where another page is being read."""
         self._cancelled.clear()
         with self._turn:
             if self._cancelled.is_set():
-                return Seen(Reading(page.id, "", "error", "cancelled before it began"))
-            return self.reader.read(settings, page, on_text)
+                return PageResult(Reading(page.id, "", "error", "cancelled before it began"))
+            return self.reader.look(settings, page, on_text)
 
-    def keep(self, settings: Settings, page: Page, seen: Seen) -> None:
+    def keep(self, settings: Settings, page: Page, seen: PageResult) -> None:
         """Put the reading and its row on disk, and the row with its text into `rows`.
 
         Raises:
@@ -101,7 +102,7 @@ def _label(row: dict[str, Any]) -> str:
     return setting_label({name: row[name] for name in _FIELDS})
 
 
-def keep_reading(folder: Path, settings: Settings, page: Page, seen: Seen) -> dict[str, Any]:
+def keep_reading(folder: Path, settings: Settings, page: Page, seen: PageResult) -> dict[str, Any]:
     """Append a reading and its row to a run's folder and return the row; the first one writes `run.json` too."""
     # Two seconds of imports (papermill, nbformat), which the page's own process is spared.
     from ocrlab.workspace.provenance import now, read_record, start_record, write_record

@@ -1,26 +1,42 @@
-"""The same reading on many machines: Ray Data deals batches out to a pool of readers, each with its own worker."""
+"""The same reading on the machines of a Ray cluster: a library's batches, or a sweep's settings, dealt out as tasks."""
 
 from __future__ import annotations
 
-import logging
 import os
-import pickle
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, Self
 
 from ocrlab.pages import Page
-from ocrlab.reading.fleet import Fleet, FleetDown
-from ocrlab.reading.lane import Told
-from ocrlab.reading.served import Refused
+from ocrlab.reading.isolated import PageResult, Refused
+from ocrlab.reading.pool import PoolDown, ReaderPool
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.sizes import image_tokens_of
 
+ENGINE = "OCRLAB_ENGINE"
+"""The environment variable by which `reproduce --engine ray` tells the notebooks."""
 MOST_BATCHES = 4
 """How many batches a reader is handed at once: few, so that little is read again when its machine is lost."""
-PASSES = 3
-"""How often what came to nothing is given out again before it is given up."""
+TRIES = 3
+"""How often a task that fails or is lost with its machine is given out."""
+
+_pool: ReaderPool | None = None  # in a process on a machine of the cluster: it stays from one task to the next
+
+
+def engine_is_ray() -> bool:
+    """Return whether this run's experiments are to be spread over a Ray cluster (at RAY_ADDRESS)."""
+    return os.environ.get(ENGINE) == "ray"
+
+
+def engine_variables(engine: str) -> dict[str, str]:
+    """Return the environment that tells experiments in other processes which engine, and which cluster to join."""
+    if engine != "ray":
+        return {}
+    import ray
+
+    return {ENGINE: "ray", "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 
 def connect(address: str | None, cores: int | None = None) -> None:
@@ -65,27 +81,75 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
 
 
-class Cluster:
-    """A fleet over the machines of a Ray cluster, with a fleet's interface: `stream`, `stop`, `close`.
+def spread(
+    function: Callable[..., Iterable[Any]], tasks: Sequence[Any], *given: Any, workers: int | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Yield (task's index, value) for all that `function(task, *given)` yields on the machines, as it comes.
 
-    Every machine needs this package, and the pages under the same paths. A reader takes one GPU where the cluster has
-    any, else one core. Ray starts readers and hands out what a lost machine had in hand again.
+    There are `workers` processes, by default one per task; each takes a GPU where the cluster has any, else a core, and
+    one task after another. A task that raises or is lost with its machine is begun again in another process, so that a
+    value may come twice; one that fails `TRIES` times yields the error as its last value.
+
+    Raises:
+        RayError: processes cannot be started.
+    """
+    import ray
+
+    machine: Any = ray.remote(_Machine).options(scheduling_strategy="SPREAD", **task_resources())
+    todo, failures = deque(range(len(tasks))), Counter[int | None]()
+    going: dict[Any, tuple[Any, Any]] = {}
+
+    def start(on: Any, index: int | None) -> None:
+        call = (tuple,) if index is None else (function, tasks[index], *given)  # of nothing: says that it is there
+        going[on.run.options(num_returns="streaming").remote(*call)] = on, index
+
+    for _ in tasks[:workers]:
+        start(machine.remote(), None)
+    while todo or any(index is not None for _, index in going.values()):
+        ready: Any = ray.wait(list(going), num_returns=1)[0][0]
+        on, index = going[ready]
+        try:
+            yield index, ray.get(next(ready))
+        except StopIteration:
+            del going[ready]
+            if todo:
+                start(on, todo.popleft())
+        except ray.exceptions.RayError as error:
+            del going[ready]
+            failures[index] += 1
+            if failures[index] < TRIES:
+                todo.extend([] if index is None else [index])
+            elif index is None:
+                raise
+            else:
+                yield index, error
+            start(machine.remote(), None)
+
+
+class _Machine:
+    """A process on a machine of the cluster."""
+
+    def run(self, function: Callable[..., Iterable[Any]], *given: Any) -> Iterator[Any]:
+        yield from function(*given)
+
+
+class Cluster:
+    """A pool of readers over the machines of a Ray cluster, with a `ReaderPool`'s interface: `stream`, `stop`, `close`.
+
+    Every machine needs this package, and the pages under the same paths. `options` are those of a `ReaderPool`, of
+    which each process has one with one reader, so that a page that kills costs itself only.
     """
 
     def __init__(
-        self, settings: Settings, address: str | None = None, workers: int | None = None, *, processes: int = 1,
-        page_timeout_s: float | None = None, fewer_pixels: bool = False,
-    ) -> None:  # fmt: skip
+        self, settings: Settings, address: str | None = None, workers: int | None = None, **options: Any
+    ) -> None:
         connect(address, workers)
         import ray
 
-        self._takes = task_resources()
-        self.resource = "GPU" if "num_gpus" in self._takes else "CPU"
+        self.resource = "GPU" if "num_gpus" in task_resources() else "CPU"
         self.workers = workers or max(1, int(ray.cluster_resources().get(self.resource, 1)))
+        self.settings, self.options = settings, options
         self.troubles: list[str] = []
-        self._arguments: dict[str, Any] = {
-            "settings": settings, "processes": processes, "page_timeout_s": page_timeout_s, "fewer_pixels": fewer_pixels
-        }  # fmt: skip
         self._stopped = False
 
     def __enter__(self) -> Self:
@@ -94,31 +158,36 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def stream(self, batches: Iterable[Sequence[Page]]) -> Iterator[Told]:
-        """Yield readings, with what was in force and the seconds of loading, as the machines end their batches.
+    def stream(self, batches: Iterable[Sequence[Page]]) -> Iterator[list[PageResult]]:
+        """Yield the results of batches as the machines end them.
 
         Raises:
             Refused: the settings cannot be put in force.
-            FleetDown: pages came to nothing again and again.
+            PoolDown: pages came to nothing again and again.
         """
-        left = [list(batch) for batch in batches]
-        for _ in range(PASSES):
-            done: set[str] = set()
-            for told in self._pass(left):
-                fresh = [reading for reading in told[0] if reading.page not in done]
-                done.update(reading.page for reading in fresh)
-                if fresh:
-                    yield fresh, told[1], told[2]
-                if self._stopped:
-                    return
-            left = [rest for batch in left if (rest := [page for page in batch if page.id not in done])]
-            if not left:
+        batches, done = list(batches), set[str]()
+        # A batch's pages are of like size: the first one's image tokens tell what it costs.
+        tokens = image_tokens_of(self.settings, [batch[0] for batch in batches])
+        costs = [len(batch) * (1 + count) for batch, count in zip(batches, tokens, strict=True)]
+        tasks = deal(batches, costs, self.workers)
+        for _, found in spread(_read, tasks, self.settings, self.options, workers=self.workers):
+            if isinstance(found, Refused):
+                raise found
+            if isinstance(found, Exception | str):
+                self.troubles.append(str(found).strip().rpartition("\n")[2][:300])
+                continue
+            fresh = [result for result in found if result.reading.page not in done]
+            done.update(result.reading.page for result in fresh)
+            if fresh:
+                yield fresh
+            if self._stopped:
                 return
-        count = sum(map(len, left))
-        raise FleetDown(f"{count} pages came to nothing {PASSES} times ({'; '.join(self.troubles[-3:])})")
+        if left := sum(map(len, batches)) - len(done):
+            words = "; ".join(self.troubles[-3:])
+            raise PoolDown("crashed", f"{left} pages are not read: they came to nothing {TRIES} times ({words})")
 
     def stop(self) -> None:
-        """End `stream` with the next readings that arrive; what the machines have in hand is read again next time."""
+        """End `stream` with the next results that arrive; what the machines have in hand is read again next time."""
         self._stopped = True
 
     def close(self) -> None:
@@ -127,31 +196,24 @@ class Cluster:
 
         ray.shutdown()
 
-    def _pass(self, batches: list[list[Page]]) -> Iterator[Told]:
-        import ray
 
-        # A batch's pages are of like size: the first one's image tokens tell what it costs.
-        tokens = image_tokens_of(self._arguments["settings"], [batch[0] for batch in batches])
-        costs = [len(batch) * (1 + count) for batch, count in zip(batches, tokens, strict=True)]
-        tasks = deal(batches, costs, self.workers)
-        size = min(self.workers, len(tasks))
-        data: Any = ray.data
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        data.DataContext.get_current().enable_progress_bars = False
-        pages = data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
-        pool = data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size, max_tasks_in_flight_per_actor=2)
-        told = pages.map_batches(
-            _Reader, fn_constructor_kwargs=self._arguments, batch_size=1, compute=pool, **self._takes
-        )  # fmt: skip
-        for row in told.iter_rows():
-            refused, readings, troubles = pickle.loads(row["told"])
-            self.troubles += troubles
-            if refused:
-                raise Refused(*refused)
-            yield from readings
+def _read(
+    batches: Sequence[Sequence[Page]], settings: Settings, options: dict[str, Any]
+) -> Iterator[list[PageResult] | Refused | str]:
+    """Yield results of batches, then a refusal or troubles in words; runs on a machine of the cluster."""
+    global _pool
+    _pool = _pool or ReaderPool(settings, **options)
+    _pool.troubles.clear()
+    try:
+        yield from _pool.stream(batches)
+    except PoolDown:
+        raise  # given out again
+    except Refused as error:
+        yield error
+    yield from _pool.troubles
 
 
-def deal(batches: Sequence[list[Page]], costs: Sequence[float], workers: int) -> list[Sequence[list[Page]]]:
+def deal(batches: Sequence[Sequence[Page]], costs: Sequence[float], workers: int) -> list[Sequence[Sequence[Page]]]:
     """Return the batches in tasks, so that all readers end together.
 
     A task costs about half of what a reader's even share of the rest would, so tasks grow small towards the end.
@@ -165,22 +227,3 @@ def deal(batches: Sequence[list[Page]], costs: Sequence[float], workers: int) ->
         tasks.append(batches[start:end])
         start, left = end, left - cost
     return tasks
-
-
-class _Reader:
-    """What runs on a machine of the cluster: a fleet of one, so that a page that kills costs itself only."""
-
-    def __init__(self, settings: Settings, **arguments: Any) -> None:
-        self.fleet = Fleet(settings, [settings.device], **arguments)
-        self.fleet.warm()  # the model loads while Ray still deals out
-
-    def __call__(self, rows: dict[str, Any]) -> dict[str, list[bytes]]:
-        self.fleet.troubles.clear()
-        refused, told = None, []
-        try:
-            told = list(self.fleet.stream(pickle.loads(rows["task"][0])))
-        except Refused as error:
-            refused = (error.status, str(error))
-        except FleetDown:
-            pass  # what was read is told; the rest is given out again
-        return {"told": [pickle.dumps((refused, told, list(self.fleet.troubles)))]}

@@ -7,7 +7,7 @@ import os
 import time
 from typing import Any
 
-from ocrlab.machine.death import kind_of
+from ocrlab.machine.worker import kind_of
 from ocrlab.reading.address import Address
 from ocrlab.reading.loading import Unsupported
 from ocrlab.scoring.failures import Status

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ocrlab.machine.death import kind_of
+from ocrlab.machine.worker import kind_of
 from ocrlab.scoring.failures import STATUSES, Status
 
 # What torch and transformers say where a kernel or an attention does not exist for a device, dtype or model.
@@ -20,6 +20,7 @@ class Reading:
     """One page read once. Times in seconds, memory in bytes, tokens as counts; None where not measured.
 
     In a batch, times of phases are the batch's, `page_s` is the batch's time over its pages, memory the batch's.
+    `resident_bytes` is what the whole process holds afterwards, where it is an isolated one.
     `prepare_s` is the work of opening the pages, `wait_s` what the model waited for it, `generate_s` the whole call of
     `generate`; `page_s` counts the last two. `retried` says in words that the page was read otherwise than asked.
     """
@@ -44,6 +45,7 @@ class Reading:
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     reserved_memory_bytes: int | None = None
+    resident_bytes: int | None = None
     batch_pages: int = 1
     retried: str = ""
     token_ids: tuple[int, ...] = field(default=(), repr=False)

@@ -9,9 +9,9 @@ from typing import Any, Self, overload
 
 from PIL import Image
 
-from ocrlab.machine.death import sticky
 from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.machine.kernels import pinned
+from ocrlab.machine.worker import sticky
 from ocrlab.pages import Page
 from ocrlab.reading.address import is_endpoint
 from ocrlab.reading.checkpoints import locate

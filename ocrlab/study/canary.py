@@ -17,7 +17,7 @@ from ocrlab.machine.quarantine import Way, judge_ways, reason_against
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
 from ocrlab.reading.address import is_endpoint
-from ocrlab.reading.served import reader_here
+from ocrlab.reading.isolated import reader_here
 from ocrlab.reading.settings import Settings
 from ocrlab.study.divergence import TOP, Generation, compare
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ocrlab.machine.kernels import kernel_name, profiler
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
-from ocrlab.reading.served import reader_here
+from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.settings import Settings
-from ocrlab.study.attempt import attempt
 
 if TYPE_CHECKING:
     import pandas as pd

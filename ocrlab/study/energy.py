@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ocrlab.machine.describe import choose_device, machine_name
 from ocrlab.machine.power import PowerMeter
 from ocrlab.pages import load_pages, set_names
-from ocrlab.reading.served import Refused, ServedReader
+from ocrlab.reading.isolated import Refused
+from ocrlab.reading.pool import ReaderPool
 from ocrlab.study.findings import keep_findings
 
 if TYPE_CHECKING:
@@ -46,13 +47,13 @@ def _line(cost: pd.Series, pages: int) -> dict[str, Any]:
         return line | {"reason": f"not measured: its pages ({cost['set']}) are no set of this checkout"}
     some = [page for name in names for page in load_pages(name, spread=-(-pages // len(names)))]
     try:
-        with ServedReader(settings) as reader:
-            list(reader.stream(some[: settings.batch_size]))
+        with ReaderPool(settings) as pool:
+            list(pool.read(some[: settings.batch_size]))
             with PowerMeter(device) as meter:
-                readings = list(reader.stream(some))
+                results = list(pool.read(some))
     except Refused as error:
         return line | {"reason": f"not measured: {error}"}
-    spent, read = meter.energy, sum(reading.page_s is not None for reading in readings)
+    spent, read = meter.energy, sum(result.reading.page_s is not None for result in results)
     each = spent.joules / read if spent.joules is not None and read else None
     return line | {"pages": read, "seconds": spent.seconds, "joules_a_page": each, "watts": spent.watts,
                    "how": spent.how, "reason": spent.reason}  # fmt: skip

@@ -10,13 +10,14 @@ from tqdm.auto import tqdm
 
 from ocrlab import paths
 from ocrlab.pages import Page
+from ocrlab.reading.cluster import connect, engine_is_ray, spread
+from ocrlab.reading.isolated import PageResult, Refused
 from ocrlab.reading.outcome import failed
+from ocrlab.reading.pool import ReaderPool
 from ocrlab.reading.reader import same_load
-from ocrlab.reading.served import Refused, ServedReader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.records import RecordFile
 from ocrlab.study.rows import reading_record, setting_label
-from ocrlab.study.spread import engine_is_ray, spread
 from ocrlab.study.store import Job, Store, plan_jobs
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def run_experiment(
     limits = {"page_timeout_s": page_timeout_s, "memory_limit_bytes": memory_limit_bytes}
     todo = store.missing(jobs)
     with tqdm(total=len(todo), desc=name, unit="page", disable=not todo) as bar:
-        for record in _spread(name, todo, limits) if engine_is_ray() else _read(name, todo, bar, limits):
+        read = (_spread(name, todo, limits) if engine_is_ray() else _read(name, todo, bar, limits)) if todo else ()
+        for record in read:
             if record["key"] not in store.readings.keys:  # a lost machine's task begins again
                 store.append(record)
                 bar.update()
@@ -58,6 +60,7 @@ def readings_of(name: str, folder: Path | None = None) -> pd.DataFrame:
 
 def _spread(name: str, jobs: Sequence[Job], limits: dict[str, Any]) -> Iterable[dict[str, Any]]:
     """Yield records from the machines of a Ray cluster; what a task that failed for good left over says so."""
+    connect(None)
     left = _groups(jobs)
     for index, value in spread(_records, list(left), name, limits):
         if not isinstance(value, BaseException):
@@ -65,8 +68,7 @@ def _spread(name: str, jobs: Sequence[Job], limits: dict[str, Any]) -> Iterable[
             yield value
             continue
         for job in left[index]:
-            refused = failed(job.page.id, value)
-            yield reading_record(name, job.key, job.settings, job.page, refused, {}, None, job.repeat)
+            yield record_of(name, job, PageResult(failed(job.page.id, value)))
 
 
 def _records(jobs: Sequence[Job], name: str, limits: dict[str, Any]) -> Iterable[dict[str, Any]]:
@@ -75,36 +77,32 @@ def _records(jobs: Sequence[Job], name: str, limits: dict[str, Any]) -> Iterable
 
 
 def _read(name: str, jobs: Sequence[Job], bar: Any, limits: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    reader: ServedReader | None = None
-    try:
+    with ReaderPool(jobs[0].settings, **limits) as pool:
         for settings in dict.fromkeys(job.settings for job in _grouped(jobs)):
             mine = [job for job in jobs if job.settings == settings]
             bar.set_postfix_str(setting_label(settings.as_dict())[-60:])
-            try:
-                if mine[0].refused:
-                    raise Refused("unsupported", mine[0].refused)
-                if reader is None:
-                    reader = ServedReader(settings, **limits)
-                else:
-                    reader.apply(settings)
-                for record in _readings(name, reader, settings, mine):
-                    mine = [job for job in mine if job.key != record["key"]]
-                    yield record
-            except Refused as error:
-                for job in mine:
-                    refused = failed(job.page.id, error)
-                    yield reading_record(name, job.key, settings, job.page, refused, {}, None, job.repeat)
-    finally:
-        if reader is not None:
-            reader.close()
+            pool.apply(settings)
+            for repeat in sorted({job.repeat for job in mine}):
+                yield from _readings(name, pool, {job.page.id: job for job in mine if job.repeat == repeat})
 
 
-def _readings(name: str, reader: ServedReader, settings: Settings, jobs: list[Job]) -> Iterable[dict[str, Any]]:
-    for repeat in sorted({job.repeat for job in jobs}):
-        now = {job.page.id: job for job in jobs if job.repeat == repeat}
-        for reading in reader.stream([job.page for job in now.values()]):
-            job = now[reading.page]
-            yield reading_record(name, job.key, settings, job.page, reading, reader.actual, reader.load_s, repeat)
+def _readings(name: str, pool: ReaderPool, jobs: dict[str, Job]) -> Iterable[dict[str, Any]]:
+    """Yield a record of every job, by page, of one setting; those of a setting that is refused say so."""
+    try:
+        if refused := next(iter(jobs.values())).refused:
+            raise Refused("unsupported", refused)
+        for result in pool.read([job.page for job in jobs.values()]):
+            yield record_of(name, jobs.pop(result.reading.page), result)
+    except Refused as error:
+        for job in jobs.values():
+            yield record_of(name, job, PageResult(failed(job.page.id, error)))
+
+
+def record_of(name: str, job: Job, result: PageResult) -> dict[str, Any]:
+    """Return the record of a job's reading, ready for JSON."""
+    return reading_record(
+        name, job.key, job.settings, job.page, result.reading, result.actual, result.load_s, job.repeat
+    )
 
 
 def _grouped(jobs: Sequence[Job]) -> list[Job]:

@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
+from ocrlab.reading.isolated import attempt
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.failures import Status
-from ocrlab.study.attempt import attempt
 from ocrlab.study.canary import held_in_quarantine
 from ocrlab.study.forced import Prepare, distance_here, keep_reference
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from ocrlab.machine.kernels import pinned
 from ocrlab.pages import Page
+from ocrlab.reading.isolated import reader_here
 from ocrlab.reading.reader import Reader
-from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
 
 if TYPE_CHECKING:

@@ -19,10 +19,9 @@ from tqdm.auto import tqdm
 from ocrlab.machine.describe import choose_device
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
+from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.limits import score_bytes
-from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
-from ocrlab.study.attempt import attempt
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,6 @@ from typing import Any
 
 from ocrlab.pages import Page, PageError
 from ocrlab.pages.stores import StoredPage
-from ocrlab.reading.lane import Told
 from ocrlab.reading.reader import in_batches
 from ocrlab.reading.settings import Settings
 from ocrlab.reading.sizes import image_tokens_of
@@ -109,12 +108,11 @@ def read_items(engine: Any, settings: Settings, items: Sequence[Item], batches: 
                ) -> Iterator[tuple[Item, dict[str, Any]]]:  # fmt: skip
     """Yield each item with its reading as one flat object, as the engine's workers end their batches."""
     by_id = {item.page.id: item for item in items}
-    told: Told
-    for told in engine.stream(batches):
-        readings, actual, load_s = told
-        for reading in readings:
+    for results in engine.stream(batches):
+        for result in results:
+            reading = result.reading
             item = by_id[reading.page]
-            record = reading_record("read", item.key, settings, item.page, reading, actual, load_s, 0)
+            record = reading_record("read", item.key, settings, item.page, reading, result.actual, result.load_s, 0)
             row = row_of(record)
             first = {
                 "file": item.page.where, "leaf": item.page.leaf, "status": reading.status,

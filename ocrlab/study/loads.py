@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import CheckpointError, locate
+from ocrlab.reading.isolated import attempt
 from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
-from ocrlab.study.attempt import attempt
 
 if TYPE_CHECKING:
     import pandas as pd

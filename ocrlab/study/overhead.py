@@ -11,8 +11,8 @@ from PIL import Image
 
 from ocrlab.pages import Page
 from ocrlab.reading.inputs import IMAGE_TOKEN
+from ocrlab.reading.pool import ReaderPool
 from ocrlab.reading.reader import Reader, open_reader
-from ocrlab.reading.served import ServedReader
 from ocrlab.reading.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ def measure_overhead(settings: Settings, pages: Sequence[Page], repeats: int = 3
 
     rng = random.Random(seed)
     lines = []
-    with open_reader(settings) as reader, ServedReader(settings) as served:
+    with open_reader(settings) as reader, ReaderPool(settings) as pool:
         ways: dict[str, Callable[[Page], str]] = {
             "bare_s": lambda page: _bare(reader, page),
             "reader_s": lambda page: reader.read(page).text,
-            "worker_s": lambda page: next(served.stream([page])).text,
+            "worker_s": lambda page: "".join(result.reading.text for result in pool.read([page])),
         }
         for page in pages:
             if len({read(page) for read in ways.values()}) > 1:

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ocrlab.pages import Page
+from ocrlab.reading.isolated import Refused
+from ocrlab.reading.outcome import Reading
+from ocrlab.reading.pool import ReaderPool
 from ocrlab.reading.reader import LOAD_SETTINGS
-from ocrlab.reading.served import Refused, ServedReader
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.scoring import WITH_TEXT
 from ocrlab.study.parting import Parting, parting
 from ocrlab.study.rows import setting_label
+from ocrlab.study.store import pinned_revision
 
 LEAST_PAGES = 3
 
@@ -60,42 +63,29 @@ def reread(readings: Sequence[Mapping[str, Any]], here: Mapping[str, Page]) -> I
     groups: dict[Settings, list[Mapping[str, Any]]] = {}
     for reading in readings:
         groups.setdefault(make_settings(reading["asked"]), []).append(reading)
-    reader: ServedReader | None = None
-    try:
+    with ReaderPool(Settings()) as pool:
         for settings in sorted(groups, key=lambda s: repr([getattr(s, name) for name in LOAD_SETTINGS])):
-            mine = groups[settings]
-            try:
-                if reader is None:
-                    reader = ServedReader(settings)
+            pool.apply(settings)
+            now, by_page = pinned_revision(settings), {}
+            for one in groups[settings]:
+                then = one["actual"].get("actual_revision")
+                if now in {then, "absent"}:
+                    by_page[here[one["page_sha256"]].id] = one
                 else:
-                    reader.apply(settings)
+                    yield _again(one, "left out", f"the weights are others: {then} then, {now} now")
+            try:
+                for result in pool.read([here[one["page_sha256"]] for one in by_page.values()]):
+                    yield _compared(by_page.pop(result.reading.page), result.reading)
             except Refused as error:
-                yield from (_again(one, "left out", f"cannot be read here: {error}") for one in mine)
-                continue
-            yield from _read(reader, mine, here)
-    finally:
-        if reader is not None:
-            reader.close()
+                yield from (_again(one, "left out", f"cannot be read here: {error}") for one in by_page.values())
 
 
-def _read(reader: ServedReader, mine: list[Mapping[str, Any]], here: Mapping[str, Page]) -> Iterator[Again]:
-    now = reader.actual.get("actual_revision")
-    comparable = []
-    for one in mine:
-        then = one["actual"].get("actual_revision")
-        if then == now:
-            comparable.append(one)
-        else:
-            yield _again(one, "left out", f"the weights are others: {then} then, {now} now")
-    by_page = {here[one["page_sha256"]].id: one for one in comparable}
-    for reading in reader.stream([here[one["page_sha256"]] for one in comparable]):
-        one = by_page[reading.page]
-        if reading.status not in WITH_TEXT:
-            yield _again(one, "different", f"{reading.status}: {reading.reason}")
-            continue
-        parted = parting(one["text"], reading.text)
-        batched = "read in a batch with other pages than then" if reader.settings.batch_size > 1 else ""
-        yield _again(one, "different", batched, parted) if parted else _again(one, "same")
+def _compared(one: Mapping[str, Any], reading: Reading) -> Again:
+    if reading.status not in WITH_TEXT:
+        return _again(one, "different", f"{reading.status}: {reading.reason}")
+    parted = parting(one["text"], reading.text)
+    batched = "read in a batch with other pages than then" if one["asked"]["batch_size"] > 1 else ""
+    return _again(one, "different", batched, parted) if parted else _again(one, "same")
 
 
 def _again(

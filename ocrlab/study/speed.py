@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from ocrlab.pages import Page
+from ocrlab.reading.isolated import Refused
 from ocrlab.reading.outcome import failed
+from ocrlab.reading.pool import ReaderPool
 from ocrlab.reading.reader import same_load
-from ocrlab.reading.served import Refused, ServedReader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.rows import reading_record, setting_label
 from ocrlab.study.store import Job, Store, plan_jobs
@@ -54,22 +55,22 @@ class _Fleet:
 
     def __init__(self, stack: ExitStack, page_timeout_s: float | None) -> None:
         self.stack, self.page_timeout_s = stack, page_timeout_s
-        self.readers: list[ServedReader] = []
+        self.readers: list[ReaderPool] = []
         self.refused: dict[Settings, Refused] = {}
         self.warm: set[Settings] = set()
 
-    def reader(self, settings: Settings, warming: list[Page]) -> ServedReader:
+    def reader(self, settings: Settings, warming: list[Page]) -> ReaderPool:
         """Return the process with these settings in force, `warming` read once; raise Refused where they cannot be."""
         if settings in self.refused:
             raise self.refused[settings]
         try:
             found = next((r for r in self.readers if same_load(r.settings, settings)), None)
             if found is None:
-                found = self.stack.enter_context(ServedReader(settings, page_timeout_s=self.page_timeout_s))
+                found = self.stack.enter_context(ReaderPool(settings, page_timeout_s=self.page_timeout_s))
                 self.readers.append(found)
             if settings not in self.warm:
                 found.apply(settings)
-                list(found.stream(warming))
+                list(found.read(warming))
                 self.warm.add(settings)
             if found.settings != settings:
                 found.apply(settings)
@@ -96,10 +97,10 @@ def _records(
                 if batch[0].refused:
                     raise Refused("unsupported", batch[0].refused)
                 reader = fleet.reader(settings, every.get(settings) or [job.page for job in batch])
-                for reading in reader.stream([job.page for job in batch]):
-                    job = by_page.pop(reading.page)
+                for result in reader.read([job.page for job in batch]):
+                    job = by_page.pop(result.reading.page)
                     yield reading_record(
-                        name, job.key, settings, job.page, reading, reader.actual, reader.load_s, repeat
+                        name, job.key, settings, job.page, result.reading, result.actual, result.load_s, repeat
                     )
             except Refused as error:
                 for job in by_page.values():

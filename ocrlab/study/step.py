@@ -14,10 +14,9 @@ from unittest.mock import patch
 from ocrlab.machine.kernels import pinned
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
+from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.reader import Reader
-from ocrlab.reading.served import reader_here
 from ocrlab.reading.settings import Settings
-from ocrlab.study.attempt import attempt
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ocrlab.machine.describe import choose_device
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
-from ocrlab.reading.served import reader_here
+from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring import median_spread
-from ocrlab.study.attempt import attempt
 from ocrlab.study.forced import answer_tokens, distance, forced_logits, tf32
 
 if TYPE_CHECKING:

@@ -52,7 +52,7 @@ def _recommended() -> Path:
 
 def refuse_held(settings: Settings, quarantined: bool) -> None:
     """Raise Refused for a setting that the canary holds, unless it was asked for all the same."""
-    from ocrlab.reading.served import Refused
+    from ocrlab.reading.isolated import Refused
     from ocrlab.study.canary import held_in_quarantine
 
     if not quarantined and (reason := held_in_quarantine(settings)):

@@ -22,7 +22,7 @@ from ocrlab.workspace.tally import Tally, show
 
 if TYPE_CHECKING:
     from ocrlab.reading.cluster import Cluster
-    from ocrlab.reading.fleet import Fleet
+    from ocrlab.reading.pool import ReaderPool
 
 
 def add_read(commands: Any) -> None:
@@ -59,8 +59,8 @@ def add_read(commands: Any) -> None:
 
 
 def _read(args: argparse.Namespace) -> int:
-    from ocrlab.reading.fleet import FleetDown
-    from ocrlab.reading.served import Refused
+    from ocrlab.reading.isolated import Refused
+    from ocrlab.reading.pool import PoolDown
     from ocrlab.study.records import RecordError
 
     try:
@@ -71,12 +71,12 @@ def _read(args: argparse.Namespace) -> int:
         if args.engine == "ray" and args.workers and not (args.workers.isdigit() and int(args.workers)):
             raise SettingError(f"--workers {args.workers}: the engine ray takes a number of workers, from 1 on")
         return _go(args, settings, gather(args.paths, limit=args.limit, dpi=args.dpi))
+    except (RecordError, PoolDown) as error:
+        print(f"{error}; the same command goes on" if isinstance(error, PoolDown) else error, file=sys.stderr)
+        return 1
     except (PageError, SettingError, Refused) as error:
         print(error, file=sys.stderr)
         return 2
-    except (RecordError, FleetDown) as error:
-        print(error, file=sys.stderr)
-        return 1
 
 
 def _devices(asked: str, settings: Settings) -> list[str]:
@@ -96,24 +96,24 @@ def _devices(asked: str, settings: Settings) -> list[str]:
 
 def _go(args: argparse.Namespace, settings: Settings, sources: Sourced) -> int:
     from ocrlab.reading.cluster import Cluster
-    from ocrlab.reading.fleet import Fleet
+    from ocrlab.reading.pool import ReaderPool
 
     options: dict[str, Any] = {
         "processes": args.prepare if len(sources.pages) > settings.batch_size else 0,
         "page_timeout_s": args.page_timeout, "fewer_pixels": args.fewer_pixels,
     }  # fmt: skip
-    engine: Fleet | Cluster
+    engine: ReaderPool | Cluster
     if args.engine == "ray":
         engine = Cluster(settings, args.address, int(args.workers or 0) or None, **options)
     else:
-        engine = Fleet(settings, _devices(args.workers, settings)[: len(sources.pages)], **options)
+        engine = ReaderPool(settings, _devices(args.workers, settings)[: len(sources.pages)], **options)
         if not args.dry_run:
             engine.warm()  # models load while the pages are planned
     with engine:
         return _plan_and_read(args, settings, engine, sources)
 
 
-def _plan_and_read(args: argparse.Namespace, settings: Settings, engine: Fleet | Cluster, sources: Sourced) -> int:
+def _plan_and_read(args: argparse.Namespace, settings: Settings, engine: ReaderPool | Cluster, sources: Sourced) -> int:
     from ocrlab.study.library import RECORDS, Shelf, make_batches, plan_items, read_items, target_files
 
     keep = args.out is not None or args.beside

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab import paths
-from ocrlab.reading.cluster import connect
-from ocrlab.reading.served import Refused
+from ocrlab.reading.cluster import connect, engine_variables
+from ocrlab.reading.isolated import Refused
 from ocrlab.report.overview import build_overview
 from ocrlab.report.site import build_site
 from ocrlab.study.records import pack_records
-from ocrlab.study.spread import engine_variables
 from ocrlab.workspace.experiments import ExperimentsError, load_experiments
 from ocrlab.workspace.overrides import parse_overrides
 from ocrlab.workspace.parameters import ParameterError, read_parameters

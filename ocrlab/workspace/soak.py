@@ -1,4 +1,4 @@
-"""`make soak`: read pages for so many minutes, a line a minute, and a verdict that the readiness checks use."""
+"""`make soak`: read pages for so many minutes, and a verdict that the readiness checks use."""
 
 from __future__ import annotations
 
@@ -30,22 +30,21 @@ def add_soak(commands: Any) -> None:
 def soak_run(args: argparse.Namespace) -> int:
     """Soak as the arguments say and return the exit code: 0 well or not settled, 1 failed, 2 unusable arguments."""
     from ocrlab.pages import PageError, load_pages
-    from ocrlab.reading.served import Refused
+    from ocrlab.reading.isolated import Refused
     from ocrlab.reading.settings import SettingError
     from ocrlab.study.records import RecordError
     from ocrlab.study.soak import run_soak
     from ocrlab.workspace.plan import PlanError
 
-    if not args.minutes > 0:
-        print(f"--minutes {args.minutes:g}: give a time above 0, such as 60", file=sys.stderr)
-        return 2
     try:
+        if not args.minutes > 0:
+            raise SettingError(f"--minutes {args.minutes:g}: give a time above 0, such as 60")
         settings = settings_of(args)
         pages = load_pages(args.pages, limit=args.limit)
         refuse_held(settings, args.quarantined)
-        folder = _folder(args.run or None)
+        folder = _folder(args.run)
         print(f"{len(pages)} pages of {args.pages} for {args.minutes:g} min, into {folder.name}", flush=True)
-        found = run_soak(settings, pages, minutes=args.minutes, count=args.count, folder=folder, tell=_tell)
+        found = run_soak(settings, pages, minutes=args.minutes, count=args.count, folder=folder)
     except (SettingError, PageError, PlanError, Refused, RecordError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -61,7 +60,7 @@ def _folder(name: str | None) -> Path:
     from ocrlab.workspace.provenance import read_record, start_record, write_record
     from ocrlab.workspace.runs import known_runs
 
-    if name is None:
+    if not name:
         mine = [run for run in known_runs(paths.RESULTS) if not run.name.startswith("reference-")]
         if not mine:
             raise PlanError("no run of yours in results/ yet; name one with --run NAME, and it is made")
@@ -70,18 +69,3 @@ def _folder(name: str | None) -> Path:
     if not read_record(folder):
         write_record(folder, start_record(folder.name, "soak", "asked for") | {"profile": "soak"})
     return folder
-
-
-def _tell(line: dict[str, Any]) -> None:
-    from tqdm import tqdm
-
-    statuses = ", ".join(f"{count} {status}" for status, count in line["statuses"].items())
-    changed = f", changed: {', '.join(line['changed'])}" if line["changed"] else ""
-    held = f"{line['resident_bytes'] / 2**20:.0f} MiB" if line["resident_bytes"] is not None else "memory not told"
-    pace = f"{1000 * line['page_s']:.0f} ms a page" if line["page_s"] is not None else "no page read"
-    tqdm.write(
-        f"{line['minutes']:6.1f} min  {line['pages']:>6} pages  {statuses}{changed}  {held}  {pace}"
-        + (f"  {line['restarts']} restarts" if line["restarts"] else "")
-        + ("" if line["warm"] else "  (first pass)"),
-        file=sys.stdout,
-    )

@@ -116,6 +116,7 @@ def version_in(root: Path) -> str:
     return version
 
 
+@pytest.mark.timeout(900)  # environments are made seven times
 def test_failure_then_swap_then_rollback(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pins = project / "constraints.txt"
     before = pins.read_text(encoding="utf-8")
@@ -124,6 +125,7 @@ def test_failure_then_swap_then_rollback(project: Path, capsys: pytest.CaptureFi
     assert upgrade([], yes=True, root=project) == 1
     told = capsys.readouterr()
     assert "tests failed in the new environment" in told.err and "nothing was changed" in told.err
+    assert all(f"| {name} | 1.0 | 2.0 |" in told.out for name in ("demo", "needed", "other"))
     assert pins.read_text(encoding="utf-8") == before and version_in(project) == "1.0"
     assert [p.name for p in project.glob(".venv*")] == [".venv"], "a failed candidate is removed"
 
@@ -150,10 +152,9 @@ def test_failure_then_swap_then_rollback(project: Path, capsys: pytest.CaptureFi
 
     assert upgrade(["demo"], yes=True, root=project) == 0
     assert "nothing newer" in capsys.readouterr().out
-    assert upgrade([], yes=True, root=project) == 0
-    assert "| other | 1.0 | 2.0 |" in capsys.readouterr().out and "other==2.0" in pins.read_text(encoding="utf-8")
 
 
+@pytest.mark.timeout(900)
 def test_what_cannot_be_upgraded_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert upgrade(["no-such-package"], root=project) == 1
     assert "no-such-package is not pinned" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ocrlab.machine.progress import ask, report, stop_asked
+from ocrlab.machine.worker_process import ask, report, stop_asked
 
 
 def count_aloud(to: int) -> str:

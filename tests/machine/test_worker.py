@@ -13,12 +13,17 @@ from typing import Any
 import psutil
 import pytest
 
-from ocrlab.machine import starting
-from ocrlab.machine.worker import Worker, run_alone
+from ocrlab.machine import worker_process
+from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.paths import ROOT
 from tests.machine import deaths
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+
+
+def run_alone(*call: Any, memory_limit_bytes: int | None = None, timeout_s: float | None = None) -> Outcome:
+    with Worker(memory_limit_bytes) as worker:
+        return worker.call(*call, timeout_s=timeout_s)
 
 
 @pytest.fixture(scope="module")
@@ -85,24 +90,24 @@ def test_a_worker_keeps_what_earlier_calls_left() -> None:
 
 @posix
 def test_a_worker_is_a_copy_unless_it_must_be_a_new_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "_environment", None)
-    monkeypatch.setattr(starting, "_DRIVERS", ())
+    monkeypatch.setattr(worker_process, "_environment", None)
+    monkeypatch.setattr(worker_process, "_DRIVERS", ())
     copied = sys.platform == "linux"
     assert run_alone(deaths.has_imported, "torch").value is copied
     with Worker(fresh=True) as worker:
         assert worker.call(deaths.has_imported, "torch").value is False
-    monkeypatch.setattr(starting, "_DRIVERS", (os.devnull,))
+    monkeypatch.setattr(worker_process, "_DRIVERS", (os.devnull,))
     assert run_alone(deaths.has_imported, "torch").value is False  # as where an accelerator's driver is
 
 
 @posix
 def test_a_worker_has_the_environment_variables_of_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "_environment", None)
+    monkeypatch.setattr(worker_process, "_environment", None)
     run_alone(deaths.variable, "MALLOC_TRIM_THRESHOLD_")
     import torch._inductor.runtime.cache_dir_utils as cache
 
     cache.cache_dir()  # sets a variable of torch's own, which is no reason for a new Python
-    assert starting.context().get_start_method() == ("forkserver" if sys.platform == "linux" else "spawn")
+    assert worker_process.context().get_start_method() == ("forkserver" if sys.platform == "linux" else "spawn")
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     assert run_alone(deaths.variable, "MALLOC_TRIM_THRESHOLD_").value == "131072"
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_")
@@ -131,7 +136,7 @@ def test_children_of_a_worker_end_with_it() -> None:
 _CALLER = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from ocrlab.machine import starting
+from ocrlab.machine import worker_process
 from ocrlab.machine.worker import Worker
 from tests.machine import deaths
 if __name__ == "__main__":
@@ -166,9 +171,9 @@ def test_no_orphan_survives_its_caller(work: str, how: signal.Signals, tmp_path:
 _IMPORTING = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from ocrlab.machine import starting
+from ocrlab.machine import worker_process
 try:
-    starting.context()
+    worker_process.context()
     print("begun", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:

@@ -24,7 +24,7 @@ from ocrlab.playground.forecast import forecast
 from ocrlab.playground.form import SettingsForm
 from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES, Picker
 from ocrlab.playground.session import Session, keep_reading
-from ocrlab.reading.live import Seen
+from ocrlab.reading.isolated import PageResult
 from ocrlab.reading.outcome import Reading
 from ocrlab.reading.presets import load_preset, preset_names
 from ocrlab.reading.settings import Settings
@@ -67,7 +67,7 @@ def test_nothing_that_was_read_typed_or_named_becomes_markup(text: str) -> None:
         html.block(text, "ocr-text"), html.note(text), html.busy(text), html.chips([(text, text)]),
         html.table([text], [[text]]), html.savable(text, text, text), html.costs(reading),
         html.ruled_out({text: {text: text}}), session.html(),
-        compared(Seen(reading), Seen(replace(reading, text=text[::-1])), page, page),
+        compared(PageResult(reading), PageResult(replace(reading, text=text[::-1])), page, page),
     ]  # fmt: skip
     for piece in pieces:
         inert(piece, text)
@@ -230,8 +230,10 @@ def test_a_truth_that_is_typed_makes_a_score(tmp_path: Path) -> None:
     picker = Picker("lines", 3, lambda: None)
     picker.truth.value = "typed"
     assert picker.page is not None and picker.page.truth == "typed"
-    row = keep_reading(tmp_path, CPU, picker.page, Seen(Reading(picker.page.id, "typed", "ok", "")))
-    again = keep_reading(tmp_path, CPU, picker.page, Seen(Reading(picker.page.id, "", "crashed", "why"), died=True))
+    row = keep_reading(tmp_path, CPU, picker.page, PageResult(Reading(picker.page.id, "typed", "ok", "")))
+    again = keep_reading(
+        tmp_path, CPU, picker.page, PageResult(Reading(picker.page.id, "", "crashed", "why"), died=True)
+    )
     assert row["cer"] == 0 and row["actual_streamed"] and again["repeat"] == 1 and "cer" not in again
     kept = (tmp_path / "readings" / "playground.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["text"] for line in kept] == ["typed", ""]

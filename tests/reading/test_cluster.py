@@ -18,7 +18,7 @@ import pytest
 from ocrlab import paths
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.cluster import Cluster, connect, deal
-from ocrlab.reading.served import Refused
+from ocrlab.reading.isolated import Refused
 from ocrlab.reading.settings import Settings
 from ocrlab.study.experiment import run_experiment
 from ocrlab.study.library import make_batches, plan_items
@@ -93,9 +93,10 @@ def test_a_killed_node_loses_and_doubles_nothing(nodes: tuple[Any, Any], store: 
     killed_at = None
     with Cluster(SETTINGS, cluster.address) as engine:
         assert engine.workers == 2 and engine.resource == "CPU"
-        for readings, actual, _ in engine.stream(batches):
-            counts.update(reading.page for reading in readings)
-            assert actual["actual_dtype"] == "float32" and {reading.status for reading in readings} == {"ok"}
+        for results in engine.stream(batches):
+            counts.update(result.reading.page for result in results)
+            assert {result.actual["actual_dtype"] for result in results} == {"float32"}
+            assert {result.reading.status for result in results} == {"ok"}
             if killed_at is None:
                 cluster.remove_node(other, allow_graceful=False)
                 killed_at = time.monotonic()

@@ -24,8 +24,8 @@ from ocrlab.reading.checkpoints import CheckpointError, locate
 from ocrlab.reading.complaints import EndpointError, Lost
 from ocrlab.reading.dialects import compose
 from ocrlab.reading.endpoint import EndpointReader
+from ocrlab.reading.isolated import IsolatedReader
 from ocrlab.reading.limits import predict
-from ocrlab.reading.live import LiveReader
 from ocrlab.reading.loading import Unsupported
 from ocrlab.reading.reader import open_reader
 from ocrlab.reading.serving import running_server
@@ -367,14 +367,14 @@ def test_a_wrong_name_at_transformers_serve(served: str) -> None:
 
 def test_a_person_sees_the_text_come_and_can_stop_it(served: str) -> None:
     page = load_pages("labels", limit=1)[0]
-    live, pieces = LiveReader(), []
+    live, pieces = IsolatedReader(), []
     try:
-        seen = live.read(Settings(model_id=served, max_new_tokens=40), page, pieces.append)
+        seen = live.look(Settings(model_id=served, max_new_tokens=40), page, pieces.append)
         assert len(pieces) > 1 and "".join(pieces).strip() == seen.reading.text
-        refused = live.read(Settings(model_id=served, dtype="bfloat16"), page, pieces.append)
+        refused = live.look(Settings(model_id=served, dtype="bfloat16"), page, pieces.append)
         assert refused.reading.status == "unsupported" and "leave dtype at 'auto'" in refused.reading.reason
         long = Settings(model_id=served, max_new_tokens=3000, min_new_tokens=3000)
-        stopped = live.read(long, page, lambda _: live.stop())
+        stopped = live.look(long, page, lambda _: live.stop())
         assert stopped.reading.status == "error" and "cancelled" in stopped.reading.reason
     finally:
         live.close()

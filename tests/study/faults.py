@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ocrlab.reading.served import reader_here
+from ocrlab.reading.isolated import reader_here
 from ocrlab.reading.settings import Settings
 
 EAGER = Settings(dtype="float32", attn_implementation="eager", max_new_tokens=8)

@@ -1,27 +1,41 @@
-"""Faults that show only with time: planted in a soak's process by a `prepare` function."""
+"""Pages whose opening plants a fault that shows only with time, in the process that reads them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
+from PIL import Image
+
+from ocrlab.pages import Page
 from tests.study.faults import turn_heads
 
 _kept: list[bytearray] = []
-_calls = 0
+_opened = 0
 
 
-def leak_and_change() -> None:
-    """Keep a megabyte at every page, written to so that it is held; from the ninth on, misread."""
-    global _calls
-    _kept.append(bytearray(os.urandom(1)) * 1_000_000)
-    _calls += 1
-    if _calls == 9:
-        turn_heads()
+class Leak(Page):
+    """Keeps a megabyte each time, written to so that it is held; from the ninth time on, pages are misread."""
+
+    def open(self) -> Image.Image:
+        global _opened
+        _kept.append(bytearray(os.urandom(1)) * 1_000_000)
+        _opened += 1
+        if _opened == 9:
+            turn_heads()
+        return super().open()
 
 
-def die_once() -> None:
-    """Kill the fifth reading of this process; the next process dies later than the soak lasts."""
-    global _calls
-    _calls += 1
-    if _calls == 5:
-        os.abort()
+class Death(Page):
+    """Ends its process the fifth time; the next process dies later than the soak lasts."""
+
+    def open(self) -> Image.Image:
+        global _opened
+        _opened += 1
+        if _opened == 5:
+            os.abort()
+        return super().open()
+
+
+def planted(kind: type[Page], pages: Sequence[Page]) -> list[Page]:
+    return [kind(**vars(page)) for page in pages]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ocrlab.machine import starting
+from ocrlab.machine import worker_process
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading import checkpoints
 from ocrlab.reading.settings import Settings
@@ -40,7 +40,7 @@ def test_rows_hold_asked_actual_measured_and_outcome(pages: list[Page], tmp_path
 
 def test_nothing_is_read_twice(pages: list[Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run_experiment("x", [BASE], pages[:2], folder=tmp_path)
-    monkeypatch.setattr(experiment, "ServedReader", lambda *_: pytest.fail("a model was loaded again"))
+    monkeypatch.setattr(experiment, "ReaderPool", lambda *_, **__: pytest.fail("a model was loaded again"))
     again = run_experiment("x", [BASE], pages[:2], folder=tmp_path)
     assert again.equals(first)
 
@@ -123,7 +123,7 @@ def test_killed_at_ten_random_moments_nothing_is_lost_or_doubled(tmp_path: Path)
     readings = tmp_path / "readings" / "kill.jsonl"
     kills = 0
     for _ in range(60):
-        process = starting.context().Process(target=sweep, args=(tmp_path,))
+        process = worker_process.context().Process(target=sweep, args=(tmp_path,))
         process.start()
         before = readings.read_bytes().count(b"\n") if readings.exists() else 0
         wait_for = rng.randint(1, 3)

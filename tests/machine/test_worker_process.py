@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ocrlab.machine.progress import STOP, ask, report, stop_asked
 from ocrlab.machine.worker import Worker
+from ocrlab.machine.worker_process import STOP, ask, report, stop_asked
 from tests.machine import deaths, talkers
 
 
