@@ -73,7 +73,7 @@ class Reader:
     def __init__(self, settings: Settings) -> None:
         started = time.perf_counter()
         self.settings = settings
-        self.followers: dict[str, Any] = {}  # a streamer and stopping criteria, while somebody looks on (`live`)
+        self.followers: dict[str, Any] = {}  # a streamer and stopping criteria, while somebody looks on
         try:
             self.device = choose_device(settings.device).value
         except ValueError as error:
@@ -195,7 +195,7 @@ class Reader:
             return self._generate(batch)
         except Exception as error:  # the boundary where any failure of a model becomes data
             if sticky(str(error)):
-                raise  # this process can read nothing more: `served` replaces it
+                raise  # this process can read nothing more: `pool` replaces it
             if self.device.startswith("cuda"):
                 import torch
 

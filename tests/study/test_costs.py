@@ -182,7 +182,7 @@ def test_bytes_disk_and_network(tmp_path: Path, run: Path, monkeypatch: pytest.M
 
 def test_on_a_cpu_no_energy_is_guessed_and_nothing_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(energy_module, "machine_name", lambda: "M")
-    monkeypatch.setattr(energy_module, "ServedReader", None)  # a reading would fail
+    monkeypatch.setattr(energy_module, "ReaderPool", None)  # a reading would fail
     costs = page_costs(rows_here())
     power = measure_power(costs.assign(settings=[s.__class__(device="cpu") for s in costs["settings"]]), 4)
     assert power["joules_a_page"].isna().all() and power["reason"].str.contains("cpu tells no power").all()
