@@ -187,7 +187,7 @@ def soak(
     the same name.
     """
     args = SimpleNamespace(**locals())
-    from ocrlab.workspace.soak import soak_run
+    from ocrlab.commands.checks import soak_run
 
     return soak_run(args)
 
@@ -250,7 +250,7 @@ def upgrade(
     take: Annotated[str, Option(metavar="STAMP", help="swap a candidate that an earlier upgrade left")] = "",
 ) -> int:
     """Try newer versions in a second environment, then offer to swap."""
-    from ocrlab.workspace.upgrade import upgrade
+    pass
 
     return upgrade(names or [], yes, take)
 
@@ -258,7 +258,7 @@ def upgrade(
 @app.command()
 def rollback() -> int:
     """Go back to the environment before the last upgrade."""
-    from ocrlab.workspace.upgrade import rollback
+    pass
 
     return rollback()
 

@@ -20,9 +20,9 @@ from traitlets.config import Config
 
 from ocrlab import paths
 from ocrlab.commands.parameters import ParameterError, check
+from ocrlab.playground.form import find_preset
+from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES
 from ocrlab.reading.settings import SettingError
-from ocrlab.workspace.playground.form import find_preset
-from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
 
 NAME = "welcome.md"
 FIRST = ("00-quickstart", "playground")
@@ -62,7 +62,7 @@ _LAB_DEFAULTS = {
 }
 _SPECS = "ocrlab.commands.run_notebook.OwnSpecs"
 _IDLE_S = 600  # a page that was closed without a word, or went to sleep, keeps its model for so long
-_SHARE = paths.ROOT / "ocrlab" / "workspace" / "share"
+_SHARE = paths.ROOT / "ocrlab" / "playground" / "share"
 
 
 def serve_app(preset: str | None, port: int | None, browser: bool) -> int:

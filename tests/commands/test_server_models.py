@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from ocrlab.commands.plan import PlanError, load_experiments, plan_tasks, resolve_model
+from ocrlab.playground.capabilities import Capabilities
+from ocrlab.playground.forecast import forecast
 from ocrlab.reading.settings import Settings
 from ocrlab.report import engines as pictures
 from ocrlab.report.recommendation import pareto
@@ -18,24 +20,22 @@ from ocrlab.study import engines as study
 from ocrlab.study.engines import HERE, SERVED, Engine, engine_runs, engine_table, engines, same_texts
 from ocrlab.study.plots import cost_against_tokens, memory_against_tokens
 from ocrlab.study.recommend import judge_runs
-from ocrlab.workspace.playground.forecast import forecast
-from ocrlab.workspace.playground.here import Here
 
 MODEL = "endpoint:http://127.0.0.1:9/v1#m"
 REMOTE = Settings(model_id=MODEL)
 
 
 def test_the_playground_says_what_a_server_is_not_asked() -> None:
-    here = Here(against={("sdpa", None, "float32", "cpu"): "a probe of this machine's kernels failed"})
-    found = forecast(REMOTE, (300, 60), here, {"dtype": ("auto", "bfloat16")}, [])
-    assert not found.against and "a server holds this model" in found.shown
+    known = Capabilities(failed={("sdpa", None, "float32", "cpu"): "a probe of this machine's kernels failed"})
+    found = forecast(REMOTE, (300, 60), known, {"dtype": ("auto", "bfloat16")}, [])
+    assert not found.against and "a server holds this model" in found.html
     assert not found.reasons["dtype"]["auto"] and "when it is started" in found.reasons["dtype"]["bfloat16"]
     kernels = {"sdpa_kernel": (None, "math")}
-    refused = forecast(replace(REMOTE, attn_implementation="eager"), (300, 60), here, kernels, [])
+    refused = forecast(replace(REMOTE, attn_implementation="eager"), (300, 60), known, kernels, [])
     assert not refused.reasons["sdpa_kernel"][None] and refused.reasons["sdpa_kernel"]["math"]
     assert "leave attn_implementation at 'sdpa'" in refused.against
-    here.learn(REMOTE, "it does not have this model")
-    assert here.reason(REMOTE) == "it does not have this model"
+    known.refuse(REMOTE, "it does not have this model")
+    assert known.reason(REMOTE) == "it does not have this model"
 
 
 def test_notebooks_that_look_inside_a_model_are_passed_over_for_a_server_s() -> None:

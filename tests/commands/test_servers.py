@@ -13,7 +13,7 @@ import pytest
 from ocrlab import paths
 from ocrlab.commands import servers
 from ocrlab.commands.run_notebook import OwnSpecs
-from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
+from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES
 
 
 def test_a_long_runtime_folder_takes_kernels_by_tcp() -> None:

@@ -13,23 +13,21 @@ import psutil
 import pytest
 
 from ocrlab import paths
-from ocrlab.machine.attention import Probe
-from ocrlab.machine.hardware import Machine, card
+from ocrlab.machine.describe import machine_name, versions
+from ocrlab.machine.hardware import card
 from ocrlab.pages import load_pages
+from ocrlab.playground import html
+from ocrlab.playground.app import compared
+from ocrlab.playground.capabilities import Capabilities, Helper, HelperError, find_capabilities
+from ocrlab.playground.column import cell_source, preset_text
+from ocrlab.playground.forecast import forecast
+from ocrlab.playground.form import SettingsForm
+from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES, Picker
+from ocrlab.playground.session import Session, keep_reading
 from ocrlab.reading.isolated import PageResult
 from ocrlab.reading.loading import token_counter
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings, load_preset, preset_names
-from ocrlab.workspace.playground import shown
-from ocrlab.workspace.playground.comparison import compared
-from ocrlab.workspace.playground.export import cell_source, preset_text
-from ocrlab.workspace.playground.forecast import forecast
-from ocrlab.workspace.playground.form import SettingsForm
-from ocrlab.workspace.playground.helper import Helper, HelperError
-from ocrlab.workspace.playground.here import Here, remembered
-from ocrlab.workspace.playground.history import history_html
-from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES, Picker
-from ocrlab.workspace.playground.sitting import keep_here
 from tests.hostile import HOSTILE
 
 CPU = Settings(dtype="float32", device="cpu")
@@ -62,10 +60,12 @@ def test_nothing_that_was_read_typed_or_named_becomes_markup(text: str) -> None:
     row = Settings(prompt=text).as_dict() | {
         "time_utc": "2026-11-24T12:00:00+00:00", "page": text, "status": "ok", "text": text,
     }  # fmt: skip
+    session = Session(Helper(), Path(text))
+    session.rows.append(row)
     pieces = [
-        shown.block(text, "ocr-text"), shown.note(text), shown.busy(text), shown.chips([(text, text)]),
-        shown.table([text], [[text]]), shown.savable(text, text, text), shown.costs(reading),
-        shown.ruled_out({text: {text: text}}), history_html([row], Path(text)),
+        html.block(text, "ocr-text"), html.note(text), html.busy(text), html.chips([(text, text)]),
+        html.table([text], [[text]]), html.savable(text, text, text), html.costs(reading),
+        html.ruled_out({text: {text: text}}), session.html(),
         compared(PageResult(reading), PageResult(replace(reading, text=text[::-1])), page, page),
     ]  # fmt: skip
     for piece in pieces:
@@ -123,37 +123,71 @@ def test_image_tokens_are_the_readers_own() -> None:
 def test_a_forecast_needs_no_download_and_says_what_does_not_fit() -> None:
     asked = Settings(model_id="Qwen/Qwen2-VL-2B-Instruct", dtype="float32", device="cpu", max_pixels=1_003_520)
     small = replace(card("RTX 5070 Ti"), name="a small one", memory_bytes=2**31, device="cpu")
-    here = Here(machines={("cpu", "float32"): small})
-    found = forecast(asked, (1000, 1400), here, {}, [])
-    assert "8.23 GiB" in found.shown, "2,208,985,600 parameters of four bytes"
-    assert "more than a small one has" in found.shown and not found.against
-    told = forecast(CPU, (300, 60), Here(), {}, [CPU.as_dict() | {"tpot_s": 0.002}])
-    assert "median of 1 here" in told.shown and "2 ms" in told.shown
+    known = Capabilities(bounds={("cpu", "float32"): small})
+    found = forecast(asked, (1000, 1400), known, {}, [])
+    assert "8.23 GiB" in found.html, "2,208,985,600 parameters of four bytes"
+    assert "more than a small one has" in found.html and not found.against
+    again = forecast(CPU, (300, 60), Capabilities(), {}, [CPU.as_dict() | {"tpot_s": 0.002}])
+    assert "median of 1 here" in again.html and "2 ms" in again.html
 
 
-def test_choices_are_ruled_out_by_probes_by_readings_and_by_what_cannot_be_together() -> None:
-    here = Here()
-    here.try_kernels([Probe("sdpa", kernel, "float32", "decode") for kernel in ("math", "cudnn")], int, str)
-    here.learn(replace(CPU, attn_implementation="flex_attention"), "the model has no such attention")
-    kernels = here.reasons(CPU, "sdpa_kernel", (None, "math", "cudnn"))
-    assert not kernels["math"] and kernels["cudnn"].startswith("unsupported: ")
-    attentions = here.reasons(CPU, "attn_implementation", ("sdpa", "eager", "flex_attention", "flash_attention_2"))
+def test_choices_are_ruled_out_by_rules_by_readings_and_by_what_cannot_be_together() -> None:
+    known = Capabilities()
+    known.refuse(replace(CPU, attn_implementation="flex_attention"), "the model has no such attention")
+    kernels = known.reasons(CPU, "sdpa_kernel", (None, "math", "cudnn"))
+    assert not kernels[None] and not kernels["math"] and "needs CUDA" in kernels["cudnn"]
+    asked = ("sdpa", "eager", "flex_attention", "flash_attention_2")
+    attentions = known.reasons(CPU, "attn_implementation", asked)
     assert not attentions["sdpa"] and not attentions["eager"]
     assert attentions["flex_attention"] == "the model has no such attention"
     assert "bfloat16 or float16 only" in attentions["flash_attention_2"]
-    found = forecast(replace(CPU, sdpa_kernel="cudnn"), (300, 60), here, {"device": ("cpu", "mps")}, [])
-    assert found.against == kernels["cudnn"] and found.shown == "" and "Metal" in found.reasons["device"]["mps"]
+    half = known.reasons(replace(CPU, dtype="bfloat16"), "attn_implementation", asked)["flash_attention_2"]
+    assert "not installed" in half or "CUDA only" in half
+    choices = {"device": ("cpu", "mps"), "quantization": (None, "int8")}
+    found = forecast(replace(CPU, sdpa_kernel="cudnn"), (300, 60), known, choices, [])
+    assert found.against == kernels["cudnn"] and found.html == "" and "Metal" in found.reasons["device"]["mps"]
 
 
-def test_what_was_found_out_is_kept_for_this_stack_only(tmp_path: Path) -> None:
-    file = tmp_path / "machine.json"
-    machine = Machine("here", 1, 2.0, 3.0, "measured here", "cpu")
-    here = Here("stack 1", {("sdpa", None, "float32", "cpu"): "why"}, {}, {("cpu", "float32"): machine}, True)
-    here.save(file)
-    assert remembered(file, "stack 1") == here
-    assert remembered(file, "stack 2") == Here("stack 2")
-    file.write_text("{", encoding="utf-8")
-    assert remembered(file, "stack 1") == Here("stack 1")
+def findings(run: Path, **stack: str | None) -> Path:
+    """Write a run's findings as 01-machine does, of one failed probe and of two ceilings."""
+    here = {"machine": machine_name()} | {name: versions()[name] for name in ("torch", "transformers")} | stack
+    probe = {
+        "attention": "eager",
+        "kernel": None,
+        "dtype": "float32",
+        "device": "cpu",
+        "verdict": "works",
+        "reason": "",
+    }
+    probes = [
+        probe | {"case": "vision"},
+        probe | {"case": "decode", "verdict": "wrong", "reason": "relative error 1"},
+        probe | {"case": "padded", "attention": "sdpa", "verdict": "unsupported", "reason": "takes no mask"},
+    ]
+    rates = {"copy": 9.0, "gemv": 20.0, "matmul": 0.5}
+    ceilings = [{"ceiling": name, "dtype": "float32", "median": rate} for name, rate in rates.items()]
+    (run / "findings").mkdir(parents=True)
+    for name, lines in {"probes": probes, "ceilings": ceilings}.items():
+        text = "".join(json.dumps(line | here) + "\n" for line in lines)
+        (run / "findings" / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return run
+
+
+def test_what_01_machine_found_counts_on_this_machine_with_this_stack_only(tmp_path: Path) -> None:
+    others = [findings(tmp_path / "a", machine="another"), findings(tmp_path / "b", torch="1.0"), tmp_path / "none"]
+    unknown = find_capabilities(others)
+    assert not unknown.source and not unknown.reason(replace(CPU, attn_implementation="eager"))
+    assert unknown.machine("cpu", "float32") is None and machine_name() in unknown.stack
+    known = find_capabilities([*others, findings(tmp_path / "mine")])
+    assert known.source == "mine"
+    assert known.reason(replace(CPU, attn_implementation="eager")) == "wrong: relative error 1 (01-machine)"
+    assert not known.reason(CPU), "a page is read alone: what fails on a padded batch does not rule an attention out"
+    machine = known.machine("cpu", "float32")
+    assert machine is not None and (machine.bandwidth_bytes_s, machine.matmul_flops_s) == (20e9, 0.5e12)
+    assert "per token, at best" in forecast(CPU, (300, 60), known, {}, []).html
+    (tmp_path / "mine" / "findings" / "probes.jsonl").write_text("{\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 1 is not JSON"):
+        find_capabilities([tmp_path / "mine"])
 
 
 def given(name: str, content: bytes) -> tuple[dict[str, object], ...]:
@@ -168,9 +202,9 @@ def test_an_upload_is_shown_or_refused_by_name() -> None:
     picker.upload.value = given("../my page.png", png.file.read_bytes())
     assert picker.page is not None and picker.page.id == "my-page.png" and picker.page.sha256 == png.sha256
     picker.upload.value = given("notes.png", b"not an image")
-    assert picker.page is None and "is text, not an image" in picker.said.value
+    assert picker.page is None and "is text, not an image" in picker.status.value
     picker.upload.value = given("big.png", bytes(UPLOAD_LIMIT_BYTES + 1))
-    assert picker.page is None and "above the upload limit of 50 MiB" in picker.said.value
+    assert picker.page is None and "above the upload limit of 50 MiB" in picker.status.value
     assert picker.upload.value == () and changes
 
 
@@ -180,13 +214,14 @@ def test_a_path_may_name_a_page_of_a_pdf(tmp_path: Path) -> None:
     sheets = [Image.new("RGB", (100, 100), colour) for colour in ("red", "blue")]
     sheets[0].save(tmp_path / "two.pdf", save_all=True, append_images=sheets[1:])
     picker = Picker("lines", 0, lambda: None)
-    picker.way.value, picker.path.value = "path", str(tmp_path / "two.pdf")
-    assert picker.leaf.max == 2 and picker.page is not None and picker.page.id == "two.pdf#1"
-    picker.leaf.value = 2
+    picker.source.value, picker.path.value = "path", str(tmp_path / "two.pdf")
+    assert picker.pages.options == ("two.pdf#1", "two.pdf#2")
+    assert picker.page is not None and picker.page.id == "two.pdf#1"
+    picker.pages.value = "two.pdf#2"
     assert picker.page.id == "two.pdf#2" and picker.page.open().getpixel((5, 5))[2] > 240  # type: ignore[index]
     picker.path.value = str(tmp_path / "three.pdf")
-    assert picker.page is None and "no such file" in picker.said.value
-    picker.way.value = "a page of a set"
+    assert picker.page is None and "no such file" in picker.status.value
+    picker.source.value = "a page of a set"
     assert picker.page.set == "lines"
 
 
@@ -194,8 +229,10 @@ def test_a_truth_that_is_typed_makes_a_score(tmp_path: Path) -> None:
     picker = Picker("lines", 3, lambda: None)
     picker.truth.value = "typed"
     assert picker.page is not None and picker.page.truth == "typed"
-    row = keep_here(tmp_path, CPU, picker.page, PageResult(Reading(picker.page.id, "typed", "ok", "")))
-    again = keep_here(tmp_path, CPU, picker.page, PageResult(Reading(picker.page.id, "", "crashed", "why"), died=True))
+    row = keep_reading(tmp_path, CPU, picker.page, PageResult(Reading(picker.page.id, "typed", "ok", "")))
+    again = keep_reading(
+        tmp_path, CPU, picker.page, PageResult(Reading(picker.page.id, "", "crashed", "why"), died=True)
+    )
     assert row["cer"] == 0 and row["actual_streamed"] and again["repeat"] == 1 and "cer" not in again
     kept = (tmp_path / "readings" / "playground.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["text"] for line in kept] == ["typed", ""]

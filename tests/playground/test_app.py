@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from ocrlab.pages import load_pages
+from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES
 from ocrlab.reading.settings import load_preset
 from ocrlab.study.records import load_rows
-from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
 from tests.chromium import Server, chromium, watch
 
 LONG = {"max_new_tokens": "20000", "min_new_tokens": "20000"}
@@ -22,7 +22,7 @@ LONG = {"max_new_tokens": "20000", "min_new_tokens": "20000"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("sitting")
+    return tmp_path_factory.mktemp("session")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def page(server: Server) -> Iterator[Any]:
 def choose_set(page: Any, name: str) -> None:
     page.click("text=a page of a set")
     page.select_option(".ocr-pick-sets select", name)
-    says(page, ".ocr-pick-said", f"{name}-001")
+    says(page, ".ocr-pick-status", f"{name}-001")
 
 
 def fill(page: Any, column: str, **settings: str) -> None:
@@ -80,7 +80,7 @@ def read_whole(page: Any, column: str = "a") -> None:
 
 
 def test_a_page_is_picked_seen_and_read_while_text_streams_in(page: Any, server: Server) -> None:
-    read_whole(page)  # the first reading of the sitting
+    read_whole(page)  # the first reading of the session
     choose_set(page, "documents")
     assert page.evaluate("document.querySelector('.ocr-page img').naturalWidth") > 300
     page.click(".ocr-a-read")
@@ -144,7 +144,7 @@ def upload(page: Any, file: Any) -> None:
 def test_uploads_good_bad_and_too_large(page: Any, tmp_path: Path) -> None:
     hostile = {"name": "<img src=x onerror=window.pwned=1>.png", "mimeType": "image/png", "buffer": b"<svg onload=1>"}
     upload(page, hostile)
-    says(page, ".ocr-pick-said", "is text, not an image")
+    says(page, ".ocr-pick-status", "is text, not an image")
     assert page.locator(".ocr-a-read").is_enabled()
     page.click(".ocr-a-read")
     says(page, ".ocr-a-state", "choose a page that can be opened")
@@ -152,7 +152,7 @@ def test_uploads_good_bad_and_too_large(page: Any, tmp_path: Path) -> None:
     Image.new("RGB", (2400, 2000), "white").save(large)
     assert 10 * 2**20 < large.stat().st_size < UPLOAD_LIMIT_BYTES
     upload(page, large)  # above Jupyter's own limit of 10 MiB, below ours
-    says(page, ".ocr-pick-said", "large.bmp: 2,400 × 2,000 pixels")
+    says(page, ".ocr-pick-status", "large.bmp: 2,400 × 2,000 pixels")
     huge = tmp_path / "huge.bmp"
     with huge.open("wb") as file:
         file.truncate(UPLOAD_LIMIT_BYTES + 20 * 2**20)
@@ -174,7 +174,7 @@ def test_a_hostile_truth_is_text(page: Any) -> None:
     assert page.evaluate("window.pwned") is None
 
 
-def test_two_settings_side_by_side_and_what_is_taken_along(page: Any, folder: Path) -> None:
+def test_two_settings_side_by_side_and_their_export(page: Any, folder: Path) -> None:
     choose_set(page, "labels")
     page.click(".ocr-compare")
     fill(page, "b", max_pixels="4096")
@@ -182,9 +182,9 @@ def test_two_settings_side_by_side_and_what_is_taken_along(page: Any, folder: Pa
     page.click(".ocr-b-read")
     page.wait_for_selector(".ocr-comparison table")
     assert "A and B" in page.inner_text(".ocr-comparison")
-    page.click(".ocr-column-b >> text=take these settings along")
+    page.click(".ocr-column-b >> text=export these settings")
     with page.expect_download() as download:
-        page.click(".ocr-b-takeaway >> text=download preset")
+        page.click(".ocr-b-export >> text=download preset")
     download.value.save_as(folder / "mine.yaml")
     assert load_preset(folder / "mine.yaml") == load_preset("tiny", max_pixels=4096)
     rows = load_rows(folder / "run", "playground")

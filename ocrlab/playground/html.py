@@ -18,7 +18,7 @@ _MIB, _GIB = 2**20, 2**30
 
 
 def escaped(text: object) -> str:
-    """Return text with every sign that HTML could take for markup replaced, quotes too."""
+    """Return text with every character that HTML could take for markup replaced, quotes too."""
     return html.escape(str(text), quote=True)
 
 
@@ -33,30 +33,32 @@ def note(text: object, kind: str = "quiet") -> str:
 
 
 def busy(text: object) -> str:
-    """Return a sentence beside a turning ring."""
+    """Return a sentence beside a spinner."""
     return f'<div class="ocr-note ocr-quiet"><span class="ocr-ring"></span>{escaped(text)}</div>'
 
 
 def chips(pairs: Iterable[tuple[str, str]]) -> str:
     """Return names and values side by side, each pair in one piece; pairs without a value are left out."""
-    told = (f'<span class="ocr-chip"><b>{escaped(v)}</b> {escaped(k)}</span>' for k, v in pairs if v)
-    return f'<div class="ocr-chips">{"".join(told)}</div>'
+    spans = (f'<span class="ocr-chip"><b>{escaped(v)}</b> {escaped(k)}</span>' for k, v in pairs if v)
+    return f'<div class="ocr-chips">{"".join(spans)}</div>'
 
 
 def costs(reading: Reading) -> str:
     """Return what a reading cost, as chips."""
-    ms = {name: getattr(reading, name) for name in ("ttft_s", "page_s")}
     speed, peak = reading.tokens_per_second, reading.peak_memory_bytes
-    return chips((
-        ("to the first token", milliseconds(ms["ttft_s"])), ("the page", milliseconds(ms["page_s"])),
-        ("tokens/s", f"{speed:,.0f}" if speed else ""), ("tokens", f"{reading.tokens:,}" if reading.tokens else ""),
-        ("image tokens", f"{reading.image_tokens:,}" if reading.image_tokens else ""),
-        ("above the model", size(peak) if peak is not None else ""),
-    ))  # fmt: skip
+    values = {
+        "to the first token": duration(reading.ttft_s),
+        "the page": duration(reading.page_s),
+        "tokens/s": f"{speed:,.0f}" if speed else "",
+        "tokens": f"{reading.tokens:,}" if reading.tokens else "",
+        "image tokens": f"{reading.image_tokens:,}" if reading.image_tokens else "",
+        "above the model": size(peak) if peak is not None else "",
+    }
+    return chips(values.items())
 
 
-def milliseconds(seconds: float | None) -> str:
-    """Return a time as people say it; empty for none."""
+def duration(seconds: float | None) -> str:
+    """Return a time in ms or s; empty for none."""
     if seconds is None:
         return ""
     return f"{seconds * 1e3:,.3g} ms" if seconds < 1 else f"{seconds:,.2f} s"
@@ -77,7 +79,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 def savable(text: str, name: str, label: str) -> str:
     """Return two small buttons for a text: copy it, and download it as a file of that name.
 
-    The text travels as base64, so no sign of it can end the attribute that holds it.
+    The text travels as base64, so no character of it can end the attribute that holds it.
     """
     data = base64.b64encode(text.encode()).decode()
     copy = (

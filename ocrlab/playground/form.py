@@ -2,49 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
 import ipywidgets as w
 
 from ocrlab import paths
+from ocrlab.playground.html import block, note
+from ocrlab.reading import settings
 from ocrlab.reading.settings import (
-    Attention,
-    CacheImplementation,
-    Dtype,
-    Quantization,
-    SdpaKernel,
+    GENERATION,
     SettingError,
     Settings,
-    Weights,
     field_types,
     load_preset,
     preset_names,
 )
-from ocrlab.workspace.playground.shown import note
-from ocrlab.workspace.playground.widgets import labelled, side_by_side, wide
 
-MARKED = ("attn_implementation", "sdpa_kernel", "dtype", "quantization", "device")
+MARKED = ("dtype", "quantization", "attn_implementation", "sdpa_kernel", "device")
 """Settings whose choices may not run on a machine."""
 _MODELS = ("tiny", "Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct")
 _CHOICES: dict[str, tuple[Any, ...]] = {
-    "weights": get_args(Weights), "dtype": get_args(Dtype), "attn_implementation": get_args(Attention),
-    "quantization": (None, *get_args(Quantization)), "sdpa_kernel": (None, *get_args(SdpaKernel)),
+    "weights": get_args(settings.Weights),
+    "dtype": get_args(settings.Dtype),
+    "attn_implementation": get_args(settings.Attention),
+    "quantization": (None, *get_args(settings.Quantization)),
+    "sdpa_kernel": (None, *get_args(settings.SdpaKernel)),
     "device": ("auto", "cpu", "cuda", "mps"),
-    "do_sample": (False, True, None), "cache_implementation": (None, *get_args(CacheImplementation)),
-}  # fmt: skip
-_NONE = {"sdpa_kernel": "torch chooses", "quantization": "none"}
-"""What None means where it is not the checkpoint's own value."""
+    "do_sample": (False, True, None),
+    "cache_implementation": (None, *get_args(settings.CacheImplementation)),
+}
+_LABELS = {
+    ("sdpa_kernel", None): "torch chooses",
+    ("quantization", None): "none",
+    ("do_sample", True): "sampling",
+    ("do_sample", False): "greedy",
+}
 _NOTHING = ""  # a dropdown takes None for "nothing chosen"
-_FIRST = (
-    "model_id", "weights", "dtype", "quantization", "attn_implementation", "sdpa_kernel", "device", "max_pixels",
-    "max_new_tokens",
-)  # fmt: skip
-_FOLDED = (
-    "prompt", "min_pixels", "min_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams",
-    "repetition_penalty", "no_repeat_ngram_size", "cache_implementation", "seed",
-)  # fmt: skip
+_OPEN = ("model_id", "weights", *MARKED, "max_pixels", "max_new_tokens")
+_FOLDED = ("prompt", "min_pixels", *(name for name in GENERATION if name not in _OPEN), "seed")
+
+
+def wide(**more: Any) -> w.Layout:
+    """Return a layout that fills its place and never pushes it wider."""
+    return w.Layout(**{"width": "auto", "min_width": "0", "margin": "0"} | more)
+
+
+def labelled(name: str, widget: w.DOMWidget) -> w.VBox:
+    """Return a widget under its name."""
+    return w.VBox([w.HTML(block(name, "ocr-label"), layout=wide()), widget], layout=wide(overflow="hidden"))
+
+
+def side_by_side(children: Iterable[Any], least_px: int, gap: str = "10px") -> w.GridBox:
+    """Return a grid with as many columns as fit at that width, and one on a phone."""
+    columns = f"repeat(auto-fit, minmax(min(100%, {least_px}px), 1fr))"
+    layout = wide(grid_template_columns=columns, grid_gap=gap, align_items="flex-start")
+    return w.GridBox(list(children), layout=layout)
+
+
+def folded(title: str, widget: w.DOMWidget) -> w.Accordion:
+    """Return a widget that opens with a click on its title."""
+    return w.Accordion([widget], titles=(title,), selected_index=None, layout=wide())
 
 
 def offered_presets() -> list[str]:
@@ -71,19 +90,16 @@ class SettingsForm:
         self._devices = _CHOICES["device"]
         names = offered_presets()
         self.preset = w.Dropdown(options=names if preset in names else [*names, preset], value=preset, layout=wide())
-        self.fields = {name: self._widget(name) for name in (*_FIRST, *_FOLDED)}
-        self.said = w.HTML()
-        folded = w.Accordion(
-            [side_by_side([labelled(name, self.fields[name]) for name in _FOLDED], 150)],
-            titles=("prompt and generation",), selected_index=None, layout=wide(),
-        )  # fmt: skip
-        first = side_by_side([labelled(name, self.fields[name]) for name in _FIRST], 150)
-        self.box = w.VBox([labelled("preset", self.preset), first, folded, self.said], layout=wide())
+        self.fields = {name: self._widget(name) for name in (*_OPEN, *_FOLDED)}
+        self.problem = w.HTML()
+        first, more = (side_by_side([labelled(n, self.fields[n]) for n in part], 150) for part in (_OPEN, _FOLDED))
+        parts = [labelled("preset", self.preset), first, folded("prompt and generation", more), self.problem]
+        self.box = w.VBox(parts, layout=wide())
         self.preset.add_class("ocr-preset")
         self._fill(self._base)
         self.preset.observe(self._take_preset, "value")
         for widget in self.fields.values():
-            widget.observe(self._note_change, "value")
+            widget.observe(self._take_change, "value")
 
     def settings(self) -> Settings:
         """Return what the form holds.
@@ -98,26 +114,29 @@ class SettingsForm:
         return self._devices if name == "device" else _CHOICES[name]
 
     def mark(self, reasons: Mapping[str, Mapping[Any, str]]) -> None:
-        """Mark the choices that do not run here; the chosen one's reason, and all others on demand, stand below."""
+        """Mark the choices that do not run here; each stays open to choose, and `reasons` are shown elsewhere."""
         self._quiet = True
         for name in MARKED:
             field, bad = self.fields[name], reasons.get(name, {})
-            options = self._options(name, {v for v, reason in bad.items() if reason})
+            options = self._options(name, {value for value, reason in bad.items() if reason})
             if field.options != tuple(options):
                 kept = field.value
                 field.options = options
                 field.value = kept
         self._quiet = False
 
-    def _options(self, name: str, bad: set[Any]) -> list[tuple[str, Any]]:
+    def _options(self, name: str, bad: Iterable[Any] = ()) -> list[tuple[str, Any]]:
+        def label(value: Any) -> str:
+            return _LABELS.get((name, value), "the checkpoint's" if value is None else str(value))
+
         return [
-            (_label(name, value) + "  ✗ not here" * (value in bad), _NOTHING if value is None else value)
+            (label(value) + "  ✗ not here" * (value in bad), _NOTHING if value is None else value)
             for value in self.choices(name)
         ]
 
     def _widget(self, name: str) -> Any:
         if name in _CHOICES:
-            widget: Any = w.Dropdown(options=self._options(name, set()), layout=wide())
+            widget: Any = w.Dropdown(options=self._options(name), layout=wide())
         elif name == "model_id":
             widget = w.Combobox(options=_MODELS, continuous_update=False, layout=wide())
         elif name == "prompt":
@@ -129,16 +148,13 @@ class SettingsForm:
 
     def _value(self, name: str) -> Any:
         value = self.fields[name].value
-        kind = field_types()[name][0]
         if name in _CHOICES:
             return None if value == _NOTHING else value
         if name in {"model_id", "prompt"}:
             return value
-        text = str(value).strip()
-        if not text:
-            return None
+        text, kind = str(value).strip(), field_types()[name][0]
         try:
-            return kind(text.replace(",", "").replace("_", "") if kind is int else text)
+            return kind(text.replace(",", "").replace("_", "") if kind is int else text) if text else None
         except ValueError:
             raise SettingError(f"{name}={text!r} is not a number; give one, or leave it empty") from None
 
@@ -148,7 +164,7 @@ class SettingsForm:
             value = getattr(settings, name)
             if name == "device" and value not in self.choices(name):
                 self._devices = (*self._devices, value)
-                widget.options = self._options(name, set())
+                widget.options = self._options(name)
             widget.value = _NOTHING if value is None else value if name in _CHOICES else str(value)
         self._quiet = False
 
@@ -156,23 +172,16 @@ class SettingsForm:
         try:
             self._base = find_preset(self.preset.value)
         except SettingError as error:
-            self.said.value = note(error, "bad")
+            self.problem.value = note(error, "bad")
             return
-        self.said.value = ""
+        self.problem.value = ""
         self._fill(self._base)
         self._changed()
 
-    def _note_change(self, _: Any) -> None:
+    def _take_change(self, _: Any) -> None:
         if not self._quiet:
-            if self.fields["attn_implementation"].value != "sdpa" and self.fields["sdpa_kernel"].value != _NOTHING:
-                self._quiet = True
-                self.fields["sdpa_kernel"].value = _NOTHING  # only sdpa has kernels to choose from
-                self._quiet = False
-            self.fields["sdpa_kernel"].disabled = self.fields["attn_implementation"].value != "sdpa"
+            kernel, other = self.fields["sdpa_kernel"], self.fields["attn_implementation"].value != "sdpa"
+            kernel.disabled, self._quiet = other, True
+            kernel.value = _NOTHING if other else kernel.value  # only sdpa has kernels to choose from
+            self._quiet = False
             self._changed()
-
-
-def _label(name: str, value: Any) -> str:
-    if name == "do_sample" and value is not None:
-        return "sampling" if value else "greedy"
-    return _NONE.get(name, "the checkpoint's") if value is None else str(value)

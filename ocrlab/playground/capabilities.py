@@ -1,0 +1,169 @@
+"""What cannot run on this machine and why, and what bounds a reading: static rules, and what 01-machine found here."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ocrlab.machine.describe import choose_device, choose_dtype, describe_machine, machine_name, versions
+from ocrlab.machine.hardware import Machine, UnknownCard, card
+from ocrlab.machine.worker import Worker
+from ocrlab.reading.loading import Unsupported
+from ocrlab.reading.quarantine import held_in_quarantine
+from ocrlab.reading.server_reader import refusal
+from ocrlab.reading.settings import SettingError, Settings, is_endpoint
+from ocrlab.study.records import read_records, record_files
+
+CASES = ("vision", "decode")
+"""The probes of 01-machine that a page read alone depends on."""
+_REFUSED_FOR = ("model_id", "attn_implementation", "sdpa_kernel", "dtype", "quantization", "device")
+
+
+@dataclass
+class Capabilities:
+    """What is known of this machine and its stack, which `stack` names in words.
+
+    `source` is the run whose 01-machine told `failed` (reasons by attention, kernel, dtype and device) and `bounds`
+    (what limits a reading, by device and dtype); it is empty where none did. `refused` is what readings showed since.
+    """
+
+    stack: str = ""
+    source: str = ""
+    failed: dict[tuple[str, str | None, str, str], str] = field(default_factory=dict)
+    bounds: dict[tuple[str, str], Machine] = field(default_factory=dict)
+    refused: dict[tuple[Any, ...], str] = field(default_factory=dict)
+
+    def refuse(self, settings: Settings, reason: str) -> None:
+        """Remember that a reading showed these settings to be unsupported, and why."""
+        self.refused[_key(settings)] = reason
+
+    def reason(self, settings: Settings) -> str:
+        """Return why settings cannot run here, as far as is known before a model is loaded; empty for no reason."""
+        if is_endpoint(settings.model_id):
+            return self.refused.get(_key(settings)) or refusal(settings)
+        try:
+            device, dtype = resolve(settings)
+            refuse_before_loading(settings, device, dtype)
+        except (ValueError, Unsupported) as error:
+            return str(error)
+        kind = device.split(":")[0]
+        if settings.sdpa_kernel in {"efficient", "cudnn"} and kind != "cuda":
+            return f"SDPA's {settings.sdpa_kernel} kernel needs CUDA, and the device is {kind}; let torch choose"
+        computation = (settings.attn_implementation, settings.sdpa_kernel, dtype, kind)
+        known = held_in_quarantine(settings) or self.refused.get(_key(settings))
+        return known or self.failed.get(computation, "")
+
+    def reasons(self, settings: Settings, name: str, choices: tuple[Any, ...]) -> dict[Any, str]:
+        """Return for each choice of one setting why it cannot run beside the others; empty for those that may."""
+        if is_endpoint(settings.model_id):  # a server refuses a setting whatever the others are
+            settings = Settings(model_id=settings.model_id)
+        found = {}
+        for value in choices:
+            change = {name: value} | ({"sdpa_kernel": None} if name == "attn_implementation" else {})
+            try:
+                found[value] = self.reason(replace(settings, **change))
+            except SettingError as error:
+                found[value] = str(error)
+        return found
+
+    def machine(self, device: str, dtype: str) -> Machine | None:
+        """Return what bounds a reading: the card by its datasheet, else as 01-machine measured it; None if unknown."""
+        if device.startswith("cuda"):
+            try:
+                return card(str(describe_machine()["gpu"]))
+            except UnknownCard:
+                pass
+        return self.bounds.get((device.split(":")[0], dtype))
+
+
+def find_capabilities(runs: Iterable[Path]) -> Capabilities:
+    """Return what the newest 01-machine among `runs` found on this machine with this torch and transformers.
+
+    Raises:
+        RecordError: a file of findings is damaged; the message names it.
+    """
+    installed = versions()
+    stack = {"machine": machine_name()} | {name: installed.get(name) for name in ("torch", "transformers")}
+    known = Capabilities(" · ".join([machine_name(), *(f"{name} {stack[name]}" for name in ("torch", "transformers"))]))
+    files = [file for run in runs for file in record_files(run / "findings", "probes")]
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+        probes = [line for line in read_records(file) if stack.items() <= line.items()]
+        if probes:
+            known.source = file.parent.parent.name
+            known.stack += f" · findings of 01-machine in {known.source}"
+            known.bounds = _bounds(file.parent, probes[0]["device"], known.source)
+            for line in probes:
+                if line["verdict"] != "works" and line["case"] in CASES:
+                    computation = (line["attention"], line["kernel"], line["dtype"], line["device"])
+                    known.failed.setdefault(computation, f"{line['verdict']}: {line['reason']} (01-machine)")
+            break
+    return known
+
+
+def _bounds(findings: Path, device: str, run: str) -> dict[tuple[str, str], Machine]:
+    lines = [line for file in record_files(findings, "ceilings") for line in read_records(file)]
+    medians = {(line["ceiling"], line["dtype"]): line["median"] for line in lines if line.get("median")}
+    memory = describe_machine()["gpu_memory_bytes" if device == "cuda" else "memory_bytes"]
+    return {
+        (device, dtype): Machine(machine_name(), memory, rate * 1e9, medians["matmul", dtype] * 1e12, run, device)
+        for (ceiling, dtype), rate in medians.items()
+        if ceiling == "gemv" and ("matmul", dtype) in medians
+    }
+
+
+def resolve(settings: Settings) -> tuple[str, str]:
+    """Return the device and dtype that the settings come to here; raises ValueError where the device is not here."""
+    device = choose_device(settings.device).value
+    return device, choose_dtype(settings.dtype, device).value
+
+
+def _key(settings: Settings) -> tuple[Any, ...]:
+    return tuple(getattr(settings, name) for name in _REFUSED_FOR)
+
+
+class HelperError(RuntimeError):
+    """The helper's function failed; the message says how."""
+
+
+class Helper:
+    """A second process for all that needs torch but no model; it runs one function at a time, for any thread.
+
+    The page's own process stays light: torch cannot be imported by two threads at once, and callbacks, readings and
+    forecasts are threads.
+    """
+
+    def __init__(self) -> None:
+        self._worker, self._turn, self.closed = Worker(), threading.Lock(), False
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Return what the function returns there; it and its arguments must be picklable.
+
+        Raises:
+            HelperError: it raised, or its process died twice; the next call starts another.
+        """
+        with self._turn:
+            if self.closed:
+                raise HelperError("it was closed")
+            outcome = self._worker.call(_offline, function, *args)
+            if outcome.fatal and not self.closed:  # what killed it was not the function: a person, or the system
+                outcome = self._worker.call(_offline, function, *args)
+        if not outcome.ok:
+            raise HelperError(outcome.reason)
+        return outcome.value
+
+    def close(self) -> None:
+        """End the process and whatever it does; later calls raise."""
+        self.closed = True
+        self._worker.stop(patience_s=0)
+        with self._turn:
+            self._worker.close()
+
+
+def _offline(function: Callable[..., Any], *args: Any) -> Any:
+    """Run a function in a process that fetches nothing: a forecast must not download the model that it is for."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # in time: the Hub's client is imported where it is used
+    return function(*args)

@@ -1,0 +1,146 @@
+"""One column: settings, a forecast, Read and Cancel, the text as it comes, what it cost, how far from the truth."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import ipywidgets as w
+
+from ocrlab.pages import Page
+from ocrlab.playground.capabilities import HelperError
+from ocrlab.playground.form import SettingsForm, folded, wide
+from ocrlab.playground.html import STATUS_KIND, block, busy, costs, note, savable
+from ocrlab.playground.picker import Picker
+from ocrlab.playground.session import Session
+from ocrlab.reading.isolated import PageResult
+from ocrlab.reading.settings import SettingError, Settings
+from ocrlab.scoring.metrics import character_edits
+from ocrlab.scoring.outcomes import WITH_TEXT
+from ocrlab.study import tables
+
+_SHOW_EVERY_S = 0.05
+
+
+class Column:
+    """A setting and what it read. `done` is called after each reading."""
+
+    def __init__(
+        self, name: str, form: SettingsForm, session: Session, picker: Picker, done: Callable[[Column], None]
+    ) -> None:
+        self.form, self._session, self._picker, self._done = form, session, picker, done
+        self.seen: PageResult | None = None
+        self.page: Page | None = None
+        self._against = ""
+        self._streamed, self._shown_at = "", 0.0
+        self.read_button = w.Button(description="Read", button_style="primary", icon="play", layout=wide(flex="1"))
+        self.cancel_button = w.Button(description="Cancel", icon="stop", disabled=True, layout=wide(flex="1"))
+        self.read_button.on_click(lambda _: self.start())
+        self.cancel_button.on_click(lambda _: self.cancel())
+        self.forecast, self.state, self.text, self.result, self.export = (w.HTML() for _ in range(5))
+        for part in ("forecast", "state", "text", "result", "export", "read_button", "cancel_button"):
+            getattr(self, part).add_class(f"ocr-{name.lower()}-{part.removesuffix('_button')}")
+        buttons = w.HBox([self.read_button, self.cancel_button], layout=wide())
+        export = folded("export these settings", self.export)
+        parts = [self.form.box, self.forecast, buttons, self.state, self.text, self.result, export]
+        self.box = w.VBox([w.HTML(f"<h2>Settings {name}</h2>"), *parts])
+        self.box.add_class("ocr-card")
+        self.box.add_class(f"ocr-column-{name.lower()}")
+        self.show_settings()
+
+    def show_settings(self) -> Settings | None:
+        """Show the settings to export, or what is wrong with them; return them where nothing is."""
+        try:
+            settings = self.form.settings()
+        except SettingError as error:
+            self._against, self.export.value, self.forecast.value = str(error), "", note(error, "bad")
+            self._allow()
+            return None
+        self._against = ""
+        preset, cell = preset_text(settings), cell_source(settings)
+        self.export.value = (
+            block(preset, "ocr-text")
+            + savable(preset, "playground.yaml", "preset")
+            + block(cell, "ocr-text")
+            + savable(cell, "playground-cell.py", "cell")
+        )
+        self._allow()
+        return settings
+
+    def show_forecast(self, costs: str, against: str, elsewhere: str) -> None:
+        """Show what the reading will take (HTML), why it cannot be read (words), and what does not run here (HTML)."""
+        self._against = against
+        self.forecast.value = costs + note(against and f"This cannot be read here: {against}", "bad") + elsewhere
+        self._allow()
+
+    def start(self) -> None:
+        """Read the chosen page in a thread of its own, so that the person can go on, and cancel."""
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def cancel(self) -> None:
+        """Ask the reading to end."""
+        self.cancel_button.disabled = True
+        self.state.value = busy("cancelling")
+        self._session.cancel()
+
+    def read(self) -> PageResult | None:
+        """Read the chosen page with the settings and show all of it; return what came, or None where nothing could."""
+        settings, page = self.show_settings(), self._picker.page
+        if settings is None or page is None:
+            self.state.value = note("choose a page that can be opened, and settings that can be", "warn")
+            return None
+        self.page, self.seen, self.result.value, self.text.value, self._streamed = page, None, "", "", ""
+        self._allow(reading=True)
+        loaded = self._session.reader.has(settings)
+        self.state.value = busy("reading" if loaded else f"loading {settings.model_id}, then reading")
+        try:
+            self.seen = self._session.read(settings, page, self._stream)
+            self._show(self.seen, page)
+        finally:
+            self._allow()
+        try:
+            self._session.keep(settings, page, self.seen)
+        except HelperError as error:
+            self.result.value += note(f"not kept: {error}", "bad")
+        self._done(self)
+        return self.seen
+
+    def _allow(self, reading: bool = False) -> None:
+        self.cancel_button.disabled = not reading
+        self.read_button.disabled = reading or bool(self._against)
+        self.read_button.tooltip = self._against or "read the page with these settings"
+
+    def _stream(self, piece: str) -> None:
+        if not self._streamed:
+            self.state.value = busy("reading")
+        self._streamed += piece
+        if time.monotonic() - self._shown_at > _SHOW_EVERY_S:
+            self.text.value, self._shown_at = block(self._streamed, "ocr-text", "ocr-live"), time.monotonic()
+
+    def _show(self, seen: PageResult, page: Page) -> None:
+        reading = seen.reading
+        text = reading.text or self._streamed
+        self.text.value = block(text, "ocr-text") if text else ""
+        lost = ". The process that held the model is gone; the next Read starts a fresh one" if seen.died else ""
+        words = f"{reading.status}: {reading.reason or 'read to its end'}{lost}"
+        self.state.value = note(words, STATUS_KIND.get(reading.status, "bad"))
+        parts = [costs(reading)]
+        if page.truth is not None and reading.status in WITH_TEXT:
+            found = character_edits(reading.text, page.truth)
+            words = f"CER {found.rate:.2%}: {found.edits} edits in {found.length} letters, white space collapsed"
+            parts += [note(words), str(tables.diff(reading.text, page.truth).data)]
+        if text:
+            parts.append(savable(text, f"{reading.page}.txt", "text"))
+        self.result.value = "".join(parts)
+
+
+def preset_text(settings: Settings) -> str:
+    """Return the text of a preset file that `load_preset` turns into the same settings."""
+    return f"# Saved from the playground; read with it: python -m ocrlab read PATH --preset FILE\n{settings.to_yaml()}"
+
+
+def cell_source(settings: Settings) -> str:
+    """Return the source of a notebook cell that makes the same settings."""
+    fields = "".join(f"    {name}={value!r},\n" for name, value in settings.changed().items())
+    return f"from ocrlab import Settings\n\nsettings = Settings({f'{chr(10)}{fields}' if fields else ''})\n"

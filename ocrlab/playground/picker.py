@@ -1,0 +1,140 @@
+"""Which page to read: one of a set, an upload, or a path; PDF and TIFF by page number; seen before it is read."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as w
+
+from ocrlab.pages import Page, PageError, load_pages, set_names
+from ocrlab.playground.form import folded, labelled, wide
+from ocrlab.playground.html import file_name, note
+
+UPLOAD_LIMIT_BYTES = 50 * 2**20
+"""What an upload may hold; `make app` and `make lab` let messages of this size through (Jupyter's own: 10 MiB)."""
+_SET, _UPLOAD, _PATH = "a page of a set", "upload", "path"
+
+
+class Picker:
+    """The page's card; `page` is the chosen one, or None with the reason shown; `changed` is called at every choice."""
+
+    def __init__(self, page_set: str, number: int, changed: Callable[[], None]) -> None:
+        self.page: Page | None = None
+        self.size = (0, 0)
+        self._folder = tempfile.TemporaryDirectory(prefix="ocrlab-pages-", ignore_cleanup_errors=True)
+        self._listed: dict[str, Page] = {}
+        self._opened: Page | None = None
+        self._changed = changed
+        self._make_widgets()
+        sets = set_names()
+        self.sets.options = sets if page_set in sets else [*sets, page_set]
+        self.sets.value = page_set
+        self._list(page_set)
+        if number and self._listed:
+            self.pages.value = list(self._listed)[min(number, len(self._listed) - 1)]
+            self._open()
+        for widget, act in (
+            (self.source, self._turn),
+            (self.sets, self._turn),
+            (self.path, self._turn),
+            (self.upload, self._from_upload),
+            (self.pages, self._open),
+            (self.truth, self._take_truth),
+        ):
+            widget.observe(lambda _, act=act: act(), "value")
+
+    def _make_widgets(self) -> None:
+        self.source = w.ToggleButtons(options=(_SET, _UPLOAD, _PATH), style={"button_width": "auto"}, layout=wide())
+        self.sets, self.pages = w.Dropdown(layout=wide()), w.Dropdown(layout=wide())
+        self.upload = w.FileUpload(accept="image/*,.pdf,.tif,.tiff", description="choose a file", layout=wide())
+        self.path = w.Text(placeholder="/path/to/page.png, .pdf, .tif", continuous_update=False, layout=wide())
+        self.image, self.status = w.Image(layout={"display": "none"}), w.HTML()
+        hint = "the text that is printed, for an error rate"
+        self.truth = w.Textarea(rows=4, placeholder=hint, continuous_update=False, layout=wide())
+        for name in ("source", "sets", "pages", "upload", "path", "status", "truth"):
+            getattr(self, name).add_class(f"ocr-pick-{name}")
+        limit = f"images, PDF, TIFF; at most {UPLOAD_LIMIT_BYTES >> 20} MiB"
+        refused = w.HTML('<div class="ocr-refused"></div>')  # where guard.js says what it held back
+        self._panes = {
+            _SET: labelled("set", self.sets),
+            _UPLOAD: w.VBox([labelled(limit, self.upload), refused], layout=wide()),
+            _PATH: labelled("a file on this computer", self.path),
+        }
+        self._pane = w.VBox([self._panes[_SET]], layout=wide())
+        shown = w.Box([self.image], layout=wide(justify_content="center"))
+        shown.add_class("ocr-page")
+        parts = [self.source, self._pane, labelled("page", self.pages), shown, self.status, folded("truth", self.truth)]
+        self.box = w.VBox([w.HTML("<h2>Page</h2>"), *parts])
+        self.box.add_class("ocr-card")
+
+    def _turn(self) -> None:
+        self._pane.children = (self._panes[self.source.value],)
+        path = self.path.value.strip()
+        if self.source.value == _SET:
+            self._list(self.sets.value)
+        elif self.source.value == _PATH and path:
+            self._list(Path(path).expanduser())
+
+    def _from_upload(self) -> None:
+        if not self.upload.value:
+            return
+        given: dict[str, Any] = dict(self.upload.value[0])
+        self.upload.value = ()  # else its bytes stay in memory and in the page
+        length = max(given["size"], len(given["content"]))
+        if length > UPLOAD_LIMIT_BYTES:
+            self.pages.options = ()
+            limit = f"the upload limit of {UPLOAD_LIMIT_BYTES >> 20} MiB; give its path instead, or make it smaller"
+            self._refuse(PageError(f"{given['name']}: {length / 2**20:,.1f} MiB are above {limit}"))
+            return
+        file = Path(self._folder.name) / file_name(str(given["name"]))
+        file.write_bytes(bytes(given["content"]))
+        self._list(file)
+
+    def _list(self, place: str | Path) -> None:
+        """Offer the pages of a set or a file, and open the first."""
+        try:
+            if isinstance(place, Path) and not place.is_file():
+                raise PageError(f"{place}: no such file, seen from {Path.cwd()}; check the path")
+            self._listed = {page.id: page for page in load_pages(place)}
+        except (PageError, OSError, ValueError) as error:
+            self._listed = {}
+            self._refuse(error)
+        self.pages.options = list(self._listed)
+        self.pages.index = 0 if self._listed else None
+        self._open()
+
+    def _open(self) -> None:
+        page = self._listed.get(self.pages.value)
+        if page is None or page is self._opened:
+            return
+        try:
+            image = page.open()
+        except (PageError, OSError) as error:
+            self._refuse(error)
+            return
+        self.page, self._opened, self.size = page, page, image.size
+        image.thumbnail((1100, 1400))
+        stored = io.BytesIO()
+        image.save(stored, "PNG")
+        self.image.value, self.image.layout.display = stored.getvalue(), ""
+        with self.truth.hold_trait_notifications():
+            self.truth.value = page.truth or ""
+        truth = "its truth is known" if page.truth is not None else "no truth, so no error rate"
+        size = f"{self.size[0]:,} × {self.size[1]:,} pixels"
+        self.status.value = note(f"{page.id}: {size}; {truth}") + note(page.problem, "warn")
+        self._changed()
+
+    def _take_truth(self) -> None:
+        if self.page is not None and self.truth.value != (self.page.truth or ""):
+            self.page = replace(self.page, truth=self.truth.value or None)
+            self._changed()
+
+    def _refuse(self, error: Exception) -> None:
+        self.page, self._opened, self.image.layout.display = None, None, "none"
+        self.status.value = note(error, "bad")
+        self._changed()

@@ -1,1 +1,0 @@
-"""The app, the upgrade and the soak, on their way to other rooms."""
