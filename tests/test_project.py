@@ -94,7 +94,9 @@ def test_no_module_imports_itself_over_others() -> None:
 
 
 def test_strings_that_name_modules_count_as_imports() -> None:
-    found = _named(ast.parse('"""See ocrlab.study.store."""\nx = ["ocrlab.reading.open", "import ocrlab.paths; go()"]'))
+    found = _named(
+        ast.parse('"""See ocrlab.study.experiment."""\nx = ["ocrlab.reading.open", "import ocrlab.paths; go()"]')
+    )
     assert found == {"ocrlab.reading.open", "ocrlab.paths"}
 
 

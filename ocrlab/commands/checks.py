@@ -12,11 +12,11 @@ from typing import Any
 
 from ocrlab.commands.plan import PlanError, find_run_here
 from ocrlab.commands.setting_flags import refuse_held, settings_of
+from ocrlab.experiments.limits import fit_matrix, fit_table
+from ocrlab.experiments.readiness import check_readiness
 from ocrlab.machine.hardware import UnknownCard, card, cards
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.settings import SettingError, Settings, load_preset
-from ocrlab.report.limits import fit_matrix, fit_table
-from ocrlab.study.readiness import check_readiness
 from ocrlab.study.records import RecordError
 
 
@@ -83,11 +83,11 @@ def fit(
 def soak_run(args: Any) -> int:
     """Soak as the arguments say and return the exit code: 0 well or not settled, 1 failed, 2 unusable arguments."""
     from ocrlab.commands.plan import PlanError
+    from ocrlab.experiments.soak import run_soak
     from ocrlab.pages import PageError, load_pages
     from ocrlab.reading.isolated import Refused
     from ocrlab.reading.settings import SettingError
     from ocrlab.study.records import RecordError
-    from ocrlab.study.soak import run_soak
 
     try:
         if not args.minutes > 0:

@@ -15,8 +15,8 @@ from ocrlab.reading.inputs import in_batches
 from ocrlab.reading.loading import image_tokens_of
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.outcomes import WITH_TEXT
+from ocrlab.study.experiment import pinned_revision
 from ocrlab.study.records import GOES_ON, RecordError, RecordFile, read_records, reading_record, row_key, row_of
-from ocrlab.study.store import pinned_revision
 
 RECORDS = "readings.jsonl"
 

@@ -12,7 +12,7 @@ from typing import Any
 from ocrlab.machine.describe import choose_device, choose_dtype, describe_machine, machine_name, versions
 from ocrlab.machine.hardware import Machine, UnknownCard, card
 from ocrlab.machine.worker import Worker
-from ocrlab.reading.loading import Unsupported
+from ocrlab.reading.loading import Unsupported, refuse_before_loading
 from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.server_reader import refusal
 from ocrlab.reading.settings import SettingError, Settings, is_endpoint

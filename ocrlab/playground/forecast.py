@@ -11,6 +11,7 @@ from ocrlab.playground.capabilities import Capabilities, resolve
 from ocrlab.playground.html import chips, duration, note, size
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import predict
+from ocrlab.reading.loading import token_counter
 from ocrlab.reading.settings import LOAD_SETTINGS, Settings
 
 

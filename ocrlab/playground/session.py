@@ -15,8 +15,8 @@ from ocrlab.playground.html import duration, escaped, first_line, note, table
 from ocrlab.reading.isolated import IsolatedReader, PageResult, Refused
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings
+from ocrlab.study.experiment import Store
 from ocrlab.study.records import reading_record, row_key, row_of, setting_label
-from ocrlab.study.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,9 +18,8 @@ from markupsafe import Markup, escape
 from pygments.formatters import HtmlFormatter
 
 from ocrlab import paths
-from ocrlab.report.material import begun, count_readings, natural, settings_lines, usable_readings
+from ocrlab.report.evidence import barred_of, begun, count_readings, natural, settings_lines, sheets_of, usable_readings
 from ocrlab.report.notebook import NotebookPage, link_figures, render_notebook, slug
-from ocrlab.report.readings import barred_of, sheets_of
 from ocrlab.scoring.metrics import shown_metrics
 from ocrlab.study.provenance import read_json
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
 from ocrlab.pages import Page
 from ocrlab.scoring.metrics import METRICS
 from ocrlab.scoring.outcomes import WITH_TEXT
-from ocrlab.study.summary import summarise, why_no_score
+from ocrlab.study.compare import summarise, why_no_score
 
 if TYPE_CHECKING:
     import pandas as pd

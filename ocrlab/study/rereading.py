@@ -14,9 +14,9 @@ from ocrlab.reading.pool import ReaderPool
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import LOAD_SETTINGS, Settings, make_settings
 from ocrlab.scoring.outcomes import WITH_TEXT
-from ocrlab.study.parting import Parting, parting
+from ocrlab.study.compare import Parting, parting
+from ocrlab.study.experiment import pinned_revision
 from ocrlab.study.records import setting_label
-from ocrlab.study.store import pinned_revision
 
 LEAST_PAGES = 3
 

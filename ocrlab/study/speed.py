@@ -16,8 +16,8 @@ from ocrlab.reading.isolated import Refused
 from ocrlab.reading.pool import ReaderPool
 from ocrlab.reading.result import failed
 from ocrlab.reading.settings import Settings, same_load
+from ocrlab.study.experiment import Job, Store, plan_jobs
 from ocrlab.study.records import reading_record, setting_label
-from ocrlab.study.store import Job, Store, plan_jobs
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ import html
 from typing import TYPE_CHECKING
 
 from ocrlab.scoring.metrics import align, shown_metrics
-from ocrlab.study.summary import summarise
+from ocrlab.study.compare import summarise
 
 if TYPE_CHECKING:
     import pandas as pd

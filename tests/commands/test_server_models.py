@@ -10,16 +10,15 @@ import pandas as pd
 import pytest
 
 from ocrlab.commands.plan import PlanError, load_experiments, plan_tasks, resolve_model
+from ocrlab.experiments import engines as pictures
+from ocrlab.experiments import engines as study
+from ocrlab.experiments.engines import HERE, SERVED, Engine, engine_runs, engine_table, engines, same_texts
+from ocrlab.experiments.recommend import judge_runs, pareto
 from ocrlab.playground.capabilities import Capabilities
 from ocrlab.playground.forecast import forecast
 from ocrlab.reading.settings import Settings
-from ocrlab.report import engines as pictures
-from ocrlab.report.recommendation import pareto
 from ocrlab.report.share import anonymiser
-from ocrlab.study import engines as study
-from ocrlab.study.engines import HERE, SERVED, Engine, engine_runs, engine_table, engines, same_texts
 from ocrlab.study.plots import cost_against_tokens, memory_against_tokens
-from ocrlab.study.recommend import judge_runs
 
 MODEL = "endpoint:http://127.0.0.1:9/v1#m"
 REMOTE = Settings(model_id=MODEL)

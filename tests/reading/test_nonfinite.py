@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from ocrlab.experiments.assertion import planted_nan
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.open import open_reader
 from ocrlab.reading.reader import Reader
 from ocrlab.reading.settings import Settings
-from ocrlab.study.mechanisms import planted_nan
 
 MODULES = (
     "model.language_model.layers.1.mlp.down_proj", "model.language_model.layers.0.input_layernorm",

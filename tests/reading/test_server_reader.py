@@ -31,8 +31,7 @@ from ocrlab.reading.serve import running_server
 from ocrlab.reading.server_client import EndpointError
 from ocrlab.reading.server_reader import ServerReader, compose
 from ocrlab.reading.settings import SettingError, Settings
-from ocrlab.study.experiment import run_experiment
-from ocrlab.study.store import plan_jobs
+from ocrlab.study.experiment import plan_jobs, run_experiment
 from tests.reading.fake_server import TEXT_TOKENS, Fake, answer, begin, cut, end, fake_server, reply, send, status
 
 CLOSED = "endpoint:http://127.0.0.1:9/v1#m"  # the port of `discard`, where nothing listens

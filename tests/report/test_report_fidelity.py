@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ocrlab.report import bounds, fidelity
-from ocrlab.study.growth import growth_exponents
+from ocrlab.experiments import attention
+from ocrlab.experiments.attention import growth_exponents
 
 OWN = {"model_id": "tiny", "weights": "pretrained"}
 GREY = {"status": "unsupported", "reason": "Unsupported: flash_attn is not installed; use sdpa"}
@@ -30,18 +30,18 @@ def legend(figure: Figure) -> list[str]:
 
 
 def test_divergence_plot_has_every_way_zero_and_the_reason() -> None:
-    figure = fidelity.divergence_plot(FIDELITY)
+    figure = attention.divergence_plot(FIDELITY)
     (axes,) = figure.axes
     assert [t.get_text() for t in axes.get_yticklabels()] == ["sdpa, math", "eager", "flash_attention_2"]
     assert "flash_attn is not installed" in texts(figure) and "KL 0" in texts(figure)
     assert axes.get_xscale() == "log" and "nats" in axes.get_xlabel() and axes.get_xlim()[0] > 0
-    figure = fidelity.divergence_plot(FIDELITY[FIDELITY["way"] != "eager"])
+    figure = attention.divergence_plot(FIDELITY[FIDELITY["way"] != "eager"])
     assert figure.axes[0].get_xlim()[0] > 0, "all zero"
-    assert "flash_attn" in texts(fidelity.divergence_plot(FIDELITY.tail(1)))
+    assert "flash_attn" in texts(attention.divergence_plot(FIDELITY.tail(1)))
 
 
 def test_fidelity_table_counts_pages_and_says_where_they_part() -> None:
-    table = fidelity.fidelity_table(FIDELITY)
+    table = attention.fidelity_table(FIDELITY)
     assert table["pages"].tolist() == ["3 of 3", "3 of 3", "0 of 1"]
     assert table["first parts at"].tolist() == ["nowhere", "4", ""]
     assert table.loc["eager", "KL, nats (quartiles over pages)"] == "0.0002 (0.00015 to 0.00025)"
@@ -56,7 +56,7 @@ def test_contrast_table_shows_the_interval_and_the_empty() -> None:
          "status": "ok", "reason": ""},
         {"way": "int8", **GREY},
     ]  # fmt: skip
-    table = fidelity.contrast_table(pd.DataFrame(lines))
+    table = attention.contrast_table(pd.DataFrame(lines))
     assert table.loc["eager"].tolist() == [
         "3 of 3", "50%", "7", "10.00% (5.00% to 20.00%)", "+1.00 (-1.00 to +3.00)", "not settled", "",
     ]  # fmt: skip
@@ -69,7 +69,7 @@ def test_phases_plot_has_a_panel_a_phase_and_grey_in_the_legend() -> None:
          "reason": ""}
         for way in ("eager", "sdpa") for n in (40, 40, 250)
     ]  # fmt: skip
-    figure = fidelity.phases_plot(pd.DataFrame([*lines, {"way": "flex", **GREY}]))
+    figure = attention.phases_plot(pd.DataFrame([*lines, {"way": "flex", **GREY}]))
     assert [axes.get_ylabel() for axes in figure.axes] == ["vision, ms", "prefill, ms", "decode, ms"]
     assert legend(figure)[0] == "flex: unsupported: flash_attn is not installed" and len(legend(figure)) == 3
 
@@ -80,12 +80,12 @@ def test_growth_plot_tells_exponents_and_reasons() -> None:
         for way, power in (("eager", 2), ("sdpa", 1)) for n in (64, 128, 256, 512)
     ]  # fmt: skip
     growth = pd.DataFrame([*lines, {"way": "flash_attention_2", **GREY, **OWN}])
-    figure = bounds.growth_plot(growth, growth_exponents(growth))
+    figure = attention.growth_plot(growth, growth_exponents(growth))
     told = legend(figure)
     assert told[0] == "eager: exponent 2.00 (2.00 to 2.00)" and told[1].startswith("sdpa: exponent 1.00")
     assert "flash_attn is not installed" in told[2]
     nothing = growth.tail(1)
-    assert "flash_attn" in legend(bounds.growth_plot(nothing, growth_exponents(nothing)))[0]
+    assert "flash_attn" in legend(attention.growth_plot(nothing, growth_exponents(nothing)))[0]
 
 
 def test_headroom_plot_and_table() -> None:
@@ -98,14 +98,14 @@ def test_headroom_plot_and_table() -> None:
         {"module": "lm_head", "part": "text", "value": "output", "largest": 20.0, "bits": 11.7},
     ]  # fmt: skip
     headroom = pd.DataFrame([base | line for line in lines])
-    figure = bounds.headroom_plot(headroom)
+    figure = attention.headroom_plot(headroom)
     (axes,) = figure.axes
     assert [t.get_text() for t in axes.get_xticklabels()] == ["vision 0", "text 0"]
     heights = [bar.get_height() for bar in axes.patches]
     assert heights[:2] == [9.4, -1.6] and axes.get_ylim()[0] < -1.6 and "bits" in axes.get_ylabel()
     assert "float16's end: 65504" in legend(figure)
-    table = bounds.headroom_table(headroom, most=2)
+    table = attention.headroom_table(headroom, most=2)
     assert table.index.tolist() == ["model.language_model.layers.0.self_attn", "model.visual.blocks.0.attn"]
     assert table["largest"].tolist() == ["2e+05", "100"]
     empty = pd.DataFrame([{"module": None, "part": None, "value": None, "largest": None, "bits": None} | GREY])
-    assert bounds.headroom_table(empty).empty and bounds.headroom_plot(empty).axes
+    assert attention.headroom_table(empty).empty and attention.headroom_plot(empty).axes

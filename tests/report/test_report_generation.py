@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from ocrlab.report.generation import digits_against_error, endings, forest, generation_table
+from ocrlab.experiments.generation import digits_against_error, endings, forest, generation_table
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ocrlab.experiments import machine
 from ocrlab.machine.describe import describe_stack
-from ocrlab.report import machine
 from ocrlab.study.records import keep_findings
 
 VERDICTS = ("works", "wrong", "unsupported", "not installed", "crashed", "timed out")

@@ -10,8 +10,8 @@ import pytest
 from ocrlab.report.site import build_site
 from ocrlab.scoring.metrics import METRICS, Edits, Metric
 from ocrlab.study import tables
+from ocrlab.study.compare import compare, summarise
 from ocrlab.study.records import load_rows
-from ocrlab.study.summary import compare, summarise
 from tests.runs import reading, write_run
 
 

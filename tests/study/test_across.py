@@ -9,11 +9,21 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.commands.run_notebook import run_notebook
-from ocrlab.report.across import quality_table, quality_time_plot, speed_table, stability_plot
-from ocrlab.study.across import missing, quality_across, rows_across, run_folders, source_of, stability
-from ocrlab.study.across_speed import speed_across
-from ocrlab.study.across_texts import texts_across
-from ocrlab.study.parting import parting
+from ocrlab.experiments.compare_runs import (
+    missing,
+    quality_across,
+    quality_table,
+    quality_time_plot,
+    rows_across,
+    run_folders,
+    source_of,
+    speed_across,
+    speed_table,
+    stability,
+    stability_plot,
+    texts_across,
+)
+from ocrlab.study.compare import parting
 from ocrlab.study.records import read_records, record_files
 from tests.runs import reading, write_run
 

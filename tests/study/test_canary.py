@@ -8,14 +8,13 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.commands.cli import main
+from ocrlab.experiments import machine
+from ocrlab.experiments.machine import Finding, Generation, Prepare, all_ways, run_canary
 from ocrlab.machine import quarantine
 from ocrlab.machine.doctor import examine
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.settings import Settings
-from ocrlab.study import divergence
-from ocrlab.study.canary import Finding, Prepare, all_ways, run_canary
-from ocrlab.study.divergence import Generation
 from ocrlab.study.experiment import run_experiment
 from tests.machine import plants
 
@@ -107,17 +106,17 @@ def made(tokens: str, gap: float = 1.0, finite: bool = True) -> Generation:
 
 
 def test_generations_are_compared_as_far_as_they_share_a_prefix() -> None:
-    assert divergence.compare(made("abc"), made("abc"), 0.5)[0] == "same text"
-    verdict, _, numbers = divergence.compare(made("abd", 0.1), made("abc", 0.1), 0.5)
+    assert machine.compare(made("abc"), made("abc"), 0.5)[0] == "same text"
+    verdict, _, numbers = machine.compare(made("abd", 0.1), made("abc", 0.1), 0.5)
     assert verdict == "within rounding" and numbers["parted_at"] == 2 and numbers["error"] == pytest.approx(0.1)
-    verdict, reason, numbers = divergence.compare(made("abd", 2.0), made("abc", 2.0), 0.5)
+    verdict, reason, numbers = machine.compare(made("abd", 2.0), made("abc", 2.0), 0.5)
     assert verdict == "faulty" and "parts at token 2" in reason and numbers["error"] == 2.0
-    assert divergence.compare(made("abc", finite=False), made("abc"), 0.5)[0] == "faulty"
-    assert divergence.compare(made("a the the", 0.1), made("a", 0.1), 0.5)[1].startswith("1 words are doubled")
-    assert divergence.compare(made("a" + 20 * "!", 0.1), made("a", 0.1), 0.5)[1].startswith("one token is repeated")
-    assert divergence.compare(made("a" + 20 * "!", 0.1), made("a", 0.1), 0.5, True)[0] == "within rounding"
+    assert machine.compare(made("abc", finite=False), made("abc"), 0.5)[0] == "faulty"
+    assert machine.compare(made("a the the", 0.1), made("a", 0.1), 0.5)[1].startswith("1 words are doubled")
+    assert machine.compare(made("a" + 20 * "!", 0.1), made("a", 0.1), 0.5)[1].startswith("one token is repeated")
+    assert machine.compare(made("a" + 20 * "!", 0.1), made("a", 0.1), 0.5, True)[0] == "within rounding"
 
 
 def test_stammering_is_counted() -> None:
-    assert divergence.doubled_words("the the cat sat sat sat, на на весь весь") == 4
-    assert divergence.longest_run((1, 2, 2, 2, 3)) == 3 and divergence.longest_run(()) == 0
+    assert machine.doubled_words("the the cat sat sat sat, на на весь весь") == 4
+    assert machine.longest_run((1, 2, 2, 2, 3)) == 3 and machine.longest_run(()) == 0

@@ -10,11 +10,9 @@ import nbformat
 import pytest
 
 from ocrlab import paths
-from ocrlab.report.claims import ledger_table
-from ocrlab.study.claims import RULES, load_claims, verdicts
-from ocrlab.study.evidence import Evidence
+from ocrlab.experiments.claims import RULES, ledger_table, load_claims, verdicts
+from ocrlab.experiments.evidence import CONFIRMED, OPEN, REFUTED, Evidence
 from ocrlab.study.records import RecordError
-from ocrlab.study.verdict import CONFIRMED, OPEN, REFUTED
 from tests.study.ledger import CARD, CPU, TWO_B, Run, contrast, fidelity, load, probe, readings, speed, write_run
 
 IDS = [claim.id for claim in load_claims()]

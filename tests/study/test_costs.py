@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from ocrlab import paths
-from ocrlab.machine.energy import Energy
-from ocrlab.report import costs as shown
-from ocrlab.study import energy as energy_module
-from ocrlab.study.costs import (
+from ocrlab.experiments import costs as energy_module
+from ocrlab.experiments import costs as shown
+from ocrlab.experiments.costs import (
     PHASES,
     bill,
     bottleneck,
+    measure_power,
     page_costs,
     phase_seconds,
     sped_up,
@@ -23,7 +23,7 @@ from ocrlab.study.costs import (
     what_is_missing,
     worth_showing,
 )
-from ocrlab.study.energy import measure_power
+from ocrlab.machine.energy import Energy
 from ocrlab.study.records import load_findings
 from tests.notebooks import said_by
 from tests.runs import reading, write_run

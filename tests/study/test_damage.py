@@ -11,12 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ocrlab.experiments.generation import (
+    GREEDY,
+    OWN,
+    damage_table,
+    generation_grid,
+    judge_settings,
+    tuned_preset,
+    with_damage,
+    write_preset,
+)
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.scoring.metrics import digits_kept, lines_kept, score
-from ocrlab.study.damage import damage_table, with_damage
 from ocrlab.study.experiment import readings_of, run_experiment
-from ocrlab.study.generation import GREEDY, OWN, generation_grid, judge_settings, tuned_preset, write_preset
 
 BASE = Settings(dtype="float32", max_new_tokens=120, batch_size=4)
 TRUTH = "Milk 2 x 30.10\nTotal 60.20"

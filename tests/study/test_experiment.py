@@ -17,9 +17,9 @@ from ocrlab.reading import checkpoints
 from ocrlab.reading.result import READING_VERSION
 from ocrlab.reading.settings import Settings
 from ocrlab.study import experiment
+from ocrlab.study.compare import compare, summarise
 from ocrlab.study.experiment import readings_of, run_experiment
 from ocrlab.study.records import RecordError, load_rows, read_records, row_key
-from ocrlab.study.summary import compare, summarise
 
 BASE = Settings(dtype="float32", max_new_tokens=12)
 

@@ -11,18 +11,22 @@ import pytest
 import torch
 
 from ocrlab import paths
+from ocrlab.experiments.attention import (
+    answer_tokens,
+    count_kernels,
+    distance,
+    forced_logits,
+    measure_fidelity,
+    reference_of,
+)
+from ocrlab.experiments.dtype import tf32_here, tf32_table
 from ocrlab.machine import quarantine
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.open import open_reader
 from ocrlab.reading.settings import Settings
-from ocrlab.study.contrast import contrast, name_ways
-from ocrlab.study.dispatch import count_kernels
+from ocrlab.study.compare import contrast, failures, name_ways, ratio, ratio_words
 from ocrlab.study.experiment import readings_of, run_experiment
-from ocrlab.study.fidelity import measure_fidelity, reference_of
-from ocrlab.study.forced import answer_tokens, distance, forced_logits
-from ocrlab.study.ratios import failures, ratio, ratio_words
-from ocrlab.study.tf32 import tf32_here, tf32_table
 from tests.study import faults
 
 SDPA = Settings(dtype="float32", max_new_tokens=40)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from ocrlab.experiments.attention import eager_limits, fit_exponent, growth_exponents, measure_growth
 from ocrlab.reading.settings import Settings
-from ocrlab.study.contrast import name_ways
-from ocrlab.study.growth import eager_limits, fit_exponent, growth_exponents, measure_growth
+from ocrlab.study.compare import name_ways
 
 SDPA = Settings(dtype="float32")
 EAGER = replace(SDPA, attn_implementation="eager")

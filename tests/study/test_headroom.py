@@ -7,10 +7,10 @@ import math
 import pandas as pd
 import pytest
 
+from ocrlab.experiments.dtype import FLOAT16_END, first_to_overflow, measure_headroom
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.settings import Settings
-from ocrlab.study.headroom import FLOAT16_END, first_to_overflow, measure_headroom
 from tests.study import faults
 
 LAYERS = [f"model.visual.blocks.{i}.attn" for i in range(4)] + [

@@ -18,8 +18,8 @@ from ocrlab.reading.settings import Settings
 from ocrlab.scoring import statistics
 from ocrlab.scoring.metrics import Edits
 from ocrlab.scoring.statistics import verdict
+from ocrlab.study.compare import compare, interval_of
 from ocrlab.study.experiment import run_experiment
-from ocrlab.study.summary import compare, interval_of
 
 SEEDS = range(20)
 CLAIMS = {"worse", "better"}

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+from ocrlab.experiments import fast_path
+from ocrlab.experiments.fast_path import RUNGS, gains, rungs, same_texts
 from ocrlab.pages import load_pages
 from ocrlab.reading.open import open_reader
 from ocrlab.reading.settings import Settings, load_preset
-from ocrlab.report import fast
 from ocrlab.study.experiment import readings_of, run_experiment
-from ocrlab.study.ladder import RUNGS, gains, rungs, same_texts
 
 
 def test_from_the_field_report_to_fast_one_change_at_a_time() -> None:
@@ -44,7 +44,7 @@ def test_gains_by_hand() -> None:
     assert table.loc["start", "page_s"] == 3.0 and table.loc["start", "times"] == 1
     assert table.loc["batch", "times"] == pytest.approx(6) and table.loc["batch", "step_times"] == pytest.approx(6)
     assert table.loc["eager", ["status", "reason"]].tolist() == ["oom", "too large"]
-    figure = fast.ladder_plot(table.reset_index())
+    figure = fast_path.ladder_plot(table.reset_index())
     words = [text.get_text() for text in figure.axes[0].texts]
     assert "6.00 ×" in words and "oom: too large" in words
 

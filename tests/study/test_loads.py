@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ocrlab.experiments import limits
+from ocrlab.experiments.limits import drop_from_cache, load_here, measure_loads
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings
-from ocrlab.study import loads
-from ocrlab.study.loads import drop_from_cache, load_here, measure_loads
 
 
 def test_a_file_leaves_the_cache_and_the_proof_sees_one_that_stays(
@@ -29,7 +29,7 @@ def test_a_file_leaves_the_cache_and_the_proof_sees_one_that_stays(
 
 def test_loads_of_the_embedded_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     page = load_pages("lines", limit=1)[0]
-    monkeypatch.setattr(loads, "drop_from_cache", lambda file: f"{file.name} stays, by plan")
+    monkeypatch.setattr(limits, "drop_from_cache", lambda file: f"{file.name} stays, by plan")
     table = measure_loads([Settings(dtype="float32")], page, repeats=1, new_tokens=4)
     assert table["cache"].tolist() == ["cold", "warm"] and table["status"].tolist() == ["unsupported", "ok"]
     assert "by plan" in table["reason"].iloc[0] and table["load_s"].isna().iloc[0]

@@ -8,22 +8,22 @@ import pandas as pd
 import pytest
 import torch
 
+from ocrlab.experiments import assertion
+from ocrlab.experiments.assertion import recovery_table
+from ocrlab.experiments.claims import verdicts
 from ocrlab.reading.open import open_reader
 from ocrlab.reading.settings import Settings
-from ocrlab.study import mechanisms
-from ocrlab.study.claims import verdicts
 from ocrlab.study.records import keep_findings
-from ocrlab.study.recovery import recovery_table
 
 
 @pytest.fixture(scope="module")
 def sampling() -> pd.DataFrame:
-    return mechanisms.sampling_table("cpu")
+    return assertion.sampling_table("cpu")
 
 
 @pytest.fixture(scope="module")
 def overflow() -> pd.DataFrame:
-    return mechanisms.overflow_table("cpu", [1, 64], ["float32", "bfloat16", "float16"])
+    return assertion.overflow_table("cpu", [1, 64], ["float32", "bfloat16", "float16"])
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_only_float16_eager_overflows(overflow: pd.DataFrame) -> None:
 
 
 def test_fully_masked_rows() -> None:
-    table = mechanisms.masked_rows_table("cpu").set_index(["dtype", "mask filled with"])
+    table = assertion.masked_rows_table("cpu").set_index(["dtype", "mask filled with"])
     assert (table.xs("-inf", level=1) == "NaN").all(axis=None)
     low = table.xs("finfo.min", level=1)
     assert low.loc["float16"].tolist() == ["finite", "NaN"]
@@ -60,7 +60,7 @@ def test_fully_masked_rows() -> None:
 
 def test_rotary_buffers_are_right_as_loaded_and_lost_by_the_meta_device() -> None:
     with open_reader(Settings(dtype="float32")) as reader:
-        table = mechanisms.rotary_table(reader)
+        table = assertion.rotary_table(reader)
     assert table["right"].tolist() == [True, False] and table["missing weights"].tolist() == [0, 0]
 
 
@@ -81,7 +81,7 @@ def test_no_attempt_in_the_process_recovers_cuda() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_sampling_from_nan_is_the_assertion_on_cuda() -> None:
-    lines = mechanisms.sampling_table("cuda").set_index("logits")
+    lines = assertion.sampling_table("cuda").set_index("logits")
     assert lines.loc["one NaN", "sampling"].startswith("assert") and lines.loc["healthy", "sampling"].startswith(
         "token"
     )
@@ -95,7 +95,7 @@ def test_the_ledger_reads_the_real_tables(
     cause, way_back = verdicts(tmp_path, ["dots-ocr-assert", "cuda-recovery"])
     assert cause.verdict == "refuted" and "fail in 4 of 4 cases when sampled and pass in 4 when greedy" in cause.reason
     assert way_back.verdict == "not settled here" and "SIGABRT" in way_back.reason
-    assert mechanisms.overflow_words(overflow).startswith("float16 overflows in eager from scores of 1.8e+05 on")
-    calm = mechanisms.overflow_words(overflow.assign(not_finite=0.0))
+    assert assertion.overflow_words(overflow).startswith("float16 overflows in eager from scores of 1.8e+05 on")
+    calm = assertion.overflow_words(overflow.assign(not_finite=0.0))
     assert calm == "float16 does not overflow up to scores of 1.8e+05"
-    assert "bfloat16, float32 overflow too" in mechanisms.overflow_words(overflow.assign(not_finite=0.5))
+    assert "bfloat16, float32 overflow too" in assertion.overflow_words(overflow.assign(not_finite=0.5))

@@ -9,11 +9,17 @@ from pathlib import Path
 import pytest
 
 from ocrlab.commands.cli import main
+from ocrlab.experiments.limits import (
+    against_floor,
+    compare_memory,
+    fit_matrix,
+    fit_table,
+    predicted_against_measured,
+    published_table,
+)
 from ocrlab.machine.hardware import Machine
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings
-from ocrlab.report.limits import fit_matrix, fit_table, predicted_against_measured, published_table
-from ocrlab.study.prediction import against_floor, compare_memory
 from ocrlab.study.speed import run_speed
 
 RUNS = [

@@ -10,10 +10,9 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.commands.cli import main
+from ocrlab.experiments.claims import readiness_table
+from ocrlab.experiments.readiness import CHECKS, check_readiness
 from ocrlab.machine.describe import describe_machine, machine_name
-from ocrlab.report.claims import readiness_table
-from ocrlab.study.readiness import check_readiness
-from ocrlab.study.readiness_checks import CHECKS
 from tests.study.ledger import CARD, CPU, TWO_B, Run, load, probe, reading, readings, write_run
 
 PASS, FAIL, OPEN = "pass", "fail", "not measured"

@@ -12,10 +12,16 @@ import pandas as pd
 import pytest
 
 from ocrlab import paths
+from ocrlab.experiments.recommend import (
+    judge_runs,
+    pareto,
+    recommend,
+    recommendation_table,
+    rows_of_runs,
+    write_recommended,
+)
 from ocrlab.machine import quarantine
 from ocrlab.reading.settings import Settings, load_preset
-from ocrlab.report.recommendation import pareto, recommendation_table
-from ocrlab.study.recommend import judge_runs, recommend, rows_of_runs, write_recommended
 from ocrlab.study.records import readings_in
 from tests.notebooks import said_by
 

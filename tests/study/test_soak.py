@@ -11,12 +11,12 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.commands.cli import main
+from ocrlab.experiments.readiness import check_readiness
+from ocrlab.experiments.soak import judge_soak, run_soak
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.statistics import growth_rate
-from ocrlab.study.readiness import check_readiness
 from ocrlab.study.records import load_findings, load_rows
-from ocrlab.study.soak import judge_soak, run_soak
 from tests.study import soakers
 
 TINY = Settings(dtype="float32", max_new_tokens=24)

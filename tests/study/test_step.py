@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from ocrlab.experiments.fast_path import PARTS, _parts, _Tally, measure_step
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import load_pages
 from ocrlab.reading.open import open_reader
 from ocrlab.reading.settings import Settings
-from ocrlab.study.step import PARTS, _parts, _Tally, measure_step
 
 BASE = Settings(dtype="float32")
 

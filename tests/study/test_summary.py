@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from ocrlab.study.compare import compare, summarise, why_no_score, without_score
 from ocrlab.study.records import row_of
-from ocrlab.study.summary import compare, summarise, why_no_score, without_score
 from tests.runs import reading
 
 

@@ -1,0 +1,1 @@
+"""One module per notebook: measuring and drawing together."""

@@ -1,0 +1,214 @@
+"""How far the numbers inside a model are from float16's end: the largest magnitude at every module over a page.
+
+The scores QK^T of eager attention are measured as eager computes them: before they are scaled, which is where float16
+overflows (transformers#33294). Measured in a dtype of float32's range, where what would overflow keeps its true size.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ocrlab.experiments.attention import answer_tokens, distance, forced_logits, tf32
+from ocrlab.machine.attention import pinned
+from ocrlab.machine.describe import choose_device
+from ocrlab.machine.worker import Worker
+from ocrlab.pages import Page
+from ocrlab.reading.isolated import attempt, reader_here
+from ocrlab.reading.open import in_this_process
+from ocrlab.reading.settings import Settings
+from ocrlab.scoring.statistics import median_spread
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+
+FLOAT16_END = 65504.0
+COLUMNS = ("module", "part", "value", "largest", "bits")
+
+
+def measure_headroom(
+    settings: Settings, page: Page, *, prepare: Callable[[], None] | None = None, timeout_s: float = 600,
+    worker: Worker | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Return one line a module and value over a greedy reading of the page, in the order of first use.
+
+    `value` is output, input (of modules without parts: what arises between modules shows there) or scores (QK^T of an
+    attention, unscaled); `part` is vision or text; `largest` the largest magnitude, `bits` = log2(65504 / largest): how
+    often it may double before float16 ends, negative where it is beyond. Read with eager attention, in bfloat16 where
+    that is asked for, else in float32, in a process that may die; where that cannot run, the only line has status and
+    reason.
+    """
+    import pandas as pd
+
+    wide = "bfloat16" if settings.dtype == "bfloat16" else "float32"
+    exact = replace(settings, dtype=wide, attn_implementation="eager", sdpa_kernel=None)  # type: ignore[arg-type]
+    with nullcontext(worker) if worker else Worker() as process:
+        found, status, reason = attempt(process, largest_here, exact, page, prepare, timeout_s=timeout_s)
+    lines = found or [dict.fromkeys(COLUMNS)]
+    own = {"model_id": exact.model_id, "weights": exact.weights, "dtype": wide, "page": page.id}
+    own |= {"status": status, "reason": reason}
+    return pd.DataFrame([line | own for line in lines])
+
+
+def first_to_overflow(headroom: pd.DataFrame, value: str | None = None) -> pd.Series | None:
+    """Return the line where float16 would overflow first, of one kind of value where it is named, or None for no lines.
+
+    The first in the order of use that is beyond float16's end; where none is, the one with the fewest bits left.
+    """
+    lines = headroom if value is None else headroom[headroom["value"] == value]
+    lines = lines.dropna(subset=["bits"])
+    beyond = lines[lines["bits"] < 0]
+    if not beyond.empty:
+        return beyond.iloc[0]
+    return None if lines.empty else lines.sort_values("bits", kind="stable").iloc[0]
+
+
+def largest_here(
+    settings: Settings, page: Page, prepare: Callable[[], None] | None = None
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Read a page greedily here and return the largest magnitudes: a list of module, part, value, largest, bits."""
+    import torch
+
+    reader = in_this_process(reader_here(settings))
+    if prepare is not None:
+        prepare()
+    tensors = reader.tensors(page.open())
+    with torch.inference_mode(), pinned(settings.sdpa_kernel), _watched(reader.model) as largest:
+        reader.model.generate(**tensors, do_sample=False)
+    lines = []
+    for (module, value), tensor in largest.items():
+        most = float(tensor)
+        known = math.isfinite(most)
+        bits = math.log2(FLOAT16_END / most) if known and most > 0 else None
+        part = "vision" if "visual" in module.split(".") else "text"
+        line = {"module": module, "part": part, "value": value, "largest": most if known else None, "bits": bits}
+        lines.append(line)
+    return lines
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[dict[tuple[str, str], Tensor]]:
+    """Note the largest magnitude of every module's output, every leaf's input and every eager QK^T inside the block.
+
+    The maxima stay on the device, so that no module waits for the host.
+    """
+    import torch
+
+    largest: dict[tuple[str, str], Tensor] = {}
+    names = {module: name for name, module in model.named_modules() if name}
+
+    def note(name: str, value: str, tensor: Any) -> None:
+        if isinstance(tensor, tuple | list) and tensor:
+            tensor = tensor[0]  # an attention's output comes with its weights
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.numel():
+            most = tensor.detach().abs().amax()
+            before = largest.get((name, value))
+            largest[name, value] = most if before is None else torch.maximum(before, most)
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if next(module.children(), None) is None:
+            note(names[module], "input", args)
+        note(names[module], "output", output)
+
+    handles = [module.register_forward_hook(after) for module in names]
+    try:
+        with _measuring_eager(lambda module, scores: note(names[module], "scores", scores)):
+            yield largest
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _measuring_eager(note: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
+    """Let eager attention tell of its QK^T, head by head, then compute as the model's own file does."""
+    from transformers import AttentionInterface
+
+    def measured(module: nn.Module, query: Tensor, key: Tensor, *rest: Any, **named: Any) -> Any:
+        groups = query.shape[1] // key.shape[1]
+        for head in range(query.shape[1]):  # one at a time: all heads of a large page would not fit beside eager's own
+            note(module, query[:, head] @ key[:, head // groups].transpose(-1, -2))
+        own = sys.modules[type(module).__module__].eager_attention_forward
+        return own(module, query, key, *rest, **named)
+
+    mapping = AttentionInterface._global_mapping
+    before = mapping.get("eager")
+    AttentionInterface.register("eager", measured)
+    try:
+        yield
+    finally:
+        mapping.pop("eager")
+        if before is not None:
+            AttentionInterface.register("eager", before)
+
+
+# What TF32 changes: logits and time of one pass with it and without, in turns, for a float32 and a bfloat16 model.
+
+
+_NUMBERS = ("kl_mean", "logit_error", "seconds_off", "seconds_on", "ratio", "ratio_low", "ratio_high")
+
+
+def tf32_table(
+    base: Settings, page: Page, dtypes: Sequence[str] = ("float32", "bfloat16"), *, repeats: int = 9,
+    worker: Worker | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Return one line a dtype: KL(off || on) in nats, the largest change of a logit, and the time of a pass on and off.
+
+    `ratio` is the median of time on over time off, pair by pair, with its quartiles; below 1, TF32 is faster. On a
+    device without TF32 the line has status unsupported and the reason.
+    """
+    import pandas as pd
+
+    lines = []
+    with nullcontext(worker) if worker else Worker() as process:
+        for dtype in dtypes:
+            found: dict[str, Any] | None = None
+            status, reason = "unsupported", _reason_against(base.device)
+            if not reason:
+                settings = replace(base, dtype=dtype)  # type: ignore[arg-type]
+                found, status, reason = attempt(process, tf32_here, settings, page, repeats, timeout_s=600)
+            own = {"model_id": base.model_id, "weights": base.weights, "dtype": dtype}
+            blank = own | dict.fromkeys(_NUMBERS) | {"status": status, "reason": reason}
+            lines.append(blank | (found or {}))
+    return pd.DataFrame(lines)
+
+
+def _reason_against(asked: str) -> str:
+    import torch
+
+    try:
+        device = choose_device(asked).value
+    except ValueError as error:
+        return str(error)
+    if not device.startswith("cuda"):
+        return f"TF32 is a mode of NVIDIA's tensor cores, and this device is {device}"
+    major, minor = torch.cuda.get_device_capability(device)
+    return "" if major >= 8 else f"TF32 begins with compute capability 8.0, and this card has {major}.{minor}"
+
+
+def tf32_here(settings: Settings, page: Page, repeats: int) -> dict[str, Any]:
+    """Return what TF32 changes for a page here: passes without and with it in turns, the first pair not timed."""
+    reader = in_this_process(reader_here(settings))
+    with tf32(False):
+        tokens = answer_tokens(reader, page)
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    logits = {}
+    for _ in range(repeats + 1):
+        for on in (False, True):
+            with tf32(on):
+                started = time.perf_counter()
+                logits[on], _ = forced_logits(reader, page, tokens)  # brought to the CPU, so the device is done
+                seconds[on].append(time.perf_counter() - started)
+    off, on_s = seconds[False][1:], seconds[True][1:]
+    ratio = median_spread([b / a for a, b in zip(off, on_s, strict=True)])
+    times = {"seconds_off": median_spread(off).median, "seconds_on": median_spread(on_s).median}
+    ends = {"ratio": ratio.median, "ratio_low": ratio.low_quartile, "ratio_high": ratio.high_quartile}
+    found = distance(logits[True], logits[False])
+    return {name: value for name, value in found.items() if name in {*_NUMBERS, "status", "reason"}} | times | ends

@@ -1,0 +1,311 @@
+"""Rows → one line a group: error with its interval, median cost with its spread, how many failed."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ocrlab.reading.settings import Settings
+from ocrlab.scoring.metrics import METRICS, Edits, first_divergence, graphemes, normalise, shown_metrics
+from ocrlab.scoring.outcomes import WITH_TEXT
+from ocrlab.scoring.statistics import Interval, Verdict, bootstrap_interval, bootstrap_median, median_spread, verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+COSTS = (
+    "page_s",
+    "ttft_s",
+    "tpot_s",
+    "vision_s",
+    "prefill_s",
+    "decode_s",
+    "image_tokens",
+    "tokens",
+)
+
+
+def edits_of(rows: pd.DataFrame, metric: str = "cer") -> list[Edits]:
+    """Return one Edits a page, in the order of the pages' first scored rows, from `<metric>_edits` and `_length`.
+
+    Readings of one page (repetitions, seeds) are added up: they share what makes the page hard, so they are not so many
+    documents, and an interval that took them for such would be too narrow.
+    """
+    pages = _by_page(rows, metric)
+    return [Edits(int(e), int(n)) for e, n in zip(pages["edits"], pages["length"], strict=True)]
+
+
+def interval_of(rows: pd.DataFrame, metric: str = "cer") -> Interval | None:
+    """Return the rate of edits over the scored rows with its 95 % interval over pages; None for fewer than two pages.
+
+    None too where the truth of all pages is empty.
+    """
+    edits = edits_of(rows, metric)
+    return bootstrap_interval(edits) if len(edits) > 1 and any(e.length for e in edits) else None
+
+
+def values_of(rows: pd.DataFrame, metric: str) -> dict[str, float]:
+    """Return a metric over the scored rows by column: `<metric>`, `_low` and `_high`; nothing without one."""
+    found = interval_of(rows, metric)
+    if found is None:
+        return {}
+    ends = METRICS[metric].interval(found.low, found.high, found.point)
+    return dict(zip((metric, f"{metric}_low", f"{metric}_high"), ends, strict=True))
+
+
+def summarise(rows: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str] = ()) -> pd.DataFrame:
+    """Return one line per group: pages, each metric with its interval, ok (share), each cost's median and quartiles.
+
+    Metrics are those that METRICS shows, and `metrics`; `<name>_low` and `<name>_high` are the ends of the interval.
+
+    `peak_memory_bytes` is the highest over the pages: what must fit. Costs are over rows that were read to their end; a
+    group that could not run keeps its line, with the reason. What nothing was measured of is an empty column.
+    """
+    import pandas as pd
+
+    lines: list[dict[str, Any]] = []
+    keys = [by] if isinstance(by, str) else list(by)
+    for names, group in rows.groupby(keys, sort=False, dropna=False):
+        line: dict[str, Any] = dict(zip(keys, names, strict=True)) | {"pages": group["page"].nunique()}
+        for metric in dict.fromkeys([*shown_metrics(), *metrics]):
+            line |= dict.fromkeys((metric, f"{metric}_low", f"{metric}_high"), math.nan) | values_of(group, metric)
+        line["ok"] = float((group["status"] == "ok").mean())
+        done = group[group["status"].isin(WITH_TEXT)]
+        line |= {f"{cost}{end}": math.nan for cost in COSTS for end in ("", "_low", "_high")}
+        line["peak_memory_bytes"] = math.nan
+        for cost in COSTS:
+            if cost in done and done[cost].notna().any():
+                spread = median_spread(done[cost].dropna().tolist())
+                line |= {cost: spread.median, f"{cost}_low": spread.low_quartile, f"{cost}_high": spread.high_quartile}
+        if "peak_memory_bytes" in done and done["peak_memory_bytes"].notna().any():
+            line["peak_memory_bytes"] = int(done["peak_memory_bytes"].max())
+        bad = group[group["status"] != "ok"]
+        line["reason"] = "" if bad.empty else f"{bad['status'].iloc[0]}: {bad['reason'].iloc[0]}"
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def why_no_score(rows: pd.DataFrame) -> str:
+    """Return why these rows have no CER with an interval, and what would give one, in a sentence; else ""."""
+    if rows.empty:
+        return "No page was read yet: `make reproduce` reads some."
+    if interval_of(rows) is not None:
+        return ""
+    read = rows[rows["status"].isin(WITH_TEXT)]
+    if read.empty:
+        counts = Counter(zip(rows["status"], rows["reason"], strict=True)).most_common()
+        told = "; ".join(f"{count} {status} ({reason})" for (status, reason), count in counts)
+        return f"None of {len(rows)} readings gave a text: {told}."
+    free = read[(read["weights"] == "pretrained") & read["min_new_tokens"].isna()]
+    if free.empty:
+        return "These readings have random weights or a forced length, which tell of speed and memory, not of quality."
+    scored = free.dropna(subset=["cer_edits"])["page"].nunique() if "cer_edits" in free else 0
+    return (
+        f"A CER takes at least two pages with a truth; of the {free['page'].nunique()} that were read, {scored} had "
+        "one. Write what is printed on `NAME.png` into `NAME.gt.txt` beside it, then start a new run."
+    )
+
+
+def without_score(rows: pd.DataFrame, by: str) -> list[str]:
+    """Return, where rows have no CER, why, and what can be compared all the same, a sentence per group; else []."""
+    why = why_no_score(rows)
+    if not why or rows.empty or not rows["status"].isin(WITH_TEXT).any():
+        return [why] if why else []
+    told = [why]
+    for line in summarise(rows, by).to_dict("records"):
+        statuses = rows.loc[rows[by] == line[by], "status"].value_counts()
+        ends = ", ".join(f"{count} {status}" for status, count in statuses.items())
+        costs = (
+            f"{line['image_tokens']:.0f} image tokens, {line['tokens']:.0f} new tokens, {1000 * line['page_s']:.0f} ms "
+            "per page (medians); "
+        )
+        told.append(f"{line[by]}: {costs.replace('nan', 'unknown')}readings: {ends}.")
+    return told
+
+
+def compare(
+    rows: pd.DataFrame, column: str, value: Any, against: Any, margin: float = 0.005, metric: str = "cer",
+    confidence: float = 0.95,
+) -> Verdict:  # fmt: skip
+    """Return the verdict on the rows where `column` is `value` against those where it is `against`, page by page.
+
+    A page that was read several times on a side counts once there, with the mean of its readings. Where the two have
+    fewer than two scored pages in common, the verdict is `not compared` and its numbers are NaN.
+    """
+    one, other = (_by_page(rows[rows[column] == v], metric) for v in (value, against))
+    common = one.index.intersection(other.index, sort=False)
+    if len(common) < 2 or not one.loc[common, "length"].any():
+        words = f"not compared: {len(common)} pages have a {METRICS.get(metric, metric)} on both sides, two are needed"
+        return Verdict("not compared", words, Interval(math.nan, math.nan, math.nan, confidence, len(common)), margin)
+    one, other = one.loc[common], other.loc[common]
+    # Brought to as many readings a page as all can have, edits stay whole numbers and pages keep their weights.
+    times = math.lcm(*one["readings"].tolist(), *other["readings"].tolist())
+    sides = [
+        [Edits(int(e * times // k), int(n * times // k)) for e, n, k in side.itertuples(index=False)]
+        for side in (one[["edits", "length", "readings"]], other[["edits", "length", "readings"]])
+    ]
+    return verdict(sides[0], sides[1], margin, confidence, metric=METRICS[metric].rate_label or METRICS[metric].label)
+
+
+def _by_page(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return edits and length added up over each page's scored readings, and how many readings they are."""
+    columns = [f"{metric}_edits", f"{metric}_length"]
+    pages = rows.reindex(columns=["page", *columns]).dropna().groupby("page", sort=False)
+    table = pages[columns].sum().set_axis(["edits", "length"], axis=1)
+    return table.assign(readings=pages.size())
+
+
+# One way of computing against another, page by page: the same text, from where on another, and is its CER worse.
+
+
+def way_of(settings: Settings) -> str:
+    """Return attention and pinned kernel in words: what the column `way` calls a setting."""
+    return way_words(settings.attn_implementation, settings.sdpa_kernel)
+
+
+def name_ways(rows: pd.DataFrame, *, with_dtype: bool = False) -> pd.DataFrame:
+    """Return the rows with a column `way`: attention and pinned kernel in words, dtype and quantization before them."""
+    names = [way_words(a, k) for a, k in zip(rows["attn_implementation"], rows["sdpa_kernel"], strict=True)]
+    if with_dtype:
+        kinds = [f"{q} + " if isinstance(q, str) else "" for q in rows.get("quantization", [None] * len(rows))]
+        names = [f"{kind}{dtype}, {name}" for kind, dtype, name in zip(kinds, rows["dtype"], names, strict=True)]
+    return rows.assign(way=names)
+
+
+def way_words(attention: str, kernel: object) -> str:
+    """Return an attention and its pinned kernel, if there is one, in words."""
+    return f"{attention}, {kernel}" if isinstance(kernel, str) else attention
+
+
+def contrast(rows: pd.DataFrame, readings: pd.DataFrame, against: str, margin: float = 0.005) -> pd.DataFrame:
+    """Return one line a way of the named rows, held against the way `against`.
+
+    `pages` counts what was read to some end; `same_text` is the share of pages whose text is the other's, letter for
+    letter, `first_difference` the median of the first letter that differs where one does; cer with its interval,
+    `kind` and `words` of the paired verdict against `margin` (fractions); status and reason of the first failure.
+    Where nothing is scored (no truth, random weights), the quality columns stay empty.
+    """
+    import pandas as pd
+
+    texts = readings.set_index("key")["text"]
+    other = rows[rows["way"] == against]
+    expected = {page: texts[key] for page, key in zip(other["page"], other["key"], strict=True)}
+    lines = []
+    for way, mine in rows.groupby("way", sort=False):
+        line: dict[str, Any] = {"way": way, "model_id": mine["model_id"].iloc[0], "weights": mine["weights"].iloc[0]}
+        read, bad = mine[mine["status"].isin(WITH_TEXT)], mine[~mine["status"].isin(WITH_TEXT)]
+        pairs = [(texts[k], expected[p]) for k, p in zip(read["key"], read["page"], strict=True) if p in expected]
+        parted = [at for one, two in pairs if (at := first_divergence(one, two)) is not None]
+        line |= {"pages": read["page"].nunique(), "of": mine["page"].nunique()}
+        line["same_text"] = 1 - len(parted) / len(pairs) if pairs else None
+        line["first_difference"] = float(pd.Series(parted).median()) if parted else None
+        line |= _quality(rows, mine, str(way), against, margin)
+        status, reason = ("ok", "") if bad.empty else bad[["status", "reason"]].iloc[0]
+        lines.append(line | {"status": status, "reason": reason})
+    return pd.DataFrame(lines)
+
+
+def _quality(rows: pd.DataFrame, mine: pd.DataFrame, way: str, against: str, margin: float) -> dict[str, Any]:
+    blank = dict.fromkeys(("cer", "cer_low", "cer_high", "difference", "low", "high")) | {"kind": "", "words": ""}
+    if not (error := values_of(mine, "cer")):
+        return blank
+    blank |= error
+    if way == against:
+        return blank | {"words": "the one compared with"}
+    found = compare(rows, "way", way, against, margin)
+    if found.kind == "not compared":  # the other was never scored on the same pages
+        return blank
+    ends = {"difference": found.difference.point, "low": found.difference.low, "high": found.difference.high}
+    return blank | ends | {"kind": found.kind, "words": found.words}
+
+
+# How many times a way's column is another's, over pairs of one page; and on how many pages a way failed.
+
+
+_ENOUGH = 6  # fewer pairs all lean one way by chance more often than once in twenty
+
+
+class Ratio(NamedTuple):
+    """The median ratio over pairs with its 95 % interval; its ends are None where the pairs are too few."""
+
+    point: float
+    low: float | None
+    high: float | None
+    pairs: int
+
+
+def ratio(rows: pd.DataFrame, column: str, way: str, other: str) -> Ratio | None:
+    """Return how many times a way's column is another's; None where they have no pair of positive values.
+
+    A pair is one page, or one repetition of a page where there are several: of a time, it is the machine that varies.
+    """
+    keys = ["page", "repeat"] if "repeat" in rows else ["page"]
+    known = rows.dropna(subset=[column]).set_index(["way", *keys])[column]
+    if not {way, other} <= set(known.index.get_level_values("way")):
+        return None
+    pairs = known[way].to_frame("a").join(known[other].to_frame("b"), how="inner")
+    if len(pairs) and (pairs["a"] == pairs["b"]).all():
+        return Ratio(1.0, 1.0, 1.0, len(pairs))
+    ratios = (pairs["a"] / pairs["b"])[(pairs > 0).all(axis=1)]
+    if ratios.empty:
+        return None
+    if len(ratios) < _ENOUGH:
+        return Ratio(float(ratios.median()), None, None, len(ratios))
+    found = bootstrap_median(np.log(ratios).tolist())
+    point, low, high = (float(np.exp(v)) for v in (found.point, found.low, found.high))
+    return Ratio(point, low, high, len(ratios))
+
+
+def ratio_words(rows: pd.DataFrame, column: str, way: str, other: str) -> str:
+    """Return the ratio of `ratio` in words."""
+    found = ratio(rows, column, way, other)
+    if found is None:
+        return f"not compared with {other}"
+    if found.low is None or found.high is None:
+        return f"{found.point:.2g} times {other}'s ({found.pairs} pairs, too few for an interval)"
+    if found.low == found.high == 1:
+        return f"the same as {other}'s"
+    calm = ", no difference seen" if found.low <= 1 <= found.high else ""
+    return f"{found.point:.2g} times {other}'s ({found.low:.2g} to {found.high:.2g} over {found.pairs} pairs{calm})"
+
+
+def failures(fidelity: pd.DataFrame, way: str) -> tuple[int, int, str]:
+    """Return on how many pages a way gave no numbers, of how many that the reference read, and the first reason."""
+    mine = fidelity[(fidelity["way"] == way) & (fidelity["reference"] == "ok")]
+    bad = mine[mine["status"] != "ok"]
+    return len(bad), len(mine), "" if bad.empty else str(bad["reason"].iloc[0])
+
+
+# Where two texts of one page part, for a person to see: which letter, and what stands there on either side.
+
+
+_SHOWN = 16
+
+
+@dataclass(frozen=True)
+class Parting:
+    """The first grapheme (from 0) in which two texts differ, the few before it, and how each goes on from there."""
+
+    at: int
+    shared: str
+    one: str
+    other: str
+
+    def __str__(self) -> str:
+        return f"at letter {self.at + 1}, after {self.shared!r}: {self.one!r} against {self.other!r}"
+
+
+def parting(one: str, other: str) -> Parting | None:
+    """Return where two texts part, or None where they are the same but for normal form and newlines at the end."""
+    at = first_divergence(one, other)
+    if at is None:
+        return None
+    left, right = (graphemes(normalise(text, "strict")) for text in (one, other))
+    shared = "".join(left[max(0, at - _SHOWN) : at])
+    return Parting(at, shared, "".join(left[at : at + _SHOWN]), "".join(right[at : at + _SHOWN]))
