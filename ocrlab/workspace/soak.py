@@ -57,12 +57,15 @@ def soak_run(args: argparse.Namespace) -> int:
 def _folder(name: str | None) -> Path:
     """The run to write into; one of another machine, or the committed one, only where it is named."""
     from ocrlab import paths
-    from ocrlab.workspace.plan import run_folder
+    from ocrlab.workspace.plan import PlanError, run_folder
     from ocrlab.workspace.provenance import read_record, start_record, write_record
     from ocrlab.workspace.runs import find_run_here
 
     if name is None:
-        return find_run_here(None)
+        try:
+            return find_run_here(None)
+        except PlanError as error:
+            raise PlanError(f"{error}; or name one with --run NAME, and it is made") from error
     folder = run_folder(paths.RESULTS.absolute(), name, "soak")
     if not read_record(folder):
         write_record(folder, start_record(folder.name, "soak", "asked for") | {"profile": "soak"})
