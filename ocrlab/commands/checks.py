@@ -113,7 +113,10 @@ def _folder(name: str | None) -> Path:
     from ocrlab.study.provenance import read_record, start_record, write_record
 
     if not name:
-        return find_run_here(None)
+        try:
+            return find_run_here(None)
+        except PlanError as error:
+            raise PlanError(f"{error}; or name one with --run NAME, and it is made") from error
     folder = run_folder(paths.RESULTS.absolute(), name, "soak")
     if not read_record(folder):
         write_record(folder, start_record(folder.name, "soak", "asked for") | {"profile": "soak"})

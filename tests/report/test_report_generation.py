@@ -60,7 +60,8 @@ def test_endings_count(judged: pd.DataFrame) -> None:
 
 
 def test_figures_stand_without_any_score_and_keep_their_budget(judged: pd.DataFrame) -> None:
-    blind = judged.drop(columns=["cer", "cer_low", "cer_high"]).assign(digits=np.nan, out="has no score: no truth")
+    unscored = dict.fromkeys(("cer", "cer_low", "cer_high", "digits"), np.nan)
+    blind = judged.assign(**unscored, out="has no score: no truth")
     for table in (judged, blind):
         for figure in (forest(table, 0.005), digits_against_error(table), endings(table)):
             buffer = io.BytesIO()
