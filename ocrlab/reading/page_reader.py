@@ -21,15 +21,11 @@ class PageReader(Protocol):
 
     settings: Settings
     device: str
+    builder: Builder
     actual: dict[str, Any]
     load_s: float
     weight_bytes: int | None
     followers: dict[str, Any]
-
-    @property
-    @abstractmethod
-    def builder(self) -> Builder:
-        """What turns pages into the reader's inputs."""
 
     @abstractmethod
     def apply(self, settings: Settings) -> None:

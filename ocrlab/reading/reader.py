@@ -14,7 +14,7 @@ from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.machine.worker import sticky
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import locate
-from ocrlab.reading.inputs import Inputs, Prepared, prepare
+from ocrlab.reading.inputs import InputBuilder, Inputs, Prepared, prepare
 from ocrlab.reading.loading import Unsupported, load, quantization_of, refuse_before_loading, stored_bytes
 from ocrlab.reading.meter import MemoryMeter, StepMeter
 from ocrlab.reading.nonfinite import NotFinite, Trace, tracing
@@ -41,6 +41,8 @@ class Reader(PageReader):
         CheckpointError, Unsupported, SettingNotApplied: as `open_reader` does.
     """
 
+    builder: InputBuilder
+
     def __init__(self, settings: Settings) -> None:
         started = time.perf_counter()
         self.settings = settings
@@ -53,17 +55,12 @@ class Reader(PageReader):
         refuse_before_loading(settings, self.device, self.dtype)
         self.checkpoint = locate(settings)
         self.family = self.checkpoint.family
-        self.model, self._builder = load(settings, self.checkpoint, self.device, self.dtype)
+        self.model, self.builder = load(settings, self.checkpoint, self.device, self.dtype)
         self._own_generation = self.model.generation_config
         self.weight_bytes = stored_bytes(self.model)
         self.apply(settings)
         self.load_s = time.perf_counter() - started
         self._warm_up()
-
-    @property
-    def builder(self) -> Any:
-        """The checkpoint's `InputBuilder`."""
-        return self._builder
 
     def apply(self, settings: Settings) -> None:
         """Put other settings in force on the loaded model: any but those that decide the load.

@@ -177,6 +177,8 @@ class ServerReader(PageReader):
         EndpointError: it does not answer, or not as such a server does.
     """
 
+    builder: ServerInputs
+
     def __init__(self, settings: Settings) -> None:
         started = time.perf_counter()
         self.settings, self.followers, self.weight_bytes = settings, {}, None
@@ -193,11 +195,6 @@ class ServerReader(PageReader):
             raise
         self.load_s = time.perf_counter() - started
 
-    @property
-    def builder(self) -> ServerInputs:
-        """What makes pages ready for the server."""
-        return self._builder
-
     def apply(self, settings: Settings) -> None:
         """Put other settings in force: two blank images are asked about with them, of one token each.
 
@@ -206,16 +203,16 @@ class ServerReader(PageReader):
             Unsupported, EndpointError: as when opening.
         """
         refuse_another_load(self.settings, settings)
-        self.request = compose(settings, self.kind)
-        side, self._text_tokens = self._try_out(settings)
-        self._builder = ServerInputs(side, settings.min_pixels, settings.max_pixels)
-        if side is None and self._builder.kept:
+        request = compose(settings, self.kind)
+        side, text_tokens = self._try_out(settings)
+        builder = ServerInputs(side, settings.min_pixels, settings.max_pixels)
+        if side is None and builder.kept:
             raise Unsupported(
                 f"{self.at}: it does not tell how large an image token is (no token counts, or not as the Qwen-VL "
                 f"families count), so pages cannot be resized as it would; leave min_pixels and max_pixels out, or set "
                 f"them where the server is started"
             )
-        self.settings = settings
+        self.settings, self.request, self.builder, self._text_tokens = settings, request, builder, text_tokens
         self.actual = self._known()
 
     def _known(self) -> dict[str, Any]:
