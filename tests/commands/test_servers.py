@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from ocrlab import paths
-from ocrlab.commands import servers, welcome
+from ocrlab.commands import servers
 from ocrlab.commands.run_notebook import OwnSpecs
 from ocrlab.workspace.playground.picker import UPLOAD_LIMIT_BYTES
 
@@ -69,7 +69,7 @@ def test_the_welcome_page_names_every_notebook_with_its_question(tmp_path: Path)
     copies.mkdir()
     for file in paths.NOTEBOOKS.glob("*.ipynb"):
         (copies / file.name).write_bytes(file.read_bytes())
-    page = welcome.write_welcome(copies).read_text(encoding="utf-8")
+    page = servers.write_welcome(copies).read_text(encoding="utf-8")
     linked = dict(re.findall(r"^\| \[([\w-]+)\]\([\w-]+\.ipynb\) \| (.+\?) \|$", page, re.M))
     for file in copies.glob("*.ipynb"):
         title = nbformat.read(file, as_version=4).cells[0].source.splitlines()[0]
