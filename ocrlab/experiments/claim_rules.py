@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from ocrlab.experiments.assertion import overflow_words
-from ocrlab.experiments.attention import KERNELS, growth_exponents
 from ocrlab.experiments.dtype import first_to_overflow
 from ocrlab.experiments.evidence import CONFIRMED, OPEN, REFUTED, Tables, Told
+from ocrlab.experiments.limits import growth_exponents
 from ocrlab.experiments.recommend import MIN_PAGES, groups_by_setting, quality_rows
+from ocrlab.machine.attention import SDPA_KERNELS
 from ocrlab.machine.hardware import coverage
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import bootstrap_median
-from ocrlab.study.compare import failures, interval_of, name_ways, ratio, ratio_words
+from ocrlab.study.compare import failures, interval_of, name_variants, ratio, ratio_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,21 +38,21 @@ def bf16_100(tables: Tables) -> Told:
     if plain.empty or lines.empty:
         return Told(OPEN, f"{told}; bfloat16 was not read with")
     line = lines.iloc[0]
-    way, fidelity = str(line["way"]), tables["findings/03-dtype-fidelity"]
-    failed, pages, why = failures(fidelity, way)
+    variant, fidelity = str(line["variant"]), tables["findings/03-dtype-fidelity"]
+    failed, pages, why = failures(fidelity, variant)
     if failed or not line["pages"]:
-        return Told(REFUTED, f"{told}; {way} failed on {failed} of {pages} pages ({why or line['reason']})")
-    error = fidelity[fidelity["way"] == way]["kl_mean"].median()
-    told += f"; {way} against float32: {line['words'] or 'nothing scored'}, KL {error:.2g} nats a token"
+        return Told(REFUTED, f"{told}; {variant} failed on {failed} of {pages} pages ({why or line['reason']})")
+    error = fidelity[fidelity["variant"] == variant]["kl_mean"].median()
+    told += f"; {variant} against float32: {line['words'] or 'nothing scored'}, KL {error:.2g} nats a token"
     if line["kind"] == "worse":
         return Told(REFUTED, told)
-    return _fastest(name_ways(tables["rows/03-dtype-speed"], with_dtype=True), way, told)
+    return _fastest(name_variants(tables["rows/03-dtype-speed"], with_dtype=True), variant, told)
 
 
-def _fastest(speed: pd.DataFrame, way: str, told: str) -> Told:
-    others = [way.replace("bfloat16", name, 1) for name in ("float32", "float16")]
-    told += "; time a page " + ", ".join(ratio_words(speed, "page_s", way, other) for other in others)
-    found = [ratio(speed, "page_s", way, other) for other in others]
+def _fastest(speed: pd.DataFrame, variant: str, told: str) -> Told:
+    others = [variant.replace("bfloat16", name, 1) for name in ("float32", "float16")]
+    told += "; time a page " + ", ".join(ratio_words(speed, "page_s", variant, other) for other in others)
+    found = [ratio(speed, "page_s", variant, other) for other in others]
     if any(r is not None and r.low is not None and r.low > 1 for r in found):
         return Told(REFUTED, f"not the fastest: {told}")
     if all(r is not None and r.high is not None and r.high < 1 for r in found):
@@ -65,12 +66,12 @@ def fp16_forbidden(tables: Tables) -> Told:
     lines = _of(contrasts, "float16")
     ran, parts = [], []
     for line in lines.to_dict("records"):
-        way = str(line["way"])
-        bad, pages, why = failures(fidelity, way)
-        broken = int(((fidelity["way"] == way) & (fidelity["status"] == "invalid")).sum())
-        beside = ratio_words(fidelity, "kl_mean", way, way.replace("float16", "bfloat16", 1))
+        variant = str(line["variant"])
+        bad, pages, why = failures(fidelity, variant)
+        broken = int(((fidelity["variant"] == variant) & (fidelity["status"] == "invalid")).sum())
+        beside = ratio_words(fidelity, "kl_mean", variant, variant.replace("float16", "bfloat16", 1))
         failed = f"{bad} of {pages} pages fail ({why})" if bad else f"reads all {pages} pages"
-        parts.append(f"{way}: {failed}, in CER {line['words'] or 'nothing scored'}, KL {beside}")
+        parts.append(f"{variant}: {failed}, in CER {line['words'] or 'nothing scored'}, KL {beside}")
         whole = pages > 0 and not bad and line["pages"] == line["of"] and line["kind"] in {"better", "not worse"}
         ran.append("broken" if broken else "whole" if whole else "open")
     told = "; ".join([*parts, *_headroom(tables["findings/03-dtype-headroom"])])
@@ -128,7 +129,7 @@ def quality_100(tables: Tables) -> Told:
 
 
 def _of(contrasts: pd.DataFrame, dtype: str) -> pd.DataFrame:
-    lines = contrasts[contrasts["way"].str.startswith(f"{dtype}, ")]
+    lines = contrasts[contrasts["variant"].str.startswith(f"{dtype}, ")]
     return lines[lines["of"].fillna(0) > 0]
 
 
@@ -350,9 +351,9 @@ def fa2_incompatible(tables: Tables) -> Told:
 def eager_stable(tables: Tables) -> Told:
     """Return whether eager reads better than the others, or fails, reads worse, or has an equal beside it."""
     contrasts, fidelity = tables["findings/02-attention-contrast"], tables["findings/02-attention-fidelity"]
-    eager = contrasts[contrasts["way"] == "eager"]
+    eager = contrasts[contrasts["variant"] == "eager"]
     if eager.empty:
-        return Told(OPEN, "eager was not among the ways read")
+        return Told(OPEN, "eager was not among the variants read")
     line = eager.iloc[0]
     bad, pages, why = failures(fidelity, "eager")
     unread = int(contrasts["pages"].max() - line["pages"])
@@ -366,22 +367,22 @@ def eager_stable(tables: Tables) -> Told:
         return Told(REFUTED, told)
     if line["kind"] == "better":
         return Told(CONFIRMED, told)
-    others = contrasts[(contrasts["pages"] == line["pages"]) & (contrasts["way"] != "eager")]
+    others = contrasts[(contrasts["pages"] == line["pages"]) & (contrasts["variant"] != "eager")]
     if others.empty:
         return Told(OPEN, f"nothing but eager ran; {told}")
-    ways = "; ".join(others["way"])
+    names = "; ".join(others["variant"])
     if line["kind"] == "not worse" and line["low"] > -_MARGIN:
-        return Told(REFUTED, f"what eager read was read no worse without it ({ways}); {told}")
-    return Told(OPEN, f"others read every page as well ({ways}), but which reads better is open; {told}")
+        return Told(REFUTED, f"what eager read was read no worse without it ({names}); {told}")
+    return Told(OPEN, f"others read every page as well ({names}), but which reads better is open; {told}")
 
 
 def sdpa_active(tables: Tables) -> Told:
     """Return whether eager attention calls an SDPA kernel, as torch's profiler counts them."""
     kernels = tables["findings/02-attention-kernels"]
-    done = {str(line["way"]): line for line in kernels[kernels["status"] == "ok"].to_dict("records")}
+    done = {str(line["variant"]): line for line in kernels[kernels["status"] == "ok"].to_dict("records")}
     if not {"eager", "sdpa"} <= set(done):
         return Told(OPEN, "eager or sdpa did not run")
-    calls = int(sum(done["eager"][name] for name in KERNELS))
+    calls = int(sum(done["eager"][name] for name in SDPA_KERNELS))
     told = f"eager called {calls} SDPA kernels, sdpa called {done['sdpa']['took']}"
     if calls:
         return Told(CONFIRMED, f"{told}: both at once")
@@ -393,7 +394,7 @@ def _growth(growth: pd.DataFrame) -> str:
     if "exponent" not in exponents:
         return ""
     fitted = exponents.dropna(subset=["exponent"]).to_dict("records")
-    told = ", ".join("{way} {exponent:.2f} ({low:.2f} to {high:.2f})".format_map(fit) for fit in fitted)
+    told = ", ".join("{variant} {exponent:.2f} ({low:.2f} to {high:.2f})".format_map(fit) for fit in fitted)
     return f"; memory grows with image tokens to the power of: {told}"
 
 

@@ -48,7 +48,7 @@ class Evidence:
     def _load(self, name: str) -> pd.DataFrame:
         part, _, own = name.partition("/")
         if part == "findings":
-            return load_findings(own, self.folder)
+            return load_findings(own, self.folder).rename(columns={"way": "variant"})  # what older runs call it
         return load_rows(self.folder, None if own == "*" else own)
 
     def _machine(self) -> str:
