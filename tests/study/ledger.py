@@ -41,16 +41,16 @@ def probe(attention: str = "eager", verdict: str = "works", **changes: Any) -> d
     return blank | changes
 
 
-def contrast(way: str, kind: str, pages: int = 8, **changes: Any) -> dict[str, Any]:
+def contrast(variant: str, kind: str, pages: int = 8, **changes: Any) -> dict[str, Any]:
     low, high = {"worse": (0.02, 0.05), "better": (-0.05, -0.02)}.get(kind, (-0.001, 0.001))
     return TWO_B | {
-        "way": way, "pages": pages, "of": 8, "kind": kind, "words": f"words of {kind}", "low": low, "high": high,
-        "status": "ok" if pages == 8 else "invalid", "reason": "" if pages == 8 else "planted",
+        "variant": variant, "pages": pages, "of": 8, "kind": kind, "words": f"words of {kind}",
+        "low": low, "high": high, "status": "ok" if pages == 8 else "invalid", "reason": "" if pages == 8 else "planted",
     } | changes  # fmt: skip
 
 
-def fidelity(way: str, kl: float | None, pages: int = 8, status: str = "ok") -> Lines:
-    own = TWO_B | {"way": way, "kl_mean": kl, "reference": "ok", "status": status}
+def fidelity(variant: str, kl: float | None, pages: int = 8, status: str = "ok") -> Lines:
+    own = TWO_B | {"variant": variant, "kl_mean": kl, "reference": "ok", "status": status}
     return [own | {"page": f"p{i}", "reason": "" if status == "ok" else "NaN in logits"} for i in range(pages)]
 
 
