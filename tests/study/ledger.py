@@ -45,7 +45,8 @@ def contrast(variant: str, kind: str, pages: int = 8, **changes: Any) -> dict[st
     low, high = {"worse": (0.02, 0.05), "better": (-0.05, -0.02)}.get(kind, (-0.001, 0.001))
     return TWO_B | {
         "variant": variant, "pages": pages, "of": 8, "kind": kind, "words": f"words of {kind}",
-        "low": low, "high": high, "status": "ok" if pages == 8 else "invalid", "reason": "" if pages == 8 else "planted",
+        "low": low, "high": high,
+        "status": "ok" if pages == 8 else "invalid", "reason": "" if pages == 8 else "planted",
     } | changes  # fmt: skip
 
 
