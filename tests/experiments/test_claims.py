@@ -13,7 +13,7 @@ from ocrlab import paths
 from ocrlab.experiments.claims import RULES, ledger_table, load_claims, verdicts
 from ocrlab.experiments.evidence import CONFIRMED, OPEN, REFUTED, Evidence
 from ocrlab.study.records import RecordError
-from tests.study.ledger import CARD, CPU, TWO_B, Run, contrast, fidelity, load, probe, readings, speed, write_run
+from tests.experiments.ledger import CARD, CPU, TWO_B, Run, contrast, fidelity, load, probe, readings, speed, write_run
 
 IDS = [claim.id for claim in load_claims()]
 STACK = {"findings/stack": [CARD]}

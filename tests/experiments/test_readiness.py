@@ -13,7 +13,7 @@ from ocrlab.commands.cli import main
 from ocrlab.experiments.claims import readiness_table
 from ocrlab.experiments.readiness import CHECKS, check_readiness
 from ocrlab.machine.describe import describe_machine, machine_name
-from tests.study.ledger import CARD, CPU, TWO_B, Run, load, probe, reading, readings, write_run
+from tests.experiments.ledger import CARD, CPU, TWO_B, Run, load, probe, reading, readings, write_run
 
 PASS, FAIL, OPEN = "pass", "fail", "not measured"
 GIB = 2**30
