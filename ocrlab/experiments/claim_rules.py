@@ -46,18 +46,18 @@ def bf16_100(tables: Tables) -> Answer:
     if plain.empty or lines.empty:
         return OPEN, f"{words}; bfloat16 was not read with"
     line, fidelity = lines.iloc[0], tables["findings/03-dtype-fidelity"]
-    way = str(line["way"])
-    failed, pages, why = failures(fidelity, way)
+    variant = str(line["way"])
+    failed, pages, why = failures(fidelity, variant)
     if failed or not line["pages"]:
-        return REFUTED, f"{words}; {way} failed on {failed} of {pages} pages ({why or line['reason']})"
-    error = fidelity[fidelity["way"] == way]["kl_mean"].median()
-    words += f"; {way} against float32: {line['words'] or 'nothing scored'}, KL {error:.2g} nats per token"
+        return REFUTED, f"{words}; {variant} failed on {failed} of {pages} pages ({why or line['reason']})"
+    error = fidelity[fidelity["way"] == variant]["kl_mean"].median()
+    words += f"; {variant} against float32: {line['words'] or 'nothing scored'}, KL {error:.2g} nats per token"
     if line["kind"] == "worse":
         return REFUTED, words
     speed = name_ways(tables["rows/03-dtype-speed"], with_dtype=True)
-    others = [way.replace("bfloat16", name, 1) for name in ("float32", "float16")]
-    words += "; time per page " + ", ".join(ratio_words(speed, "page_s", way, other) for other in others)
-    found = [ratio(speed, "page_s", way, other) for other in others]
+    others = [variant.replace("bfloat16", name, 1) for name in ("float32", "float16")]
+    words += "; time per page " + ", ".join(ratio_words(speed, "page_s", variant, other) for other in others)
+    found = [ratio(speed, "page_s", variant, other) for other in others]
     if any(r is not None and r.low is not None and r.low > 1 for r in found):
         return REFUTED, f"not the fastest: {words}"
     if all(r is not None and r.high is not None and r.high < 1 for r in found):
@@ -70,12 +70,12 @@ def fp16_forbidden(tables: Tables) -> Answer:
     contrasts, fidelity = tables["findings/03-dtype-contrast"], tables["findings/03-dtype-fidelity"]
     ran, parts = [], []
     for line in _of(contrasts, "float16").to_dict("records"):
-        way = str(line["way"])
-        bad, pages, why = failures(fidelity, way)
-        broken = ((fidelity["way"] == way) & (fidelity["status"] == "invalid")).any()
-        beside = ratio_words(fidelity, "kl_mean", way, way.replace("float16", "bfloat16", 1))
+        variant = str(line["way"])
+        bad, pages, why = failures(fidelity, variant)
+        broken = ((fidelity["way"] == variant) & (fidelity["status"] == "invalid")).any()
+        beside = ratio_words(fidelity, "kl_mean", variant, variant.replace("float16", "bfloat16", 1))
         failed = f"{bad} of {pages} pages fail ({why})" if bad else f"reads all {pages} pages"
-        parts.append(f"{way}: {failed}, in CER {line['words'] or 'nothing scored'}, KL {beside}")
+        parts.append(f"{variant}: {failed}, in CER {line['words'] or 'nothing scored'}, KL {beside}")
         whole = pages > 0 and not bad and line["pages"] == line["of"] and line["kind"] in {"better", "not worse"}
         ran.append("broken" if broken else "whole" if whole else "open")
     headroom, overflow = tables["findings/03-dtype-headroom"], tables["findings/overflow"]
@@ -334,7 +334,7 @@ def eager_stable(tables: Tables) -> Answer:
     contrasts, fidelity = tables["findings/02-attention-contrast"], tables["findings/02-attention-fidelity"]
     eager = contrasts[contrasts["way"] == "eager"]
     if eager.empty:
-        return OPEN, "eager was not among the ways read"
+        return OPEN, "eager was not among the variants read"
     line = eager.iloc[0]
     bad, pages, why = failures(fidelity, "eager")
     unread = int(contrasts["pages"].max() - line["pages"])
@@ -351,10 +351,10 @@ def eager_stable(tables: Tables) -> Answer:
     others = contrasts[(contrasts["pages"] == line["pages"]) & (contrasts["way"] != "eager")]
     if others.empty:
         return OPEN, f"nothing but eager ran; {words}"
-    ways = "; ".join(others["way"])
+    names = "; ".join(others["way"])
     if line["kind"] == "not worse" and line["low"] > -_MARGIN:
-        return REFUTED, f"what eager read was read no worse without it ({ways}); {words}"
-    return OPEN, f"others read every page as well ({ways}), but which reads better is open; {words}"
+        return REFUTED, f"what eager read was read no worse without it ({names}); {words}"
+    return OPEN, f"others read every page as well ({names}), but which reads better is open; {words}"
 
 
 def sdpa_active(tables: Tables) -> Answer:

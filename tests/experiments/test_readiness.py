@@ -53,7 +53,7 @@ def recovery(works: bool) -> Run:
 
 
 CASES: list[tuple[str, Run, str, str]] = [
-    ("stack", doctor("ok", "ok"), PASS, "2 lines, all ok"),
+    ("stack", doctor("ok", "ok"), PASS, "2 lines: all ok"),
     ("stack", doctor("ok", "warning"), PASS, "1 warnings (c1)"),
     ("stack", doctor("problem", "ok"), FAIL, "1 problems (c0)"),
     ("stack", {}, OPEN, "the doctor was not asked; make reproduce ONLY=01-machine"),
@@ -61,10 +61,10 @@ CASES: list[tuple[str, Run, str, str]] = [
     ("kernels", {"findings/probes": [probe(), probe("sdpa", "wrong")]}, FAIL, "1 of 2 launches: wrong (planted wrong)"),
     ("kernels", {"findings/probes": [probe(verdict="not installed")]}, OPEN, "none of 1 launches"),
     ("kernels", {}, OPEN, "none of 0 launches"),
-    ("canary", canary("same text", "within rounding", "unsupported"), PASS, "2 ways are right"),
+    ("canary", canary("same text", "within rounding", "unsupported"), PASS, "2 variants are right"),
     ("canary", canary("same text", "faulty"), FAIL, "planted faulty"),
     ("canary", canary("same text", "timed out"), FAIL, "timed out"),
-    ("canary", canary("unsupported"), OPEN, "none of 1 ways"),
+    ("canary", canary("unsupported"), OPEN, "none of 1 variants"),
     ("finite", {"rows/a": readings()}, PASS, "0 of 24 readings"),
     ("finite", {"rows/a": [*readings(), reading(1, status="invalid", reason="NaN")]}, FAIL, "1 of 25"),
     ("finite", {"rows/a": readings(3, status="invalid", dtype="float16")}, OPEN, "nothing was read"),
@@ -97,7 +97,7 @@ CASES: list[tuple[str, Run, str, str]] = [
     ("soak", {}, OPEN, "no soak in this run; make soak"),
     ("recovery", recovery(True), PASS, "SIGABRT"),
     ("recovery", recovery(False), FAIL, "a new process"),
-    ("recovery", {}, OPEN, "no process was let die"),
+    ("recovery", {}, OPEN, "no process was made to die"),
 ]
 
 
@@ -120,7 +120,7 @@ def test_the_embedded_reader_counts_only_alone(tmp_path: Path) -> None:
 
 def test_the_score_is_over_what_was_measured(tmp_path: Path) -> None:
     found = check_readiness(write_run(tmp_path, canary("same text") | recovery(False)))
-    assert found.score == 3 / 4 and (found.measured, found.total) == (4, 19)
+    assert found.score == 3 / 4 and (found.weight_of("pass", "fail"), found.weight_of("not measured")) == (4, 15)
     assert found.words.startswith(
         "75% of the weight that was measured (4 of 19) passes; not measured, weight 15: stack"
     )
