@@ -1,4 +1,4 @@
-"""The ledger of claims: rows in, verdicts out. What each claim says and who may settle it stands in claims.yaml."""
+"""The ledger of claims: rows in, verdicts out. What each claim says and who may settle it is in claims.yaml."""
 
 from __future__ import annotations
 

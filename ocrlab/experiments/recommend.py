@@ -111,7 +111,7 @@ def rows_of_runs(folders: Iterable[Path]) -> pd.DataFrame:
 
 
 def quality_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that ask about reading: no forced length, own weights, and every setting's column.
+    """Return the rows that ask about reading: no fixed length, own weights, and every setting's column.
 
     Beside readings in this process a server's are left out: dtype and attention behind them only the server knows.
     """

@@ -48,7 +48,7 @@ def rows(folder: Path, grid: dict[Settings, str]) -> pd.DataFrame:
 
 
 def made(setting: str, texts: Sequence[str], truth: str = TRUTH, status: str = "ok", **more: Any) -> list[dict]:
-    """Rows of one setting as `with_texts` has them, one a page."""
+    """Rows of one setting as `with_texts` has them, one per page."""
     lines = []
     for i, text in enumerate(texts):
         lines.append({

@@ -42,7 +42,7 @@ def share(value: float, model: str = TWO_B["model_id"]) -> Run:
 
 
 def soak(verdict: str, pages: int = 5000, minutes: float = 1.0, model: str = TWO_B["model_id"]) -> Run:
-    line = {"verdict": verdict, "words": "told", "pages": pages, "minutes": minutes, "model_id": model}
+    line = {"verdict": verdict, "words": "calm", "pages": pages, "minutes": minutes, "model_id": model}
     return {"findings/soak": [line], "rows/a": readings()}
 
 
@@ -88,11 +88,11 @@ CASES: list[tuple[str, Run, str, str]] = [
     ("speed", share(0.03), FAIL, "3% of the floor"),
     ("speed", share(1.28), OPEN, "measured too low"),
     ("speed", share(0.2, "tiny"), OPEN, "lives in the cache"),
-    ("soak", soak("pass"), PASS, "told"),
-    ("soak", soak("pass", 50, 60), PASS, "told"),
-    ("soak", soak("fail", 10), FAIL, "told"),
+    ("soak", soak("pass"), PASS, "calm"),
+    ("soak", soak("pass", 50, 60), PASS, "calm"),
+    ("soak", soak("fail", 10), FAIL, "calm"),
     ("soak", soak("pass", 10), OPEN, "1000 pages or 60 minutes needed"),
-    ("soak", soak("open"), OPEN, "told"),
+    ("soak", soak("open"), OPEN, "calm"),
     ("soak", soak("pass", model="tiny"), OPEN, "the soak read with tiny"),
     ("soak", {}, OPEN, "no soak in this run; make soak"),
     ("recovery", recovery(True), PASS, "SIGABRT"),
@@ -152,7 +152,7 @@ def test_exit_codes_follow_the_threshold(results: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("arguments", "damage", "says"),
+    ("arguments", "broken", "says"),
     [
         (["--run", "yours"], "", "no run there, or its run.json is damaged; the runs here are: mine"),
         (["--threshold", "80"], "", "give a share from 0 to 1"),
@@ -161,10 +161,10 @@ def test_exit_codes_follow_the_threshold(results: Path, capsys: pytest.CaptureFi
     ],
 )
 def test_an_unusable_run_ends_with_2_and_says_why(
-    arguments: list[str], damage: str, says: str, results: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], broken: str, says: str, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if damage:
-        (results / "mine" / damage).write_text("{\n", encoding="utf-8")
+    if broken:
+        (results / "mine" / broken).write_text("{\n", encoding="utf-8")
     assert main(["ready", *arguments]) == 2
     assert says in capsys.readouterr().err
 
