@@ -141,7 +141,7 @@ def compare(
     one, other = (_by_page(rows[rows[column] == v], metric) for v in (value, against))
     common = one.index.intersection(other.index, sort=False)
     if len(common) < 2 or not one.loc[common, "length"].any():
-        words = f"not compared: {len(common)} pages have a {METRICS.get(metric, metric)} on both sides, two are needed"
+        words = f"not compared: {len(common)} pages have a {METRICS[metric].label} on both sides, two are needed"
         return Verdict("not compared", words, Interval(math.nan, math.nan, math.nan, confidence, len(common)), margin)
     one, other = one.loc[common], other.loc[common]
     # Brought to as many readings a page as all can have, edits stay whole numbers and pages keep their weights.

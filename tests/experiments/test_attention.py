@@ -33,7 +33,7 @@ from ocrlab.reading.open import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.compare import name_variants
 from tests.experiments import faults
-from tests.experiments.cells import names_of
+from tests.experiments.definitions import names_of
 
 SDPA = Settings(dtype="float32", max_new_tokens=40)
 FLASH_2 = replace(SDPA, dtype="bfloat16", attn_implementation="flash_attention_2")

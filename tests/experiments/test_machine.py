@@ -18,7 +18,7 @@ from ocrlab.pages import Page, load_pages
 from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.settings import Settings
 from ocrlab.study.experiment import run_experiment
-from tests.experiments.cells import names_of
+from tests.experiments.definitions import names_of
 from tests.machine import plants
 
 SDPA = Settings(dtype="float32", max_new_tokens=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import nbformat
 import pytest
 
 from ocrlab import paths
-from ocrlab.experiments.claims import RULES, ledger_table, load_claims, verdicts
+from ocrlab.experiments import claim_rules
+from ocrlab.experiments.claims import ledger_table, load_claims, verdicts
 from ocrlab.experiments.evidence import CONFIRMED, OPEN, REFUTED, Evidence
 from ocrlab.study.records import RecordError
-from tests.study.ledger import CARD, CPU, TWO_B, Run, contrast, fidelity, load, probe, readings, speed, write_run
+from tests.experiments.ledger import CARD, CPU, TWO_B, Run, contrast, fidelity, load, probe, readings, speed, write_run
 
 IDS = [claim.id for claim in load_claims()]
 STACK = {"findings/stack": [CARD]}
@@ -129,7 +131,11 @@ def judged(folder: Path, claim: str, run: Run) -> tuple[str, str]:
 
 
 def test_every_claim_has_one_rule_and_a_case_of_both_kinds() -> None:
-    assert sorted(IDS) == sorted(RULES) == sorted(BOTH) and len(set(IDS)) == len(IDS) == 16
+    assert sorted(IDS) == sorted(BOTH) and len(set(IDS)) == len(IDS) == 16
+    rules = [claim.rule for claim in load_claims()]
+    defined = [value for name, value in vars(claim_rules).items() if isfunction(value) and name[0] != "_"]
+    own = [rule for rule in defined if rule.__module__ == claim_rules.__name__]
+    assert sorted(rules, key=repr) == sorted(own, key=repr), "every function that is not private is a claim's rule"
 
 
 @pytest.mark.parametrize("claim", IDS)

@@ -28,10 +28,10 @@ def write_run(folder: Path, run: Run) -> Path:
             keep_findings(own, lines, folder)
             continue
         readings = RecordFile(folder / "readings" / f"{own}.jsonl")
-        blank = {"asked": {}, "actual": {}, "text": "", "truth": None}  # not scored again: what is told stands
+        blank = {"asked": {}, "actual": {}, "text": "", "truth": None}  # not scored again: what is given is kept
         for number, line in enumerate(lines):
-            told = {"experiment": own, "machine": machine_name()} | line
-            readings.append({"key": f"{own} {number}", "status": "ok", **blank, "measured": told})
+            given = {"experiment": own, "machine": machine_name()} | line
+            readings.append({"key": f"{own} {number}", "status": "ok", **blank, "measured": given})
     return folder
 
 
