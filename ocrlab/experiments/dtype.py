@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.experiments.attention import answer_tokens, distance, forced_logits, tf32
+from ocrlab.experiments.attention import answer_tokens, distance, teacher_forced_logits, tf32
+from ocrlab.experiments.machine import Prepare
 from ocrlab.machine.attention import pinned
 from ocrlab.machine.describe import choose_device
 from ocrlab.machine.worker import Worker
@@ -30,31 +31,27 @@ if TYPE_CHECKING:
 
 
 FLOAT16_END = 65504.0
-COLUMNS = ("module", "part", "value", "largest", "bits")
+_TIMEOUT_S = 600
+_COLUMNS = ("module", "part", "value", "largest", "bits")
 
 
-def measure_headroom(
-    settings: Settings, page: Page, *, prepare: Callable[[], None] | None = None, timeout_s: float = 600,
-    worker: Worker | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """Return one line a module and value over a greedy reading of the page, in the order of first use.
+def measure_headroom(settings: Settings, page: Page, worker: Worker, prepare: Prepare | None = None) -> pd.DataFrame:
+    """Return one line per module and value over a greedy reading of the page, in the order of first use.
 
     `value` is output, input (of modules without parts: what arises between modules shows there) or scores (QK^T of an
     attention, unscaled); `part` is vision or text; `largest` the largest magnitude, `bits` = log2(65504 / largest): how
     often it may double before float16 ends, negative where it is beyond. Read with eager attention, in bfloat16 where
-    that is asked for, else in float32, in a process that may die; where that cannot run, the only line has status and
-    reason.
+    that is asked for, else in float32, in the worker, which may die; where that cannot run, the only line has status
+    and reason.
     """
     import pandas as pd
 
     wide = "bfloat16" if settings.dtype == "bfloat16" else "float32"
     exact = replace(settings, dtype=wide, attn_implementation="eager", sdpa_kernel=None)  # type: ignore[arg-type]
-    with nullcontext(worker) if worker else Worker() as process:
-        found, status, reason = attempt(process, largest_here, exact, page, prepare, timeout_s=timeout_s)
-    lines = found or [dict.fromkeys(COLUMNS)]
+    found, status, reason = attempt(worker, largest_here, exact, page, prepare, timeout_s=_TIMEOUT_S)
     own = {"model_id": exact.model_id, "weights": exact.weights, "dtype": wide, "page": page.id}
     own |= {"status": status, "reason": reason}
-    return pd.DataFrame([line | own for line in lines])
+    return pd.DataFrame([line | own for line in found or [dict.fromkeys(_COLUMNS)]])
 
 
 def first_to_overflow(headroom: pd.DataFrame, value: str | None = None) -> pd.Series | None:
@@ -70,9 +67,7 @@ def first_to_overflow(headroom: pd.DataFrame, value: str | None = None) -> pd.Se
     return None if lines.empty else lines.sort_values("bits", kind="stable").iloc[0]
 
 
-def largest_here(
-    settings: Settings, page: Page, prepare: Callable[[], None] | None = None
-) -> list[dict[str, Any]]:  # fmt: skip
+def largest_here(settings: Settings, page: Page, prepare: Prepare | None = None) -> list[dict[str, Any]]:
     """Read a page greedily here and return the largest magnitudes: a list of module, part, value, largest, bits."""
     import torch
 
@@ -84,18 +79,16 @@ def largest_here(
         reader.model.generate(**tensors, do_sample=False)
     lines = []
     for (module, value), tensor in largest.items():
-        most = float(tensor)
-        known = math.isfinite(most)
-        bits = math.log2(FLOAT16_END / most) if known and most > 0 else None
+        most: float | None = float(tensor) if bool(tensor.isfinite()) else None
+        bits = math.log2(FLOAT16_END / most) if most else None
         part = "vision" if "visual" in module.split(".") else "text"
-        line = {"module": module, "part": part, "value": value, "largest": most if known else None, "bits": bits}
-        lines.append(line)
+        lines.append(dict(zip(_COLUMNS, (module, part, value, most, bits), strict=True)))
     return lines
 
 
 @contextmanager
 def _watched(model: nn.Module) -> Iterator[dict[tuple[str, str], Tensor]]:
-    """Note the largest magnitude of every module's output, every leaf's input and every eager QK^T inside the block.
+    """Note the largest magnitude of every output, input (of modules without parts) and eager QK^T inside the block.
 
     The maxima stay on the device, so that no module waits for the host.
     """
@@ -128,7 +121,7 @@ def _watched(model: nn.Module) -> Iterator[dict[tuple[str, str], Tensor]]:
 
 @contextmanager
 def _measuring_eager(note: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
-    """Let eager attention tell of its QK^T, head by head, then compute as the model's own file does."""
+    """Let eager attention report its QK^T, head by head, then compute as the model's own file does."""
     from transformers import AttentionInterface
 
     def measured(module: nn.Module, query: Tensor, key: Tensor, *rest: Any, **named: Any) -> Any:
@@ -152,14 +145,12 @@ def _measuring_eager(note: Callable[[nn.Module, Tensor], None]) -> Iterator[None
 # What TF32 changes: logits and time of one pass with it and without, in turns, for a float32 and a bfloat16 model.
 
 
-_NUMBERS = ("kl_mean", "logit_error", "seconds_off", "seconds_on", "ratio", "ratio_low", "ratio_high")
+_CHANGES = ("kl_mean", "logit_error")
+_TIMES = ("seconds_off", "seconds_on", "ratio", "ratio_low", "ratio_high")
 
 
-def tf32_table(
-    base: Settings, page: Page, dtypes: Sequence[str] = ("float32", "bfloat16"), *, repeats: int = 9,
-    worker: Worker | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """Return one line a dtype: KL(off || on) in nats, the largest change of a logit, and the time of a pass on and off.
+def tf32_table(base: Settings, page: Page, worker: Worker, repeats: int = 9) -> pd.DataFrame:
+    """Return one line per dtype: KL(off || on) in nats, the largest change of a logit, time of a pass on and off.
 
     `ratio` is the median of time on over time off, pair by pair, with its quartiles; below 1, TF32 is faster. On a
     device without TF32 the line has status unsupported and the reason.
@@ -167,20 +158,19 @@ def tf32_table(
     import pandas as pd
 
     lines = []
-    with nullcontext(worker) if worker else Worker() as process:
-        for dtype in dtypes:
-            found: dict[str, Any] | None = None
-            status, reason = "unsupported", _reason_against(base.device)
-            if not reason:
-                settings = replace(base, dtype=dtype)  # type: ignore[arg-type]
-                found, status, reason = attempt(process, tf32_here, settings, page, repeats, timeout_s=600)
-            own = {"model_id": base.model_id, "weights": base.weights, "dtype": dtype}
-            blank = own | dict.fromkeys(_NUMBERS) | {"status": status, "reason": reason}
-            lines.append(blank | (found or {}))
+    for dtype in ("float32", "bfloat16"):
+        found: dict[str, Any] | None = None
+        status, reason = "unsupported", _reason_against_tf32(base.device)
+        if not reason:
+            settings = replace(base, dtype=dtype)  # type: ignore[arg-type]
+            found, status, reason = attempt(worker, tf32_here, settings, page, repeats, timeout_s=_TIMEOUT_S)
+        own = {"model_id": base.model_id, "weights": base.weights, "dtype": dtype}
+        blank = dict.fromkeys((*_CHANGES, *_TIMES)) | {"status": status, "reason": reason}
+        lines.append(own | blank | (found or {}))
     return pd.DataFrame(lines)
 
 
-def _reason_against(asked: str) -> str:
+def _reason_against_tf32(asked: str) -> str:
     import torch
 
     try:
@@ -204,11 +194,11 @@ def tf32_here(settings: Settings, page: Page, repeats: int) -> dict[str, Any]:
         for on in (False, True):
             with tf32(on):
                 started = time.perf_counter()
-                logits[on], _ = forced_logits(reader, page, tokens)  # brought to the CPU, so the device is done
+                logits[on], _ = teacher_forced_logits(reader, page, tokens)  # on the CPU, so the device is done
                 seconds[on].append(time.perf_counter() - started)
     off, on_s = seconds[False][1:], seconds[True][1:]
     ratio = median_spread([b / a for a, b in zip(off, on_s, strict=True)])
-    times = {"seconds_off": median_spread(off).median, "seconds_on": median_spread(on_s).median}
-    ends = {"ratio": ratio.median, "ratio_low": ratio.low_quartile, "ratio_high": ratio.high_quartile}
-    found = distance(logits[True], logits[False])
-    return {name: value for name, value in found.items() if name in {*_NUMBERS, "status", "reason"}} | times | ends
+    times = (median_spread(off).median, median_spread(on_s).median, *ratio)
+    changes = distance(logits[True], logits[False])
+    kept = {name: value for name, value in changes.items() if name in (*_CHANGES, "status", "reason")}
+    return kept | dict(zip(_TIMES, times, strict=True))

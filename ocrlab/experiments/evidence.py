@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from ocrlab.study.records import load_findings, load_rows, record_files
 
@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 
 Tables = Mapping[str, "pd.DataFrame"]
+Kind = Literal["confirmed", "refuted", "not settled here"]
+CONFIRMED: Kind = "confirmed"
+REFUTED: Kind = "refuted"
+OPEN: Kind = "not settled here"
+Answer = tuple[Kind, str]
+"""What some rows say of a claim, whoever's card they are from, and the reason with its numbers."""
 
 
 class Evidence:
@@ -25,13 +31,14 @@ class Evidence:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._tables: dict[str, pd.DataFrame] = {}
-        self.machine = self._machine()
+        found = [f"findings/{file.name.split('.')[0]}" for file in record_files(folder / "findings")]
+        tables = (self._load(name) for name in ("findings/stack", "rows/*", *found))
+        known = (table["machine"] for table in tables if "machine" in table and len(table))
+        self.machine = str(next((names.mode().iloc[0] for names in known), ""))
 
     def table(self, name: str) -> pd.DataFrame:
         """Return a table's lines of this machine; empty where there is none."""
-        if name not in self._tables:
-            self._tables[name] = self._load(name)
-        table = self._tables[name]
+        table = self._load(name)
         return table[table["machine"] == self.machine] if "machine" in table else table
 
     @property
@@ -46,32 +53,9 @@ class Evidence:
         return str(self.stack.get("compute_capability", ""))
 
     def _load(self, name: str) -> pd.DataFrame:
-        part, _, own = name.partition("/")
-        if part == "findings":
-            return load_findings(own, self.folder)
-        return load_rows(self.folder, None if own == "*" else own)
-
-    def _machine(self) -> str:
-        names = ["findings/stack", "rows/*"]
-        names += [f"findings/{f.name.split('.')[0]}" for f in record_files(self.folder / "findings")]
-        for name in names:
-            table = self._tables.setdefault(name, self._load(name))
-            if "machine" in table and len(table):
-                return str(table["machine"].mode().iloc[0])
-        return ""
-
-
-# What rows can say of a claim: a word of three, and the reason with its numbers.
-
-
-Kind = Literal["confirmed", "refuted", "not settled here"]
-CONFIRMED: Kind = "confirmed"
-REFUTED: Kind = "refuted"
-OPEN: Kind = "not settled here"
-
-
-class Told(NamedTuple):
-    """What some rows say of a claim, whoever's card they are from."""
-
-    kind: Kind
-    reason: str
+        if name not in self._tables:
+            part, _, own = name.partition("/")
+            found = part == "findings"
+            self._tables[name] = load_findings(own, self.folder) if found else load_rows(self.folder, own)
+            self._tables[name] = self._tables[name].rename(columns={"way": "variant"})  # what older runs call it
+        return self._tables[name]

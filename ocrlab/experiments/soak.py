@@ -26,8 +26,9 @@ LIMIT_MB = 10.0
 """Growth in MB (of 10^6 bytes) per 1,000 pages that does not matter: some 1 GB after a day of 100,000 pages."""
 SETTLES_MB = 20.0
 """Growth in MB in all that is no leak yet: allocators and libraries go on settling for a while after the first pass."""
-_PARTS, _FEWEST = 30, 6  # into which what follows the first pass is parted; fewer have no interval to speak of
-_HELD = {"resident_bytes": ("", "memory"), "reserved_memory_bytes": ("device_", "device memory")}
+_PARTS, _FEWEST = 30, 6  # what follows the first pass is cut into so many; fewer have no interval to speak of
+_ENDS = {"mb": "point", "low": "low", "high": "high"}
+_HELD = (("resident_bytes", "", "memory"), ("reserved_memory_bytes", "device_", "device memory"))
 
 
 def run_soak(
@@ -55,19 +56,19 @@ def run_soak(
     with ReaderPool(settings, page_timeout_s=page_timeout_s) as pool:
         try:
             for passed, result in _over_time(pool, pages, minutes * 60, max(count, len(pages))):
-                reading = result.reading
-                read = reading.status not in WITHOUT_TEXT
-                changed = read and texts.setdefault(reading.page, reading.text) != reading.text
-                rows.append(reading.measured() | {"page": reading.page, "status": reading.status, "changed": changed})
-                rows[-1] |= {"reason": reading.reason, "minutes": passed / 60}
-                if job := new.pop(reading.page, None):
+                one = result.reading
+                changed = one.status not in WITHOUT_TEXT and texts.setdefault(one.page, one.text) != one.text
+                own = {"page": one.page, "status": one.status, "reason": one.reason, "changed": changed}
+                rows.append(one.measured() | own | {"minutes": passed / 60})
+                if job := new.pop(one.page, None):
                     store.append(record_of("soak", job, result))
         except KeyboardInterrupt:
             print("stopped: the verdict is on what was read", file=sys.stderr)
         found = judge_soak(rows, len(pages), len(pool.troubles))
-    own = settings.as_dict() | {"set": pages[0].set, "different_pages": len(texts), "time_utc": began}
-    keep_findings("soak", [own | found], folder)
-    return own | found
+    about = {"set": pages[0].set, "different_pages": len(texts), "time_utc": began}
+    line = settings.as_dict() | about | found
+    keep_findings("soak", [line], folder)
+    return line
 
 
 def _over_time(
@@ -108,24 +109,23 @@ def judge_soak(rows: Sequence[dict[str, Any]], first_pass: int, restarts: int) -
         "page_s": median_spread(seconds).median if seconds else None,
         "limit_mb": LIMIT_MB,
     }
-    words = [f"{len(rows)} pages in {found['minutes']:.1f} min", f"{len(failed)} failed", f"{restarts} restarts"]
-    words[1] += "".join(f" ({row['page']}: {row['status']}: {row['reason']})" for row in failed[:1])
-    words.insert(2, f"{len(changed)} pages' texts changed" + (f" ({', '.join(changed[:3])})" if changed else ""))
+    first = "".join(f" ({row['page']}: {row['status']}: {row['reason']})" for row in failed[:1])
+    pages = f" ({', '.join(changed[:3])})" if changed else ""
+    words = [f"{len(rows)} pages in {found['minutes']:.1f} min", f"{len(failed)} failed{first}"]
+    words += [f"{len(changed)} pages' texts changed{pages}", f"{restarts} restarts"]
     kinds = ["fail"] if failed or changed or restarts else []
-    for name, (prefix, what) in _HELD.items():
+    for name, prefix, what in _HELD:
         rate, total = _growth(rows, name, first_pass)
-        values = (rate.point, rate.low, rate.high) if rate else (None, None, None)
-        found |= dict(zip((f"{prefix}growth_mb", f"{prefix}growth_low", f"{prefix}growth_high"), values, strict=True))
-        if rate is None:
-            kinds += ["open"] if name == "resident_bytes" else []
-            continue
-        leaks = rate.low > LIMIT_MB and total > SETTLES_MB
-        kinds.append("fail" if leaks else "pass" if rate.high <= LIMIT_MB else "open")
-        words.append(
-            f"{what} grows by {rate.point:.1f} MB per 1,000 pages ({rate.low:.1f} to {rate.high:.1f}; limit "
-            f"{LIMIT_MB:g}), {total:.1f} MB in all" + (", not settled" if kinds[-1] == "open" else "")
-        )
+        found |= {f"{prefix}growth_{end}": getattr(rate, key, None) for end, key in _ENDS.items()}
+        if rate is not None:
+            leaks = rate.low > LIMIT_MB and total > SETTLES_MB
+            kinds.append("fail" if leaks else "pass" if rate.high <= LIMIT_MB else "open")
+            words.append(
+                f"{what} grows by {rate.point:.1f} MB per 1,000 pages ({rate.low:.1f} to {rate.high:.1f}; limit "
+                f"{LIMIT_MB:g}), {total:.1f} MB in all" + (", not settled" if kinds[-1] == "open" else "")
+            )
     if found["growth_mb"] is None:
+        kinds.append("open")
         words.append(f"growth of memory not settled: fewer than {_FEWEST} readings after the first pass")
     verdict = next((kind for kind in ("fail", "open") if kind in kinds), "pass")
     return found | {"verdict": verdict, "words": ", ".join(words)}

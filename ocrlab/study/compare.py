@@ -141,7 +141,7 @@ def compare(
     one, other = (_by_page(rows[rows[column] == v], metric) for v in (value, against))
     common = one.index.intersection(other.index, sort=False)
     if len(common) < 2 or not one.loc[common, "length"].any():
-        words = f"not compared: {len(common)} pages have a {METRICS.get(metric, metric)} on both sides, two are needed"
+        words = f"not compared: {len(common)} pages have a {METRICS[metric].label} on both sides, two are needed"
         return Verdict("not compared", words, Interval(math.nan, math.nan, math.nan, confidence, len(common)), margin)
     one, other = one.loc[common], other.loc[common]
     # Brought to as many readings a page as all can have, edits stay whole numbers and pages keep their weights.
@@ -161,30 +161,30 @@ def _by_page(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     return table.assign(readings=pages.size())
 
 
-# One way of computing against another, page by page: the same text, from where on another, and is its CER worse.
+# One variant against another, page by page: is the text the same, from which letter on not, and is its CER worse.
 
 
-def way_of(settings: Settings) -> str:
-    """Return attention and pinned kernel in words: what the column `way` calls a setting."""
-    return way_words(settings.attn_implementation, settings.sdpa_kernel)
+def variant_of(settings: Settings) -> str:
+    """Return attention and pinned kernel in words: what the column `variant` calls a setting."""
+    return variant_words(settings.attn_implementation, settings.sdpa_kernel)
 
 
-def name_ways(rows: pd.DataFrame, *, with_dtype: bool = False) -> pd.DataFrame:
-    """Return the rows with a column `way`: attention and pinned kernel in words, dtype and quantization before them."""
-    names = [way_words(a, k) for a, k in zip(rows["attn_implementation"], rows["sdpa_kernel"], strict=True)]
+def name_variants(rows: pd.DataFrame, *, with_dtype: bool = False) -> pd.DataFrame:
+    """Return the rows with a column `variant`: attention and pinned kernel in words, after quantization and dtype."""
+    names = [variant_words(a, k) for a, k in zip(rows["attn_implementation"], rows["sdpa_kernel"], strict=True)]
     if with_dtype:
         kinds = [f"{q} + " if isinstance(q, str) else "" for q in rows.get("quantization", [None] * len(rows))]
         names = [f"{kind}{dtype}, {name}" for kind, dtype, name in zip(kinds, rows["dtype"], names, strict=True)]
-    return rows.assign(way=names)
+    return rows.assign(variant=names)
 
 
-def way_words(attention: str, kernel: object) -> str:
+def variant_words(attention: str, kernel: object) -> str:
     """Return an attention and its pinned kernel, if there is one, in words."""
     return f"{attention}, {kernel}" if isinstance(kernel, str) else attention
 
 
 def contrast(rows: pd.DataFrame, readings: pd.DataFrame, against: str, margin: float = 0.005) -> pd.DataFrame:
-    """Return one line a way of the named rows, held against the way `against`.
+    """Return one line per variant of the named rows, held against the variant `against`.
 
     `pages` counts what was read to some end; `same_text` is the share of pages whose text is the other's, letter for
     letter, `first_difference` the median of the first letter that differs where one does; cer with its interval,
@@ -194,41 +194,41 @@ def contrast(rows: pd.DataFrame, readings: pd.DataFrame, against: str, margin: f
     import pandas as pd
 
     texts = readings.set_index("key")["text"]
-    other = rows[rows["way"] == against]
+    other = rows[rows["variant"] == against]
     expected = {page: texts[key] for page, key in zip(other["page"], other["key"], strict=True)}
     lines = []
-    for way, mine in rows.groupby("way", sort=False):
-        line: dict[str, Any] = {"way": way, "model_id": mine["model_id"].iloc[0], "weights": mine["weights"].iloc[0]}
+    for variant, mine in rows.groupby("variant", sort=False):
+        line: dict[str, Any] = {"variant": variant} | mine[["model_id", "weights"]].iloc[0].to_dict()
         read, bad = mine[mine["status"].isin(WITH_TEXT)], mine[~mine["status"].isin(WITH_TEXT)]
         pairs = [(texts[k], expected[p]) for k, p in zip(read["key"], read["page"], strict=True) if p in expected]
         parted = [at for one, two in pairs if (at := first_divergence(one, two)) is not None]
         line |= {"pages": read["page"].nunique(), "of": mine["page"].nunique()}
         line["same_text"] = 1 - len(parted) / len(pairs) if pairs else None
         line["first_difference"] = float(pd.Series(parted).median()) if parted else None
-        line |= _quality(rows, mine, str(way), against, margin)
+        line |= _quality(rows, mine, str(variant), against, margin)
         status, reason = ("ok", "") if bad.empty else bad[["status", "reason"]].iloc[0]
         lines.append(line | {"status": status, "reason": reason})
     return pd.DataFrame(lines)
 
 
-def _quality(rows: pd.DataFrame, mine: pd.DataFrame, way: str, against: str, margin: float) -> dict[str, Any]:
+def _quality(rows: pd.DataFrame, mine: pd.DataFrame, variant: str, against: str, margin: float) -> dict[str, Any]:
     blank = dict.fromkeys(("cer", "cer_low", "cer_high", "difference", "low", "high")) | {"kind": "", "words": ""}
     if not (error := values_of(mine, "cer")):
         return blank
     blank |= error
-    if way == against:
+    if variant == against:
         return blank | {"words": "the one compared with"}
-    found = compare(rows, "way", way, against, margin)
+    found = compare(rows, "variant", variant, against, margin)
     if found.kind == "not compared":  # the other was never scored on the same pages
         return blank
     ends = {"difference": found.difference.point, "low": found.difference.low, "high": found.difference.high}
     return blank | ends | {"kind": found.kind, "words": found.words}
 
 
-# How many times a way's column is another's, over pairs of one page; and on how many pages a way failed.
+# How many times a variant's column is another's, over pairs of one page; and on how many pages a variant failed.
 
 
-_ENOUGH = 6  # fewer pairs all lean one way by chance more often than once in twenty
+_ENOUGH = 6  # fewer pairs all lean to one side by chance more often than once in twenty
 
 
 class Ratio(NamedTuple):
@@ -240,16 +240,16 @@ class Ratio(NamedTuple):
     pairs: int
 
 
-def ratio(rows: pd.DataFrame, column: str, way: str, other: str) -> Ratio | None:
-    """Return how many times a way's column is another's; None where they have no pair of positive values.
+def ratio(rows: pd.DataFrame, column: str, variant: str, other: str) -> Ratio | None:
+    """Return how many times a variant's column is another's; None where they have no pair of positive values.
 
     A pair is one page, or one repetition of a page where there are several: of a time, it is the machine that varies.
     """
     keys = ["page", "repeat"] if "repeat" in rows else ["page"]
-    known = rows.dropna(subset=[column]).set_index(["way", *keys])[column]
-    if not {way, other} <= set(known.index.get_level_values("way")):
+    known = rows.dropna(subset=[column]).set_index(["variant", *keys])[column]
+    if not {variant, other} <= set(known.index.get_level_values("variant")):
         return None
-    pairs = known[way].to_frame("a").join(known[other].to_frame("b"), how="inner")
+    pairs = known[variant].to_frame("a").join(known[other].to_frame("b"), how="inner")
     if len(pairs) and (pairs["a"] == pairs["b"]).all():
         return Ratio(1.0, 1.0, 1.0, len(pairs))
     ratios = (pairs["a"] / pairs["b"])[(pairs > 0).all(axis=1)]
@@ -262,9 +262,9 @@ def ratio(rows: pd.DataFrame, column: str, way: str, other: str) -> Ratio | None
     return Ratio(point, low, high, len(ratios))
 
 
-def ratio_words(rows: pd.DataFrame, column: str, way: str, other: str) -> str:
+def ratio_words(rows: pd.DataFrame, column: str, variant: str, other: str) -> str:
     """Return the ratio of `ratio` in words."""
-    found = ratio(rows, column, way, other)
+    found = ratio(rows, column, variant, other)
     if found is None:
         return f"not compared with {other}"
     if found.low is None or found.high is None:
@@ -275,9 +275,9 @@ def ratio_words(rows: pd.DataFrame, column: str, way: str, other: str) -> str:
     return f"{found.point:.2g} times {other}'s ({found.low:.2g} to {found.high:.2g} over {found.pairs} pairs{calm})"
 
 
-def failures(fidelity: pd.DataFrame, way: str) -> tuple[int, int, str]:
-    """Return on how many pages a way gave no numbers, of how many that the reference read, and the first reason."""
-    mine = fidelity[(fidelity["way"] == way) & (fidelity["reference"] == "ok")]
+def failures(fidelity: pd.DataFrame, variant: str) -> tuple[int, int, str]:
+    """Return on how many pages a variant gave no numbers, of how many that the reference read, and the first reason."""
+    mine = fidelity[(fidelity["variant"] == variant) & (fidelity["reference"] == "ok")]
     bad = mine[mine["status"] != "ok"]
     return len(bad), len(mine), "" if bad.empty else str(bad["reason"].iloc[0])
 

@@ -1,21 +1,24 @@
-"""The canary catches late faults of an attention kernel, and experiments refuse what it caught until told otherwise."""
+"""The canary catches late faults of a kernel, and experiments refuse what it caught; what 01-machine draws of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ocrlab import paths
 from ocrlab.commands.cli import main
 from ocrlab.experiments import machine
-from ocrlab.experiments.machine import Finding, Generation, Prepare, all_ways, run_canary
+from ocrlab.experiments.machine import Finding, Generation, Prepare, all_variants, run_canary
 from ocrlab.machine import quarantine
+from ocrlab.machine.describe import describe_stack
 from ocrlab.machine.doctor import examine
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.settings import Settings
 from ocrlab.study.experiment import run_experiment
+from tests.experiments.definitions import names_of
 from tests.machine import plants
 
 SDPA = Settings(dtype="float32", max_new_tokens=60)
@@ -32,7 +35,7 @@ def page() -> Page:
 
 
 def ask(page: Page, prepare: Prepare | None = None, settings: Settings = SDPA) -> Finding:
-    (finding,) = run_canary([settings], page, prepare=prepare, timeout_s=120)
+    (finding,) = run_canary([settings], page, prepare)
     return finding
 
 
@@ -44,7 +47,7 @@ def test_healthy_kernels_give_the_same_text_and_are_not_held(page: Page) -> None
     assert quarantine.quarantined() == []
 
 
-def test_a_late_fault_is_caught_held_and_refused_until_told_otherwise(page: Page, tmp_path: Path) -> None:
+def test_a_late_fault_is_caught_held_and_refused_until_a_clean_verdict(page: Page, tmp_path: Path) -> None:
     finding = ask(page, plants.plant_turned_heads)
     assert finding.verdict == "faulty" and "deviations off" in finding.reason
     assert finding.error > 10 * finding.bound
@@ -94,9 +97,9 @@ def test_a_damaged_list_is_named(tmp_path: Path) -> None:
         quarantine.quarantined(file)
 
 
-def test_all_ways_cover_every_kernel_once() -> None:
-    ways = [(s.dtype, s.attn_implementation, s.sdpa_kernel) for s in all_ways(SDPA, ["float32", "float16"])]
-    assert len(ways) == len(set(ways)) == (6 + 1) + (6 + 4)
+def test_all_variants_cover_every_kernel_once() -> None:
+    variants = [(s.dtype, s.attn_implementation, s.sdpa_kernel) for s in all_variants(SDPA, ["float32", "float16"])]
+    assert len(variants) == len(set(variants)) == (6 + 1) + (6 + 4)
 
 
 def made(tokens: str, gap: float = 1.0, finite: bool = True) -> Generation:
@@ -108,9 +111,9 @@ def made(tokens: str, gap: float = 1.0, finite: bool = True) -> Generation:
 def test_generations_are_compared_as_far_as_they_share_a_prefix() -> None:
     assert machine.compare(made("abc"), made("abc"), 0.5)[0] == "same text"
     verdict, _, numbers = machine.compare(made("abd", 0.1), made("abc", 0.1), 0.5)
-    assert verdict == "within rounding" and numbers["parted_at"] == 2 and numbers["error"] == pytest.approx(0.1)
+    assert verdict == "within rounding" and numbers["first_difference"] == 2 and numbers["error"] == pytest.approx(0.1)
     verdict, reason, numbers = machine.compare(made("abd", 2.0), made("abc", 2.0), 0.5)
-    assert verdict == "faulty" and "parts at token 2" in reason and numbers["error"] == 2.0
+    assert verdict == "faulty" and "differ from token 2 on" in reason and numbers["error"] == 2.0
     assert machine.compare(made("abc", finite=False), made("abc"), 0.5)[0] == "faulty"
     assert machine.compare(made("a the the", 0.1), made("a", 0.1), 0.5)[1].startswith("1 words are doubled")
     assert machine.compare(made("a" + 20 * "!", 0.1), made("a", 0.1), 0.5)[1].startswith("one token is repeated")
@@ -120,3 +123,78 @@ def test_generations_are_compared_as_far_as_they_share_a_prefix() -> None:
 def test_stammering_is_counted() -> None:
     assert machine.doubled_words("the the cat sat sat sat, на на весь весь") == 4
     assert machine.longest_run((1, 2, 2, 2, 3)) == 3 and machine.longest_run(()) == 0
+
+
+# What the notebook defines: tables and a figure, from planted findings of every verdict.
+
+
+CELLS = names_of("01-machine")
+VERDICTS = ("works", "wrong", "unsupported", "not installed", "crashed", "timed out")
+
+
+def test_coverage_table_has_the_rules_and_the_installed_build() -> None:
+    table = CELLS["coverage_table"](["sm_90", "compute_120"])
+    assert table.loc["RTX 50 (12.0)", "CUDA 12.6"] == "no" and table.loc["RTX 50 (12.0)", "CUDA 13.0"] == "yes"
+    assert (
+        table.loc["V100 (7.0)", "CUDA 13.0"] == "no" and table.loc["RTX 50 (12.0)", "installed here"] == "through PTX"
+    )
+    assert "installed here" not in CELLS["coverage_table"]([])
+
+
+def test_stack_table_says_none_where_nothing_is() -> None:
+    table = CELLS["stack_table"](describe_stack() | {"torch_cuda": None, "arch_list": []})
+    assert table.loc["torch_cuda", "here"] == "none" and table.loc["arch_list", "here"] == "none"
+    assert not table["here"].isin(["None", "nan", "NaN", "{}"]).any()
+
+
+def test_probe_matrix_draws_every_verdict() -> None:
+    lines = [
+        {
+            "attention": f"attention {verdict}",
+            "kernel": None,
+            "dtype": dtype,
+            "case": "decode",
+            "verdict": verdict,
+            "reason": f"RuntimeError: why it is {verdict}. And more; remedy",
+        }
+        for verdict in VERDICTS
+        for dtype in ("float32", "bfloat16")
+    ]
+    figure = CELLS["probe_matrix"](pd.DataFrame(lines))
+    texts = {text.get_text() for text in figure.axes[0].texts}
+    assert "unsupported: why it is unsupported" in texts and "✗ crashed" in texts and "✓" in texts
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        v for v in CELLS["signs"] if v in VERDICTS
+    ]
+
+
+def test_canary_table_tells_the_reason_beside_the_verdict() -> None:
+    base = {"dtype": "float32", "attn_implementation": "sdpa", "doubled": 0, "run": 1, "tokens": 9}
+    found = pd.DataFrame(
+        [
+            base
+            | {
+                "sdpa_kernel": None,
+                "verdict": "same text",
+                "reason": "",
+                "first_difference": None,
+                "error": 1e-6,
+                "bound": 1e-4,
+            },
+            base
+            | {
+                "sdpa_kernel": "cudnn",
+                "verdict": "faulty",
+                "reason": "its logits hold NaN or inf",
+                "first_difference": 3.0,
+                "error": None,
+                "bound": 1e-4,
+            },
+        ]
+    )
+    table = CELLS["canary_table"](found)
+    assert table.loc[("float32", "sdpa, cudnn"), "verdict"] == "faulty: its logits hold NaN or inf"
+    assert table["first difference"].tolist() == ["", "3"] and table["logit error (bound)"].tolist() == [
+        "1e-06 (0.0001)",
+        "",
+    ]

@@ -13,7 +13,7 @@ from ocrlab.commands.cli import main
 from ocrlab.experiments.claims import readiness_table
 from ocrlab.experiments.readiness import CHECKS, check_readiness
 from ocrlab.machine.describe import describe_machine, machine_name
-from tests.study.ledger import CARD, CPU, TWO_B, Run, load, probe, reading, readings, write_run
+from tests.experiments.ledger import CARD, CPU, TWO_B, Run, load, probe, reading, readings, write_run
 
 PASS, FAIL, OPEN = "pass", "fail", "not measured"
 GIB = 2**30
@@ -42,7 +42,7 @@ def share(value: float, model: str = TWO_B["model_id"]) -> Run:
 
 
 def soak(verdict: str, pages: int = 5000, minutes: float = 1.0, model: str = TWO_B["model_id"]) -> Run:
-    line = {"verdict": verdict, "words": "told", "pages": pages, "minutes": minutes, "model_id": model}
+    line = {"verdict": verdict, "words": "calm", "pages": pages, "minutes": minutes, "model_id": model}
     return {"findings/soak": [line], "rows/a": readings()}
 
 
@@ -53,7 +53,7 @@ def recovery(works: bool) -> Run:
 
 
 CASES: list[tuple[str, Run, str, str]] = [
-    ("stack", doctor("ok", "ok"), PASS, "2 lines, all ok"),
+    ("stack", doctor("ok", "ok"), PASS, "2 lines: all ok"),
     ("stack", doctor("ok", "warning"), PASS, "1 warnings (c1)"),
     ("stack", doctor("problem", "ok"), FAIL, "1 problems (c0)"),
     ("stack", {}, OPEN, "the doctor was not asked; make reproduce ONLY=01-machine"),
@@ -61,10 +61,10 @@ CASES: list[tuple[str, Run, str, str]] = [
     ("kernels", {"findings/probes": [probe(), probe("sdpa", "wrong")]}, FAIL, "1 of 2 launches: wrong (planted wrong)"),
     ("kernels", {"findings/probes": [probe(verdict="not installed")]}, OPEN, "none of 1 launches"),
     ("kernels", {}, OPEN, "none of 0 launches"),
-    ("canary", canary("same text", "within rounding", "unsupported"), PASS, "2 ways are right"),
+    ("canary", canary("same text", "within rounding", "unsupported"), PASS, "2 variants are right"),
     ("canary", canary("same text", "faulty"), FAIL, "planted faulty"),
     ("canary", canary("same text", "timed out"), FAIL, "timed out"),
-    ("canary", canary("unsupported"), OPEN, "none of 1 ways"),
+    ("canary", canary("unsupported"), OPEN, "none of 1 variants"),
     ("finite", {"rows/a": readings()}, PASS, "0 of 24 readings"),
     ("finite", {"rows/a": [*readings(), reading(1, status="invalid", reason="NaN")]}, FAIL, "1 of 25"),
     ("finite", {"rows/a": readings(3, status="invalid", dtype="float16")}, OPEN, "nothing was read"),
@@ -88,16 +88,16 @@ CASES: list[tuple[str, Run, str, str]] = [
     ("speed", share(0.03), FAIL, "3% of the floor"),
     ("speed", share(1.28), OPEN, "measured too low"),
     ("speed", share(0.2, "tiny"), OPEN, "lives in the cache"),
-    ("soak", soak("pass"), PASS, "told"),
-    ("soak", soak("pass", 50, 60), PASS, "told"),
-    ("soak", soak("fail", 10), FAIL, "told"),
+    ("soak", soak("pass"), PASS, "calm"),
+    ("soak", soak("pass", 50, 60), PASS, "calm"),
+    ("soak", soak("fail", 10), FAIL, "calm"),
     ("soak", soak("pass", 10), OPEN, "1000 pages or 60 minutes needed"),
-    ("soak", soak("open"), OPEN, "told"),
+    ("soak", soak("open"), OPEN, "calm"),
     ("soak", soak("pass", model="tiny"), OPEN, "the soak read with tiny"),
     ("soak", {}, OPEN, "no soak in this run; make soak"),
     ("recovery", recovery(True), PASS, "SIGABRT"),
     ("recovery", recovery(False), FAIL, "a new process"),
-    ("recovery", {}, OPEN, "no process was let die"),
+    ("recovery", {}, OPEN, "no process was made to die"),
 ]
 
 
@@ -120,7 +120,7 @@ def test_the_embedded_reader_counts_only_alone(tmp_path: Path) -> None:
 
 def test_the_score_is_over_what_was_measured(tmp_path: Path) -> None:
     found = check_readiness(write_run(tmp_path, canary("same text") | recovery(False)))
-    assert found.score == 3 / 4 and (found.measured, found.total) == (4, 19)
+    assert found.score == 3 / 4 and (found.weight_of("pass", "fail"), found.weight_of("not measured")) == (4, 15)
     assert found.words.startswith(
         "75% of the weight that was measured (4 of 19) passes; not measured, weight 15: stack"
     )
@@ -152,7 +152,7 @@ def test_exit_codes_follow_the_threshold(results: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("arguments", "damage", "says"),
+    ("arguments", "broken", "says"),
     [
         (["--run", "yours"], "", "no run there, or its run.json is damaged; the runs here are: mine"),
         (["--threshold", "80"], "", "give a share from 0 to 1"),
@@ -161,10 +161,10 @@ def test_exit_codes_follow_the_threshold(results: Path, capsys: pytest.CaptureFi
     ],
 )
 def test_an_unusable_run_ends_with_2_and_says_why(
-    arguments: list[str], damage: str, says: str, results: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], broken: str, says: str, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if damage:
-        (results / "mine" / damage).write_text("{\n", encoding="utf-8")
+    if broken:
+        (results / "mine" / broken).write_text("{\n", encoding="utf-8")
     assert main(["ready", *arguments]) == 2
     assert says in capsys.readouterr().err
 

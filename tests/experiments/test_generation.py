@@ -1,4 +1,4 @@
-"""What settings lose besides letters, how they stand against greedy, and the preset that follows: read and planted."""
+"""What settings lose besides letters, how they compare with greedy, and the preset that follows: read and planted."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from ocrlab.experiments.generation import (
     GREEDY,
     OWN,
-    damage_table,
     generation_grid,
     judge_settings,
+    summarise_settings,
     tuned_preset,
-    with_damage,
-    write_preset,
+    with_texts,
 )
+from ocrlab.experiments.recommend import write_preset
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.scoring.metrics import digits_kept, lines_kept, score
@@ -44,17 +44,17 @@ def grid() -> dict[Settings, str]:
 def rows(folder: Path, grid: dict[Settings, str]) -> pd.DataFrame:
     found = run_experiment("x", list(grid), load_pages("labels", spread=4), folder=folder)
     run_experiment("x", [replace(BASE, seed=9)], load_pages("lines", limit=1), folder=folder)  # not of this sweep
-    return with_damage(found, readings_of("x", folder), grid)
+    return with_texts(found, readings_of("x", folder), grid)
 
 
 def made(setting: str, texts: Sequence[str], truth: str = TRUTH, status: str = "ok", **more: Any) -> list[dict]:
-    """Rows of one setting as `with_damage` has them, one a page."""
+    """Rows of one setting as `with_texts` has them, one per page."""
     lines = []
     for i, text in enumerate(texts):
         lines.append({
             "setting": setting, "page": f"p{i}", "text": text, "truth": truth, "status": status, "reason": "",
             "tokens": 20, "page_s": 0.1, "actual_num_beams": None, **score(text, truth),
-            "digits_read": digits_kept(text, truth).read, **more,
+            **more,
         })  # fmt: skip
     return lines
 
@@ -88,20 +88,20 @@ def test_rows_tell_what_was_lost(rows: pd.DataFrame) -> None:
 
 
 def test_the_table_counts_readings_pages_and_tokens(rows: pd.DataFrame) -> None:
-    table = damage_table(rows).set_index("setting")
+    table = summarise_settings(rows)
     sampled, cut = rows[rows["setting"] == "temperature=1.0"], table.loc["max_new_tokens=6"]
     line = table.loc["temperature=1.0"]
-    assert (line["pages"], line["readings"], line["tokens_total"]) == (4, 8, sampled["tokens"].sum())
+    assert (line["pages"], line["readings"], line["tokens_mean"]) == (4, 8, sampled["tokens"].mean())
     assert line["digits"] == pytest.approx(1 - sampled["digits_edits"].sum() / sampled["digits_length"].sum())
     assert line["digits_low"] <= line["digits"] <= line["digits_high"]
     assert cut["truncated"] + cut["loops"] == 4 and cut["tokens_mean"] == 6
     assert table.loc[GREEDY, "decoded_mean"] == table.loc[GREEDY, "tokens_mean"]
 
 
-def test_readings_without_truth_have_no_damage(folder: Path, grid: dict[Settings, str]) -> None:
+def test_readings_without_truth_have_no_score(folder: Path, grid: dict[Settings, str]) -> None:
     blind = [replace(page, truth=None) for page in load_pages("lines", limit=2)]
     found = run_experiment("blind", list(grid)[:2], blind, folder=folder)
-    table = judge_settings(with_damage(found, readings_of("blind", folder), grid))
+    table = judge_settings(with_texts(found, readings_of("blind", folder), grid))
     assert table[["digits", "lines"]].isna().all(axis=None) and table["readings"].tolist() == [2, 2]
     assert table["out"].str.startswith("has no score").all()
     assert tuned_preset(table, grid)[0] == BASE
@@ -158,13 +158,13 @@ def test_the_preset_is_the_cheapest_that_passes_and_loads(tmp_path: Path) -> Non
     assert settings.repetition_penalty == 1.1, "of equal cost the first in the grid's order; two beams decode 10"
     assert reason.startswith("repetition_penalty=1.1: not worse than greedy by more than the margin; CER 0.00%")
 
-    file = write_preset(replace(settings, model_id="Qwen/Qwen2-VL-2B-Instruct"), reason, tmp_path / "new")
-    assert file.name == "generation-Qwen2-VL-2B-Instruct.yaml"
+    file = tmp_path / "new" / "generation.yaml"
+    write_preset(replace(settings, model_id="Qwen/Qwen2-VL-2B-Instruct"), reason, file)
     assert load_preset(file) == replace(settings, model_id="Qwen/Qwen2-VL-2B-Instruct")
     text = file.read_text(encoding="utf-8")
     assert text.startswith("# repetition_penalty=1.1: not worse") and "do_sample: false" in text
     for odd in list(grid):
-        assert load_preset(write_preset(odd, "a: b # c", tmp_path)) == odd
+        assert load_preset(write_preset(odd, "a: b # c", file)) == odd
 
 
 def test_where_everything_fails_greedy_stays_and_says_why() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import nbformat
 import pytest
 
 from ocrlab import paths
-from ocrlab.experiments.claims import RULES, ledger_table, load_claims, verdicts
+from ocrlab.experiments import claim_rules
+from ocrlab.experiments.claims import ledger_table, load_claims, verdicts
 from ocrlab.experiments.evidence import CONFIRMED, OPEN, REFUTED, Evidence
 from ocrlab.study.records import RecordError
-from tests.study.ledger import CARD, CPU, TWO_B, Run, contrast, fidelity, load, probe, readings, speed, write_run
+from tests.experiments.ledger import CARD, CPU, TWO_B, Run, contrast, fidelity, load, probe, readings, speed, write_run
 
 IDS = [claim.id for claim in load_claims()]
 STACK = {"findings/stack": [CARD]}
@@ -22,14 +24,14 @@ PLAIN = [probe("eager"), probe("sdpa", took="flash")]
 
 def dtypes(**kinds: str) -> Run:
     """Findings of 03-dtype: a contrast by dtype, KL to match, and the tables beside them."""
-    ways = {f"{dtype}, {a}": kind for dtype, kind in kinds.items() for a in ("sdpa", "eager")}
-    broken = {way for way, kind in ways.items() if kind == "NaN"}
+    variants = {f"{dtype}, {a}": kind for dtype, kind in kinds.items() for a in ("sdpa", "eager")}
+    broken = {name for name, kind in variants.items() if kind == "NaN"}
     return STACK | {
         "findings/probes": PLAIN,
         "findings/03-dtype-contrast": [contrast(w, "" if w in broken else k, 0 if w in broken else 8)
-                                       for w, k in ways.items()],
-        "findings/03-dtype-fidelity": [line for way in ways for line in fidelity(
-            way, None if way in broken else 1e-4, status="invalid" if way in broken else "ok")],
+                                       for w, k in variants.items()],
+        "findings/03-dtype-fidelity": [line for name in variants for line in fidelity(
+            name, None if name in broken else 1e-4, status="invalid" if name in broken else "ok")],
         "findings/03-dtype-headroom": [TWO_B | {"module": "layers.0", "value": "scores", "bits": 5.0}],
         "rows/03-dtype-speed": speed(bfloat16=1.0, float16=1.2, float32=2.0),
     }  # fmt: skip
@@ -58,8 +60,8 @@ def recovery(works: bool) -> Run:
 
 def kernels(calls: int) -> Run:
     blank = {"status": "ok", "math": 0, "efficient": 0, "cudnn": 0}
-    eager = blank | {"way": "eager", "flash": calls, "took": "none"}
-    return {"findings/02-attention-kernels": [eager, blank | {"way": "sdpa", "flash": 16, "took": "flash × 16"}]}
+    eager = blank | {"variant": "eager", "flash": calls, "took": "none"}
+    return {"findings/02-attention-kernels": [eager, blank | {"variant": "sdpa", "flash": 16, "took": "flash × 16"}]}
 
 
 def tf32(low: float, high: float) -> Run:
@@ -129,7 +131,11 @@ def judged(folder: Path, claim: str, run: Run) -> tuple[str, str]:
 
 
 def test_every_claim_has_one_rule_and_a_case_of_both_kinds() -> None:
-    assert sorted(IDS) == sorted(RULES) == sorted(BOTH) and len(set(IDS)) == len(IDS) == 16
+    assert sorted(IDS) == sorted(BOTH) and len(set(IDS)) == len(IDS) == 16
+    rules = [claim.rule for claim in load_claims()]
+    defined = [value for name, value in vars(claim_rules).items() if isfunction(value) and name[0] != "_"]
+    own = [rule for rule in defined if rule.__module__ == claim_rules.__name__]
+    assert sorted(rules, key=repr) == sorted(own, key=repr), "every function that is not private is a claim's rule"
 
 
 @pytest.mark.parametrize("claim", IDS)

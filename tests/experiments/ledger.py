@@ -28,10 +28,10 @@ def write_run(folder: Path, run: Run) -> Path:
             keep_findings(own, lines, folder)
             continue
         readings = RecordFile(folder / "readings" / f"{own}.jsonl")
-        blank = {"asked": {}, "actual": {}, "text": "", "truth": None}  # not scored again: what is told stands
+        blank = {"asked": {}, "actual": {}, "text": "", "truth": None}  # not scored again: what is given is kept
         for number, line in enumerate(lines):
-            told = {"experiment": own, "machine": machine_name()} | line
-            readings.append({"key": f"{own} {number}", "status": "ok", **blank, "measured": told})
+            given = {"experiment": own, "machine": machine_name()} | line
+            readings.append({"key": f"{own} {number}", "status": "ok", **blank, "measured": given})
     return folder
 
 
@@ -41,16 +41,17 @@ def probe(attention: str = "eager", verdict: str = "works", **changes: Any) -> d
     return blank | changes
 
 
-def contrast(way: str, kind: str, pages: int = 8, **changes: Any) -> dict[str, Any]:
+def contrast(variant: str, kind: str, pages: int = 8, **changes: Any) -> dict[str, Any]:
     low, high = {"worse": (0.02, 0.05), "better": (-0.05, -0.02)}.get(kind, (-0.001, 0.001))
     return TWO_B | {
-        "way": way, "pages": pages, "of": 8, "kind": kind, "words": f"words of {kind}", "low": low, "high": high,
+        "variant": variant, "pages": pages, "of": 8, "kind": kind, "words": f"words of {kind}",
+        "low": low, "high": high,
         "status": "ok" if pages == 8 else "invalid", "reason": "" if pages == 8 else "planted",
     } | changes  # fmt: skip
 
 
-def fidelity(way: str, kl: float | None, pages: int = 8, status: str = "ok") -> Lines:
-    own = TWO_B | {"way": way, "kl_mean": kl, "reference": "ok", "status": status}
+def fidelity(variant: str, kl: float | None, pages: int = 8, status: str = "ok") -> Lines:
+    own = TWO_B | {"variant": variant, "kl_mean": kl, "reference": "ok", "status": status}
     return [own | {"page": f"p{i}", "reason": "" if status == "ok" else "NaN in logits"} for i in range(pages)]
 
 

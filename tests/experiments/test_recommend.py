@@ -10,19 +10,20 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from ocrlab import paths
 from ocrlab.experiments.recommend import (
     judge_runs,
-    pareto,
     recommend,
-    recommendation_table,
     rows_of_runs,
     write_recommended,
 )
 from ocrlab.machine import quarantine
 from ocrlab.reading.settings import Settings, load_preset
+from ocrlab.scoring.outcomes import WITHOUT_TEXT
 from ocrlab.study.records import readings_in
+from tests.experiments.cells import shown_by
 from tests.notebooks import said_by
 
 BASE = Settings(dtype="float32", max_new_tokens=512)
@@ -52,8 +53,16 @@ def rows(
     return made
 
 
-def stands(table: pd.DataFrame) -> dict[Settings, str]:
-    return dict(zip(table["settings"], table["stand"], strict=True))
+def standings(table: pd.DataFrame) -> dict[Settings, str]:
+    return dict(zip(table["settings"], table["standing"], strict=True))
+
+
+def pareto_of(judged: pd.DataFrame) -> Figure:
+    return shown_by("08-recommendation", "## See", judged=judged)
+
+
+def table_of(judged: pd.DataFrame) -> pd.DataFrame:
+    return shown_by("08-recommendation", "Every setting, the best first", judged=judged)
 
 
 FAST, WORSE, SLOW = replace(BASE, batch_size=8), replace(BASE, max_pixels=4096), replace(BASE, num_beams=4)
@@ -67,16 +76,25 @@ def test_the_fastest_that_reads_no_worse_is_recommended(tmp_path: Path) -> None:
         + rows(replace(BASE, dtype="float16"), 0.1, 0.1, status="unsupported", reason="no such kernel")
     )  # fmt: skip
     judged = judge_runs(table)
-    found = stands(judged)
+    found = standings(judged)
     assert found[FAST] == "recommended" and found[WORSE] == "worse" and found[SLOW] == "dominated"
     assert found[LOOPS] == "not valid" and found[ABSENT] == "not settled"
     assert found[replace(BASE, dtype="float16")] == "could not run"
     (one,) = recommend(judged)
-    assert one.settings == FAST and "times as many pages a second" in one.why
+    assert one.settings == FAST and "times as many pages per second" in one.why
     (file,) = write_recommended([one], tmp_path, "Rows of my-card")
     assert load_preset(file) == FAST and file.read_text(encoding="utf-8").startswith("# Rows of my-card. M: ")
-    assert recommendation_table(judged).index[0] == "dtype=float32, batch_size=8"
-    assert "recommended (1)" in [t.get_text() for t in pareto(judged).axes[0].get_legend().get_texts()]
+    assert table_of(judged).index[0] == "dtype=float32, batch_size=8"
+    assert "recommended (1)" in [t.get_text() for t in pareto_of(judged).axes[0].get_legend().get_texts()]
+
+
+def test_settings_of_a_server_are_drawn_though_their_memory_is_not_known() -> None:
+    remote = replace(BASE, model_id="endpoint:http://127.0.0.1:9/v1#m")
+    table = rows(remote, 1.0, 0.1) + rows(replace(remote, max_pixels=5000), 0.4, 0.1)
+    judged = judge_runs(pd.DataFrame([row | {"peak_memory_bytes": None} for row in table]))
+    drawn = pareto_of(judged).axes[0]
+    assert [len(points.get_offsets()) for points in drawn.collections if points.get_label()[0] != "_"] == [1, 1]
+    assert table_of(judged)["memory MiB"].tolist() == ["", ""]
 
 
 def test_where_nothing_is_seen_to_be_faster_the_usual_setting_stays() -> None:
@@ -91,44 +109,44 @@ def test_each_machine_has_its_own() -> None:
     assert found == {"M": FAST, "N": BASE}
 
 
-def test_the_canary_and_forced_lengths_are_minded() -> None:
+def test_the_canary_and_fixed_lengths_are_minded() -> None:
     eager = replace(BASE, attn_implementation="eager")
-    forced = replace(BASE, min_new_tokens=512, batch_size=2)
+    fixed = replace(BASE, min_new_tokens=512, batch_size=2)
     quarantine.judge({("float32", "eager", None): "planted"})
-    judged = judge_runs(pd.DataFrame(rows(BASE, 1.0, 0.1) + rows(eager, 0.2, 0.1) + rows(forced, 0.1, 0.1)))
-    assert stands(judged)[eager] == "not valid" and "planted" in judged["reason"].iloc[1]
-    assert forced not in stands(judged)
+    judged = judge_runs(pd.DataFrame(rows(BASE, 1.0, 0.1) + rows(eager, 0.2, 0.1) + rows(fixed, 0.1, 0.1)))
+    assert standings(judged)[eager] == "not valid" and "planted" in judged["reason"].iloc[1]
+    assert fixed not in standings(judged)
 
 
 def test_the_reference_runs_own_rows_give_a_recommendation() -> None:
     judged = judge_runs(rows_of_runs([paths.RESULTS / "reference-cpu"]))
-    assert len(recommend(judged)) == 1 and (judged["stand"] == "recommended").sum() == 1
+    assert len(recommend(judged)) == 1 and (judged["standing"] == "recommended").sum() == 1
     assert rows_of_runs([]).empty
 
 
 def test_without_a_truth_nothing_is_recommended_and_the_reason_says_what_would_help() -> None:
     table = pd.DataFrame(rows(BASE, 1.0, 0.1) + rows(FAST, 0.4, 0.1)).drop(columns=["cer_edits", "cer_length"])
     judged = judge_runs(table)
-    assert recommend(judged) == [] and set(judged["stand"]) == {"not scored"}
+    assert recommend(judged) == [] and set(judged["standing"]) == {"not scored"}
     assert judged["reason"].str.contains("of the 60 that were read, 0 had one").all()
-    assert recommendation_table(judged)["CER"].tolist() == ["", ""]
-    assert "NAME.gt.txt" in pareto(judged).axes[0].texts[0].get_text()
+    assert table_of(judged)["CER"].tolist() == ["", ""]
+    assert "NAME.gt.txt" in pareto_of(judged).axes[0].texts[0].get_text()
     assert judge_runs(pd.DataFrame()).empty and recommend(judge_runs(pd.DataFrame())) == []
 
 
 def test_the_anchor_is_among_the_scored_and_pages_without_truth_settle_nothing() -> None:
     bare = [row | {"cer_edits": None, "cer_length": None} for row in rows(FAST, 0.4, 0.1, pages=90)]
     judged = judge_runs(pd.DataFrame(rows(BASE, 1.0, 0.1) + bare)).set_index("settings")
-    assert judged.loc[BASE, "anchor"] and judged.loc[BASE, "stand"] == "recommended"
-    assert judged.loc[FAST, "stand"] == "not settled" and "0 pages have a CER" in judged.loc[FAST, "reason"]
+    assert judged.loc[BASE, "anchor"] and judged.loc[BASE, "standing"] == "recommended"
+    assert judged.loc[FAST, "standing"] == "not settled" and "0 pages have a CER" in judged.loc[FAST, "reason"]
 
 
 @pytest.mark.parametrize("case", ["02-attention", "07-limits", "named"])
 def test_the_notebook_answers_from_its_own_run_or_from_one_that_was_named(case: str, tmp_path: Path) -> None:
-    """No page read to its end; speed alone; and another run's rows, by name."""
+    """No reading gave a text; speed alone; and another run's rows, by name."""
     run, experiment = tmp_path / "mine", "02-attention" if case == "02-attention" else "07-limits"
     readings = readings_in(paths.RESULTS / "reference-cpu", experiment)
-    kept = [one for one in readings if one["status"] != "ok" or experiment == "07-limits"]
+    kept = [one for one in readings if one["status"] in WITHOUT_TEXT or experiment == "07-limits"]
     (run / "readings").mkdir(parents=True)
     (run / "readings" / f"{experiment}.jsonl").write_text("\n".join(map(json.dumps, kept)) + "\n", encoding="utf-8")
     said = said_by("08-recommendation", run, {"runs": ["reference-cpu"]} if case == "named" else {})

@@ -17,7 +17,7 @@ from ocrlab.pages import Page, load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.statistics import growth_rate
 from ocrlab.study.records import load_findings, load_rows
-from tests.study import soakers
+from tests.experiments import soakers
 
 TINY = Settings(dtype="float32", max_new_tokens=24)
 
