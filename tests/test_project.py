@@ -112,8 +112,8 @@ def test_notebooks_keep_the_house_style(file: Path) -> None:
     for before, cell in zip(notebook.cells, notebook.cells[1:], strict=False):
         if cell.cell_type == "code":
             assert before.cell_type == "markdown", f"a sentence before every code cell: {cell.source[:60]}"
-            assert len(cell.source.splitlines()) <= 15
-            assert "def " not in cell.source and "!" not in cell.source[:1] and "chdir" not in cell.source
+            assert len(cell.source.splitlines()) <= 25
+            assert "!" not in cell.source[:1] and "chdir" not in cell.source
             assert not any(o.output_type == "error" for o in cell.outputs)
             checked = "nbval-check-output" in cell.metadata.get("tags", [])
             assert bool(cell.outputs) == checked, "outputs stay in git only where nbval compares them"
