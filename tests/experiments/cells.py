@@ -1,0 +1,41 @@
+"""Single cells of our notebooks, run on planted values: what only a notebook holds is tested where it stands."""
+
+from __future__ import annotations
+
+import ast
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import Any
+
+import nbformat
+
+from ocrlab.paths import NOTEBOOKS
+
+
+class Cells(dict[str, Any]):
+    """A notebook's variables: its imports and the values given, then what the cells that were run have set.
+
+    `shown` holds the value of a cell's last line, `said` all that was printed.
+    """
+
+    def __init__(self, name: str, **given: Any) -> None:
+        notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        self.code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        super().__init__(given)
+        self.said, self.shown = "", None
+        self._run(self.code[0])
+
+    def run(self, *beginnings: str) -> Cells:
+        """Run the cells that begin so, in this order."""
+        for beginning in beginnings:
+            (source,) = (source for source in self.code if source.startswith(beginning))
+            self._run(source)
+        return self
+
+    def _run(self, source: str) -> None:
+        tree = ast.parse(source)
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        with redirect_stdout(StringIO()) as printed:
+            exec(compile(tree, "cell", "exec"), self)
+            self.shown = eval(compile(ast.Expression(last.value), "cell", "eval"), self) if last else None
+        self.said += printed.getvalue()
