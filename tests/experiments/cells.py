@@ -13,7 +13,7 @@ from ocrlab.paths import NOTEBOOKS
 
 
 class Cells(dict[str, Any]):
-    """A notebook's variables: its imports and the values given, then what the cells that were run have set.
+    """A notebook's variables: its imports, the values given (which replace imports), and what the cells that ran have set.
 
     `shown` holds the value of a cell's last line, `said` all that was printed.
     """
@@ -21,9 +21,9 @@ class Cells(dict[str, Any]):
     def __init__(self, name: str, **given: Any) -> None:
         notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
         self.code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-        super().__init__(given)
         self.said, self.shown = "", None
         self._run(self.code[0])
+        self.update(given)
 
     def run(self, *beginnings: str) -> Cells:
         """Run the cells that begin so, in this order."""
