@@ -13,7 +13,7 @@ from ocrlab.paths import NOTEBOOKS
 
 
 class Cells(dict[str, Any]):
-    """A notebook's variables: its imports, the values given (which replace imports), and what the cells that ran have set.
+    """A notebook's variables: its imports, the values given (they replace imports), and what the cells run have set.
 
     `shown` holds the value of a cell's last line, `said` all that was printed.
     """
