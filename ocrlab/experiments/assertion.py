@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ocrlab.machine.attention import attention, pinned
@@ -27,7 +28,7 @@ LOGITS: dict[str, tuple[float, ...]] = {
 def sampling_table(device: str) -> pd.DataFrame:
     """Return what greedy decoding and sampling make of broken logits, each tried in a process that may die.
 
-    One line a kind of logits; `greedy` and `sampling` hold the token's index or what was raised,
+    One line per kind of logits; `greedy` and `sampling` hold the token's index or what was raised,
     `remove_invalid_values` what sampling gives with transformers' switch of that name.
     """
     import pandas as pd
@@ -75,99 +76,50 @@ def planted_nan(reader: Reader, module: str) -> Iterator[None]:
 def overflow_table(device: str, scales: Sequence[float], dtypes: Sequence[str]) -> pd.DataFrame:
     """Return the share of an attention's output that is not finite, as activations grow.
 
-    One line a scale × dtype × way: queries and keys are normal with that standard deviation, at the vision tower's
-    width of 80; `largest_score` is the largest QK^T before it is scaled, in float64. A kernel that the device does not
-    have gives no line.
+    One line per scale × dtype × variant of attention: queries and keys are normal with that standard deviation, at the
+    vision tower's width of 80; `largest_score` is the largest QK^T before it is scaled, in float64. A kernel that the
+    device does not have gives no line.
     """
     import pandas as pd
     import torch
 
-    ways = [("eager", None), *(("sdpa", kernel) for kernel in ("math", "flash", "efficient", "cudnn"))]
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 4, 256, 80, generator=generator) for _ in range(3))
+    largest = float((q.double() @ k.double().transpose(-1, -2)).abs().max())
     lines = []
-    for scale in scales:
-        largest = float((scale * q.double() @ (scale * k.double()).transpose(-1, -2)).abs().max())
-        for dtype in dtypes:
-            inputs = [t.to(device, getattr(torch, dtype)) for t in (scale * q, scale * k, v)]
-            for name, kernel in ways:
-                try:
-                    with torch.inference_mode(), pinned(kernel):
-                        output = attention(name)(inputs[0], inputs[1], inputs[2], None, False)
-                except RuntimeError:
-                    continue  # no such kernel for this device and dtype: 01-machine says why
-                share = 1 - float(output.isfinite().float().mean())
-                way = f"{name}, {kernel}" if kernel else name
-                line = {"scale": scale, "largest_score": largest, "dtype": dtype, "way": way, "not_finite": share}
-                lines.append(line)
+    for scale, dtype, kernel in product(scales, dtypes, (None, "math", "flash", "efficient", "cudnn")):
+        inputs = [t.to(device, getattr(torch, dtype)) for t in (scale * q, scale * k, v)]
+        try:
+            with torch.inference_mode(), pinned(kernel):
+                output = attention("sdpa" if kernel else "eager")(inputs[0], inputs[1], inputs[2], None, False)
+        except RuntimeError:
+            continue  # no such kernel for this device and dtype: 01-machine says why
+        lines.append(
+            {
+                "scale": scale,
+                "largest_score": scale**2 * largest,
+                "dtype": dtype,
+                "variant": f"sdpa, {kernel}" if kernel else "eager",
+                "not_finite": 1 - float(output.isfinite().float().mean()),
+            }
+        )
     return pd.DataFrame(lines)
 
 
 def overflow_words(overflow: pd.DataFrame) -> str:
     """Return in words where float16 overflows in the table of `overflow_table`, and whether the other dtypes do."""
+    overflow = overflow.rename(columns={"way": "variant"})  # the column's name in earlier runs
     bad = overflow[overflow["not_finite"] > 0]
     half = bad[bad["dtype"] == "float16"]
     if half.empty:
         return f"float16 does not overflow up to scores of {overflow['largest_score'].max():.3g}"
     others = sorted(set(bad["dtype"]) - {"float16"})
-    safe = sorted(set(overflow[overflow["dtype"] == "float16"]["way"]) - set(half["way"]))
+    safe = sorted(set(overflow[overflow["dtype"] == "float16"]["variant"]) - set(half["variant"]))
     return (
-        f"float16 overflows in {', '.join(sorted(set(half['way'])))} from scores of {half['largest_score'].min():.3g} "
-        f"on (its end is 65504), and not in {', '.join(safe) or 'any other way'}; "
+        f"float16 overflows in {', '.join(sorted(set(half['variant'])))} from scores of "
+        f"{half['largest_score'].min():.3g} on (its end is 65504), and not in {', '.join(safe) or 'any other'}; "
         f"{', '.join(others) or 'float32 and bfloat16'} {'overflow too' if others else 'stay finite'}"
     )
-
-
-def masked_rows_table(device: str) -> pd.DataFrame:
-    """Return what becomes of a row that may see nothing, as left padding makes it: finite or NaN.
-
-    One line a dtype × filling of the mask; the columns are eager attention with scores near 0 and near -30. With
-    `finfo.min` such a row averages all values; float16's -65504 becomes -inf where a score below -16 is added.
-    """
-    import pandas as pd
-    import torch
-
-    lines = []
-    for dtype in ("float32", "bfloat16", "float16"):
-        kind = getattr(torch, dtype)
-        for filling, value in (("finfo.min", torch.finfo(kind).min), ("-inf", float("-inf"))):
-            line: dict[str, Any] = {"dtype": dtype, "mask filled with": filling}
-            for name, level in (("scores near 0", 0.0), ("scores near -30", -30.0)):
-                scores = torch.full((1, 8), level, dtype=kind, device=device)
-                row = (scores + torch.full_like(scores, value)).softmax(-1, dtype=torch.float32)
-                line[name] = "finite" if bool(row.isfinite().all()) else "NaN"
-            lines.append(line)
-    return pd.DataFrame(lines)
-
-
-def rotary_table(reader: Reader) -> pd.DataFrame:
-    """Return whether the rotary frequencies, which no checkpoint holds, are right after each way to load a model.
-
-    The ways: as the reader loaded it here, and built on the meta device, made real with `to_empty` and then filled from
-    the weights, which leaves them as memory happened to be (transformers#48892).
-    """
-    import pandas as pd
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    config = reader.model.config
-    theta = config.text_config.rope_parameters["rope_theta"]
-    width = config.text_config.hidden_size // config.text_config.num_attention_heads
-    expected = theta ** -(torch.arange(0, width, 2).double() / width)
-    with torch.device("meta"):
-        empty = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    empty = empty.to_empty(device="cpu")
-    for buffer in empty.buffers():
-        buffer.fill_(float("nan"))  # what was in that memory; often zeros, which is no better and harder to see
-    left = empty.load_state_dict({k: v.float().cpu() for k, v in reader.model.state_dict().items()}, strict=False)
-    lines = []
-    for way, model in (("as the reader loads it", reader.model), ("meta device, to_empty, load_state_dict", empty)):
-        found = model.model.language_model.rotary_emb.inv_freq.double().cpu()
-        lines.append({
-            "way": way, "missing weights": len(left.missing_keys) if model is empty else 0,
-            "largest difference": float((found - expected).abs().max()), "right": bool(torch.allclose(found, expected)),
-        })  # fmt: skip
-    return pd.DataFrame(lines)
 
 
 # Can a process go on after a device-side assert? Try it, list every step, and then ask a new process.
@@ -189,9 +141,9 @@ def recovery_table(device: str) -> pd.DataFrame:
         else:
             died = worker.call(os.abort, timeout_s=60)
             lines = [_line("same process", "abort, in place of a lost context", died.reason, died.ok)]
-        again = worker.call(product, device, timeout_s=300)
-    words = f"a product of {again.value:.0f}" if again.ok else again.reason
-    return pd.DataFrame([*lines, _line("new process", "a matrix product", words, again.ok)])
+        again = worker.call(matrix_product, device, timeout_s=300)
+    outcome = f"a product of {again.value:.0f}" if again.ok else again.reason
+    return pd.DataFrame([*lines, _line("new process", "a matrix product", outcome, again.ok)])
 
 
 def assert_and_try(device: str) -> list[dict[str, Any]]:
@@ -213,7 +165,7 @@ def assert_and_try(device: str) -> list[dict[str, Any]]:
         "empty_cache, ipc_collect, synchronize": collect,
         "reset_peak_memory_stats": torch.cuda.reset_peak_memory_stats,
         "a new tensor": lambda: torch.ones(4, device=device).sum().item(),
-        "a matrix product": lambda: product(device),
+        "a matrix product": lambda: matrix_product(device),
     }
     lines = []
     for name, attempt in attempts.items():
@@ -226,7 +178,7 @@ def assert_and_try(device: str) -> list[dict[str, Any]]:
     return lines
 
 
-def product(device: str) -> float:
+def matrix_product(device: str) -> float:
     """Return the sum of a small matrix product on the device: 4096 where the device works."""
     import torch
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from itertools import combinations
@@ -21,7 +21,7 @@ from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import BYTES, predict
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.study.compare import compare, parting, summarise
-from ocrlab.study.plots import COLOURS, blank_figure, nothing
+from ocrlab.study.plots import COLOURS, STYLE, nothing
 from ocrlab.study.records import load_findings, readings_in, record_files, row_of, setting_label, settings_of
 from ocrlab.study.rereading import repeatable
 
@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_NAMES = tuple(Settings().as_dict())
-_STEADY = {"page_s": "seconds a page", "tpot_s": "seconds a token", "cer": "CER", "peak_memory_bytes": "peak bytes"}
+_FIGURES = {
+    "page_s": "seconds per page",
+    "tpot_s": "seconds per token",
+    "cer": "CER",
+    "peak_memory_bytes": "peak bytes",
+}
 
 
 def run_folders(results: Path, names: Sequence[str] = ()) -> list[Path]:
@@ -83,7 +87,7 @@ def source_of(names: Sequence[str] = ()) -> Source:
 
 
 def rows_across(folders: Iterable[Path]) -> pd.DataFrame:
-    """Return all runs' rows with their `run` and `setting` in words, which stands for the model, too.
+    """Return all runs' rows with their `run` and `setting` in words, the model's weights included.
 
     Weights of another revision are another setting: they read other texts on any machine.
 
@@ -97,13 +101,13 @@ def rows_across(folders: Iterable[Path]) -> pd.DataFrame:
         for folder in folders
         for record in readings_in(folder)
     )
-    return table.assign(**{name: getattr(Settings(), name) for name in _NAMES if len(table) and name not in table})
+    return table.assign(**{k: v for k, v in Settings().as_dict().items() if len(table) and k not in table})
 
 
 def quality_across(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
-    """Return one line a setting × run of scored rows: machine, pages, CER with interval, costs, and the verdict.
+    """Return one line per setting × run of scored rows: machine, pages, CER with interval, costs, and the verdict.
 
-    `words` holds each run against the first that read the setting, over the pages that both read, page by page;
+    `words` compares each run with the first that read the setting, page by page over the pages that both read;
     settings that most runs share come first.
     """
     import pandas as pd
@@ -115,15 +119,13 @@ def quality_across(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
     table["runs"] = table.groupby("setting")["run"].transform("nunique")
     pairs = zip(table["setting"], table["run"], strict=True)
     table["words"] = [_verdict(scored, str(setting), str(run), margin) for setting, run in pairs]
-    most = table.groupby("setting")["pages"].transform("max")
-    ranked = table.assign(most=most).sort_values(
-        ["runs", "most", "setting"], ascending=[False, False, True], kind="stable"
-    )
+    table["most"] = table.groupby("setting")["pages"].transform("max")
+    ranked = table.sort_values(["runs", "most", "setting"], ascending=[False, False, True], kind="stable")
     return ranked.drop(columns="most").reset_index(drop=True)
 
 
 def stability(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return how far a figure moves where nothing but the time changed: one line a machine × setting × figure.
+    """Return how far a figure moves where nothing but the time changed: one line per machine × setting × figure.
 
     `between` is `runs` of one machine, or `repeats` within a run; `count` how many there are; `low` and `high` the
     least and most of their medians (CER: over all pages; memory: of their peaks), `ratio` most over least. All are over
@@ -137,32 +139,18 @@ def stability(rows: pd.DataFrame) -> pd.DataFrame:
         for names, group in done.groupby(keys, sort=False) if len(done) else ():
             counts = group.groupby("page")[column].nunique()
             common = group[group["page"].isin(counts[counts == group[column].nunique()].index)]
-            told = {"between": f"{column}s", "machine": names[0], "setting": names[1]}
-            for figure, words in _STEADY.items():
-                values = _figures(common, column, figure)
-                if len(values) > 1:
+            line = {
+                "between": f"{column}s",
+                "machine": names[0],
+                "setting": names[1],
+                "pages": common["page"].nunique(),
+            }
+            for figure, values in _figures(common, column).items():
+                if (count := values.count()) > 1:
                     low, high = float(values.min()), float(values.max())
-                    lines.append(told | {
-                        "figure": words, "count": len(values), "pages": common["page"].nunique(), "low": low,
-                        "high": high, "ratio": high / low if low else None,
-                    })  # fmt: skip
+                    ends = {"low": low, "high": high, "ratio": high / low if low else None}
+                    lines.append(line | {"figure": _FIGURES[str(figure)], "count": count} | ends)
     return pd.DataFrame(lines)
-
-
-def missing(rows: pd.DataFrame) -> list[str]:
-    """Return what these runs cannot tell, in sentences, each with what would help."""
-    named = "`results_folders` names the runs to compare, `['*']` all in results/"
-    if rows.empty:
-        return [f"No rows here yet: `make reproduce` makes some, `make add RUN=file.zip` adds a run; {named}."]
-    machines = rows.groupby("machine")["run"].nunique()
-    told = [f"One run only: {named}."] if rows["run"].nunique() < 2 else []
-    if len(machines) < 2:
-        told.append("All rows are of one machine: how machines differ is not measured. `make add RUN=file.zip` adds a "
-                    "run from another.")  # fmt: skip
-    if machines.max() < 2:
-        told.append("No machine has two runs: how stable a figure is between runs is not measured. `make reproduce` "
-                    "makes a second.")  # fmt: skip
-    return told
 
 
 def _setting(asked: dict[str, Any], actual: dict[str, Any]) -> str:
@@ -171,17 +159,13 @@ def _setting(asked: dict[str, Any], actual: dict[str, Any]) -> str:
     return f"{label} (weights {str(revision).removeprefix('sha256:')[:8]})" if revision else label
 
 
-def _figures(rows: pd.DataFrame, column: str, figure: str) -> pd.Series:
-    """Return a figure for each run or repeat: a median, CER over all pages, the peak of memory."""
-    groups = rows.groupby(column)
-    if figure == "cer":
-        if "cer_edits" not in rows:
-            return rows.iloc[:0]["page"]
-        totals = rows.dropna(subset=["cer_edits"]).groupby(column)[["cer_edits", "cer_length"]].sum()
-        return totals["cer_edits"] / totals["cer_length"]
-    if figure not in rows:
-        return rows.iloc[:0]["page"]
-    return (groups[figure].max() if figure == "peak_memory_bytes" else groups[figure].median()).dropna()
+def _figures(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return medians of times, CER over all pages and peak of memory, one line per run or repeat; NaN if unknown."""
+    known = rows.reindex(columns=[column, *_FIGURES, "cer_edits", "cer_length"])
+    groups = known.astype({name: float for name in known if name != column}).groupby(column)
+    edits = groups[["cer_edits", "cer_length"]].sum(min_count=1)
+    figures = groups[["page_s", "tpot_s"]].median().assign(cer=edits["cer_edits"] / edits["cer_length"])
+    return figures.assign(peak_memory_bytes=groups["peak_memory_bytes"].max())
 
 
 def _verdict(scored: pd.DataFrame, setting: str, run: str, margin: float) -> str:
@@ -196,7 +180,7 @@ def _verdict(scored: pd.DataFrame, setting: str, run: str, margin: float) -> str
 
 
 def speed_across(rows: pd.DataFrame, folders: Iterable[Path]) -> pd.DataFrame:
-    """Return one line a setting × run of forced length: machine, medians and quartiles of times, memory, share.
+    """Return one line per setting × run of fixed length: machine, medians and quartiles of times, memory, share.
 
     `tpot_share` is the least time that a token can take, by the bandwidth that the run measured on its machine
     (findings `ceilings`, of 01-machine), over the time it took: 1 would be the limit. Where it is empty, `why_no_share`
@@ -206,33 +190,30 @@ def speed_across(rows: pd.DataFrame, folders: Iterable[Path]) -> pd.DataFrame:
 
     if rows.empty or "tpot_s" not in rows:
         return pd.DataFrame()
-    forced = rows[rows["min_new_tokens"].notna() & (rows["status"] == "ok")]
-    if forced.empty:
+    timed = rows[rows["min_new_tokens"].notna() & (rows["status"] == "ok")]
+    if timed.empty:
         return pd.DataFrame()
-    limits = {folder.name: load_findings("ceilings", folder) for folder in folders}
-    table = summarise(forced, ["setting", "run", "machine"])
-    shares = []
-    for setting, run in zip(table["setting"], table["run"], strict=True):
-        mine = forced[(forced["setting"] == setting) & (forced["run"] == run)]
-        shares.append(_share(mine, limits.get(run, pd.DataFrame())))
-    table["tpot_share"] = [share for share, _ in shares]
-    table["why_no_share"] = [why for _, why in shares]
+    ceilings = {folder.name: load_findings("ceilings", folder) for folder in folders}
+    groups = timed.groupby(["setting", "run"], sort=False)
+    shares = {names: _share(mine, ceilings.get(names[1], pd.DataFrame())) for names, mine in groups}
+    table = summarise(timed, ["setting", "run", "machine"])
+    pairs = list(zip(table["setting"], table["run"], strict=True))
+    table["tpot_share"] = [shares[pair][0] for pair in pairs]
+    table["why_no_share"] = [shares[pair][1] for pair in pairs]
     table["runs"] = table.groupby("setting")["run"].transform("nunique")
     return table.sort_values(["runs", "setting"], ascending=[False, True], kind="stable").reset_index(drop=True)
 
 
-def _share(rows: pd.DataFrame, limits: pd.DataFrame) -> tuple[float | None, str]:
+def _share(rows: pd.DataFrame, ceilings: pd.DataFrame) -> tuple[float | None, str]:
     first = rows.iloc[0]
     dtype, device = str(first["actual_dtype"]), str(first["actual_device"]).split(":")[0]
-    found = {
-        name: limits[(limits["ceiling"] == name) & (limits["dtype"] == dtype)]["median"].dropna()
-        for name in (("gemv", "matmul") if "median" in limits else ())
-    }
-    if dtype not in BYTES or not found or any(values.empty for values in found.values()):
+    measured = ceilings[ceilings["dtype"] == dtype].dropna(subset=["median"]) if "median" in ceilings else ceilings
+    rates = measured.groupby("ceiling")["median"].first().to_dict() if len(measured) else {}
+    if dtype not in BYTES or not {"gemv", "matmul"} <= set(rates):
         return None, f"its run did not measure this machine's limits in {dtype} (01-machine)"
-    gemv, matmul = (float(found[name].iloc[0]) for name in ("gemv", "matmul"))
-    machine = Machine(str(first["machine"]), 0, gemv * 1e9, matmul * 1e12, "measured in its run", device)
-    settings = replace(settings_of(rows.iloc[0]), device="auto", dtype=dtype)  # type: ignore[arg-type]
+    bandwidth, compute = float(rates["gemv"]) * 1e9, float(rates["matmul"]) * 1e12
+    machine = Machine(str(first["machine"]), 0, bandwidth, compute, "measured in its run", device)
+    settings = replace(settings_of(first), device="auto", dtype=dtype)  # type: ignore[arg-type]
     try:
         floors = predict(settings, int(rows["image_tokens"].median()), machine).floors
     except CheckpointError as error:
@@ -241,11 +222,11 @@ def _share(rows: pd.DataFrame, limits: pd.DataFrame) -> tuple[float | None, str]
     return floors.tpot_s / float(rows["tpot_s"].median()), ""
 
 
-# The same page, setting and weights in two runs: the same text, and if not, where the two part.
+# The same page, setting and weights in two runs: the same text, and if not, where do the two differ first?
 
 
 def texts_across(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return one line a pair of runs, and one line a reading whose text is not the same in a pair.
+    """Return one line per pair of runs, and one line per reading whose text is not the same in a pair.
 
     Compared are greedy readings of the same bytes of a page with the same settings and weights. Pairs: run, other,
     their machines, `readings` in common, `same`, `other_weights` (pages and settings in common, weights not). The
@@ -258,54 +239,46 @@ def texts_across(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     import pandas as pd
 
     runs = {folder.name: _readings(folder) for folder in folders}
-    pairs, parted = [], []
+    pairs, different = [], []
     for one, other in combinations(runs, 2):
-        common = [key for key in runs[one] if key in runs[other]]
-        same = [key for key in common if _weights(runs[one][key]) == _weights(runs[other][key])]
-        found = [_parted(runs[one][key], runs[other][key]) for key in same]
-        lines = [{"run": one, "other": other} | line for line in found if line]
-        parted += lines
-        pairs.append({
-            "run": one, "other": other, "machine": _machine(runs[one]), "other_machine": _machine(runs[other]),
-            "readings": len(same), "same": len(same) - len(lines), "other_weights": len(common) - len(same),
-        })  # fmt: skip
+        common = [(reading, runs[other][key]) for key, reading in runs[one].items() if key in runs[other]]
+        same = [pair for pair in common if len({reading["actual"].get("actual_revision") for reading in pair}) == 1]
+        found = [line for pair in same if (line := _difference(*pair))]
+        names = {"run": one, "other": other}
+        different += [names | line for line in found]
+        counts = {"readings": len(same), "same": len(same) - len(found), "other_weights": len(common) - len(same)}
+        pairs.append(names | {"machine": _machine(runs[one]), "other_machine": _machine(runs[other])} | counts)
     columns = ["run", "other", "page", "setting", "actual", "at", "shared", "one", "two"]
-    return pd.DataFrame(pairs), pd.DataFrame(parted, columns=columns)
+    return pd.DataFrame(pairs), pd.DataFrame(different, columns=columns)
 
 
-def _readings(folder: Path) -> dict[tuple[Any, str], dict[str, Any]]:
+def _readings(folder: Path) -> dict[tuple[Any, str], Mapping[str, Any]]:
     """Return a run's repeatable readings by settings and page; of one read several times, the first."""
-    found: dict[tuple[Any, str], dict[str, Any]] = {}
+    found: dict[tuple[Any, str], Mapping[str, Any]] = {}
     for reading in repeatable(readings_in(folder)):
-        found.setdefault((make_settings(reading["asked"]), reading["page_sha256"]), dict(reading))
+        found.setdefault((make_settings(reading["asked"]), reading["page_sha256"]), reading)
     return found
 
 
-def _parted(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any] | None:
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any] | None:
     where = parting(one["text"], other["text"])
     if where is None:
         return None
     actual = [(one["actual"].get(name), other["actual"].get(name)) for name in ("actual_dtype", "actual_device")]
-    in_force = [f"{mine} against {theirs}" for mine, theirs in actual if mine != theirs]
-    return {
-        "page": one["page"], "setting": setting_label(one["asked"]), "actual": ", ".join(in_force), "at": where.at + 1,
-        "shared": where.shared, "one": where.one, "two": where.other,
-    }  # fmt: skip
+    in_force = ", ".join(f"{mine} against {theirs}" for mine, theirs in actual if mine != theirs)
+    line = {"page": one["page"], "setting": setting_label(one["asked"]), "actual": in_force}
+    return line | {"at": where.at + 1, "shared": where.shared, "one": where.one, "two": where.other}
 
 
-def _weights(reading: dict[str, Any]) -> Any:
-    return reading["actual"].get("actual_revision")
-
-
-def _machine(readings: dict[Any, dict[str, Any]]) -> str:
+def _machine(readings: Mapping[Any, Mapping[str, Any]]) -> str:
     return ", ".join(dict.fromkeys(str(reading["machine"]) for reading in readings.values()))
 
 
-# Runs side by side in figures and tables: quality and time by setting, and how far figures move by themselves.
+# Runs side by side in a figure: quality and time by setting.
 
 
 def quality_time_plot(quality: pd.DataFrame, most: int = 10) -> Figure:
-    """Return CER (95 % interval over pages) and time a page (quartiles) by setting, one colour a run.
+    """Return CER (95 % interval over pages) and time per page (quartiles) by setting, one colour per run.
 
     Shown are the settings that most runs share, then those with the most pages.
     """
@@ -314,12 +287,11 @@ def quality_time_plot(quality: pd.DataFrame, most: int = 10) -> Figure:
     settings = list(dict.fromkeys(quality["setting"]))[:most]
     runs = list(dict.fromkeys(quality["run"]))
     height = 1.4 + len(settings) * (0.34 + 0.1 * len(runs))
-    figure, both = plt.subplots(1, 2, figsize=(8.6, height), dpi=110, layout="constrained", sharey=True)
+    with plt.style.context(STYLE):
+        figure, both = plt.subplots(1, 2, figsize=(8.6, height), sharey=True)
     plt.close(figure)  # the notebook shows what a cell returns, once
-    for number, run in enumerate(runs):
-        mine = quality[(quality["run"] == run) & quality["setting"].isin(settings)]
-        if mine.empty:
-            continue
+    shown = quality[quality["setting"].isin(settings)]
+    for number, (run, mine) in enumerate(shown.groupby("run", sort=False)):
         y = np.array([settings.index(s) for s in mine["setting"]]) + 0.6 * (number + 0.5) / len(runs) - 0.3
         style: dict[str, Any] = {"fmt": "os^Dv"[number % 5], "color": COLOURS[number % len(COLOURS)], "capsize": 3}
         for axes, column, scale in zip(both, ("cer", "page_s"), (1, 1000), strict=True):
@@ -330,82 +302,9 @@ def quality_time_plot(quality: pd.DataFrame, most: int = 10) -> Figure:
     both[0].invert_yaxis()
     both[0].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     both[0].set(xlabel="CER, 95 % interval over pages", xlim=(0, None))
-    both[1].set(xlabel="ms a page, median and quartiles", xlim=(0, None))
-    for axes in both:
-        axes.grid(True, alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+    both[1].set(xlabel="ms per page, median and quartiles", xlim=(0, None))
     figure.legend(*both[0].get_legend_handles_labels(), loc="outside upper center", fontsize=8, frameon=False)
     return figure
-
-
-def stability_plot(steady: pd.DataFrame) -> Figure:
-    """Return most over least of each figure where nothing but the time changed, a point a setting; 1 is no change."""
-    if steady.empty or steady["ratio"].isna().all():
-        return nothing("no setting was read twice on one machine")
-    shown = steady.dropna(subset=["ratio"])
-    names = list(dict.fromkeys(shown["figure"]))
-    figure, axes = blank_figure(7.0, 1.2 + 0.55 * len(names))
-    for number, (between, mine) in enumerate(shown.groupby("between", sort=False)):
-        y = np.array([names.index(name) for name in mine["figure"]]) + 0.16 * (2 * number - 1)
-        jitter = np.linspace(-0.08, 0.08, len(y))
-        style = {"marker": "os"[number % 2], "ls": "", "color": COLOURS[number], "alpha": 0.7}
-        axes.plot(mine["ratio"], y + jitter, label=f"between {between}", **style)
-    axes.axvline(1, color="black", lw=1)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("most over least of the same setting, pages and machine")
-    figure.legend(loc="outside upper center", fontsize=8, ncols=2, frameon=False)
-    return figure
-
-
-def quality_table(quality: pd.DataFrame, most: int = 20) -> pd.DataFrame:
-    """Return quality, time and memory by setting and run for reading, with the verdict against the first run."""
-    import pandas as pd
-
-    if quality.empty:
-        return pd.DataFrame({"no run has scored rows": []})
-    table = quality.head(most)
-    return pd.DataFrame({
-        "setting": short_settings(table["setting"].tolist()), "run": table["run"], "pages": table["pages"],
-        "CER": ["" if pd.isna(c) else f"{c:.2%} ({low:.2%} to {high:.2%})"
-                for c, low, high in zip(table["cer"], table["cer_low"], table["cer_high"], strict=True)],
-        "ms a page": (table["page_s"] * 1000).round(1),
-        "peak MiB": (table["peak_memory_bytes"] / 2**20).round(0), "against the first": table["words"],
-        "machine": table["machine"],
-    }).set_index(["setting", "run"])  # fmt: skip
-
-
-def speed_table(speed: pd.DataFrame, most: int = 30) -> pd.DataFrame:
-    """Return milliseconds a token with quartiles, memory and the share of the machine's limit, by setting and run."""
-    import pandas as pd
-
-    if speed.empty:
-        return pd.DataFrame({"no run has rows of forced length": []})
-    table = speed.head(most)
-    times = table[["tpot_s", "tpot_s_low", "tpot_s_high"]] * 1000
-    return pd.DataFrame({
-        "setting": short_settings(table["setting"].tolist()), "run": table["run"],
-        "ms a token": [f"{m:.2f} ({low:.2f} to {high:.2f})" for m, low, high in times.itertuples(index=False)],
-        "share of the limit": [f"{share:.0%}" if pd.notna(share) else why
-                               for share, why in zip(table["tpot_share"], table["why_no_share"], strict=True)],
-        "peak MiB": (table["peak_memory_bytes"] / 2**20).round(0),
-        "machine": table["machine"],
-    }).set_index(["setting", "run"])  # fmt: skip
-
-
-def parted_table(parted: pd.DataFrame, most: int = 20) -> pd.DataFrame:
-    """Return where texts part, what a person looks for first: page, letter, what stands there in either run."""
-    shown = parted.head(most).assign(setting=short_settings(parted["setting"].head(most).tolist()))
-    return shown[["page", "at", "shared", "one", "two", "setting", "run", "other", "actual"]].set_index("page")
-
-
-def steady_table(steady: pd.DataFrame) -> pd.DataFrame:
-    """Return the least steady setting of each figure, between runs and between repeats; empty where there is none."""
-    if steady.empty:
-        return steady
-    worst = steady.sort_values("ratio", ascending=False, kind="stable").groupby(["between", "figure"]).head(1)
-    worst = worst.assign(ratio=worst["ratio"].round(2), setting=short_settings(worst["setting"].tolist()))
-    return worst.set_index(["between", "figure"])[["ratio", "count", "pages", "setting", "machine"]]
 
 
 def short_settings(settings: list[str], width: int = 44) -> list[str]:

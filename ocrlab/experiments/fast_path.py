@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import wraps
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
-
-import numpy as np
-from matplotlib.figure import Figure
 
 from ocrlab.machine.attention import pinned
 from ocrlab.machine.worker import Worker
@@ -22,7 +20,6 @@ from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.open import in_this_process
 from ocrlab.reading.reader import Reader
 from ocrlab.reading.settings import GENERATION, Settings, make_settings
-from ocrlab.study.plots import COLOURS, GREY, blank_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +31,7 @@ PARTS = ("layers", "output head", "rotary", "mask", "rest of the model", "inputs
 def measure_step(
     settings: Settings, page: Page, *, new_tokens: int = 24, timeout_s: float = 900, worker: Worker | None = None
 ) -> pd.DataFrame:
-    """Return one line a part of a decode step: operators called a token, seconds a token, and their share.
+    """Return one line per part of a decode step: operators called and seconds per token, and their share.
 
     Operators are what torch dispatches without views: on CUDA each is about one kernel to launch. Seconds are the
     host's, not waiting for a device: where their sum comes near to the time of a step, the device waits for Python. A
@@ -123,9 +120,7 @@ def _generate(reader: Reader, page: Page, new_tokens: int, tally: _Tally) -> Non
     tensors = reader.tensors(page.open())
     tally.steps, tally.since = -1, time.perf_counter()
     with torch.inference_mode(), pinned(reader.settings.sdpa_kernel):
-        reader.model.generate(
-            **tensors, min_new_tokens=new_tokens, max_new_tokens=new_tokens, logits_processor=[tally],
-        )  # fmt: skip
+        reader.model.generate(**tensors, min_new_tokens=new_tokens, max_new_tokens=new_tokens, logits_processor=[tally])
 
 
 @contextmanager
@@ -134,11 +129,13 @@ def _parts(reader: Reader, tally: _Tally) -> Iterator[None]:
     model = reader.model
     text = model.model.language_model
     places: list[tuple[Any, str, str]] = [
-        (model, "forward", "rest of the model"), (model, "prepare_inputs_for_generation", "inputs"),
+        (model, "forward", "rest of the model"),
+        (model, "prepare_inputs_for_generation", "inputs"),
         (text.rotary_emb, "forward", "rotary"),
-        (model.lm_head, "forward", "output head"), (sys.modules[type(text).__module__], "create_causal_mask", "mask"),
+        (model.lm_head, "forward", "output head"),
+        (sys.modules[type(text).__module__], "create_causal_mask", "mask"),
         *((layer, "forward", "layers") for layer in text.layers),
-    ]  # fmt: skip
+    ]
     with ExitStack() as stack:
         for owner, name, part in places:
             stack.enter_context(patch.object(owner, name, _behind(getattr(owner, name), part, tally)))
@@ -158,32 +155,36 @@ def _behind(function: Callable[..., Any], part: str, tally: _Tally) -> Callable[
 
 
 _GENERATION = tuple(n for n in GENERATION if n not in ("cache_implementation", "max_new_tokens", "min_new_tokens"))
-RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("generation settings", _GENERATION), ("dtype", ("dtype",)), ("quantization", ("quantization",)),
-    ("attention", ("attn_implementation", "sdpa_kernel")), ("batch", ("batch_size",)),
-    ("cache", ("cache_implementation",)), ("compile", ("compile",)),
-)  # fmt: skip
+STEPS: dict[str, tuple[str, ...]] = {
+    "generation settings": _GENERATION,
+    "dtype": ("dtype",),
+    "quantization": ("quantization",),
+    "attention": ("attn_implementation", "sdpa_kernel"),
+    "batch": ("batch_size",),
+    "cache": ("cache_implementation",),
+    "compile": ("compile",),
+}
 """What is changed together, in an order in which every step is a valid setting."""
 
 
-def rungs(start: Settings, goal: Settings) -> list[tuple[str, Settings]]:
-    """Return (label, settings) from `start` towards `goal`; what RUNGS does not name (model, pixels) stays."""
-    found, settings = [("start", start)], start
-    for label, names in RUNGS:
-        changed = replace(settings, **{name: getattr(goal, name) for name in names})
-        if changed != settings:
-            values = [f"{n}={getattr(goal, n)}" for n in names if getattr(changed, n) != getattr(settings, n)]
+def steps_between(start: Settings, goal: Settings) -> list[tuple[str, Settings]]:
+    """Return (label, settings) from `start` towards `goal`; what STEPS does not name (model, pixels) stays."""
+    found = [("start", start)]
+    for label, names in STEPS.items():
+        before = found[-1][1]
+        changed = replace(before, **{name: getattr(goal, name) for name in names})
+        values = [f"{n}={getattr(goal, n)}" for n in names if getattr(changed, n) != getattr(before, n)]
+        if values:
             found.append((values[0] if len(values) == 1 else label, changed))
-            settings = changed
     return found
 
 
 def gains(rows: pd.DataFrame, steps: Sequence[tuple[str, Settings]]) -> pd.DataFrame:
-    """Return one line a rung: medians over its rows, and how many times as fast as the first rung.
+    """Return one line per step: medians over its rows, and how many times as fast as the start.
 
-    `page_s` is the time a page, batch shared out; `pages_per_s` its inverse, `times` their ratio to the first rung,
-    with quartiles over pages and repetitions, `step_times` to the last rung that ran. Lines that could not run carry
-    status and reason.
+    `page_s` is the time per page, batch shared out; `pages_per_s` its inverse, `times` their ratio to the start, with
+    quartiles over pages and repetitions, `step_times` to the last step that ran. Lines that could not run carry status
+    and reason.
     """
     import pandas as pd
 
@@ -192,77 +193,34 @@ def gains(rows: pd.DataFrame, steps: Sequence[tuple[str, Settings]]) -> pd.DataF
     for label, settings in steps:
         mine = rows[_same(rows, settings)]
         ok = mine[mine["status"] == "ok"]
-        line: dict[str, Any] = {"rung": label, "status": "ok", "reason": ""}
+        line: dict[str, Any] = {"step": label, "status": "ok", "reason": ""}
         if ok.empty:
             bad = mine.iloc[0] if len(mine) else {"status": "error", "reason": "no rows"}
             lines.append(line | {"status": bad["status"], "reason": bad["reason"]})
             continue
         low, median, high = ok["page_s"].quantile([0.25, 0.5, 0.75])
         first, before = first or median, before or median
-        lines.append(line | {
-            "page_s": median, "pages_per_s": 1 / median, "times": first / median, "times_low": first / high,
-            "times_high": first / low, "step_times": before / median,
-            "tpot_s": ok["tpot_s"].median(), "vision_s": ok["vision_s"].median(),
-            "peak_memory_bytes": ok["peak_memory_bytes"].max(), "rows": len(ok),
-        })  # fmt: skip
+        line |= {"page_s": median, "pages_per_s": 1 / median, "step_times": before / median}
+        line |= {"times": first / median, "times_low": first / high, "times_high": first / low}
+        line |= ok[["tpot_s", "vision_s"]].median().to_dict()
+        lines.append(line | {"peak_memory_bytes": ok["peak_memory_bytes"].max(), "rows": len(ok)})
         before = median
     return pd.DataFrame(lines)
 
 
 def _same(rows: pd.DataFrame, settings: Settings) -> pd.Series:
-    names = [name for _, group in RUNGS for name in group]
     mask = rows["status"].notna()
-    for name in names:
+    for name in chain(*STEPS.values()):
         value = getattr(settings, name)
         mask &= rows[name].isna() if value is None else rows[name] == value
     return mask
 
 
 def same_texts(readings: pd.DataFrame, labels: Sequence[str], runs: Sequence[Settings]) -> pd.DataFrame:
-    """Return one line a rung: pages, and how many read exactly the first rung's text; `runs` are theirs, in order."""
+    """Return one line per step: pages, and how many read exactly the start's text; `runs` are theirs, in order."""
     import pandas as pd
 
-    def texts(settings: Settings) -> dict[str, str]:
-        mine = readings[[make_settings(asked) == settings for asked in readings["asked"]]]
-        return dict(zip(mine["page"], mine["text"], strict=True))
-
-    first = texts(runs[0])
-    lines = []
-    for label, settings in zip(labels, runs, strict=True):
-        mine = texts(settings)
-        same = sum(mine.get(page) == text for page, text in first.items())
-        lines.append({"rung": label, "pages": len(first), "same": same})
-    return pd.DataFrame(lines)
-
-
-# The fast path in pictures: what each change gained, and where a step of decoding spends its time.
-
-
-def ladder_plot(table: pd.DataFrame) -> Figure:
-    """Return how many times as fast as the first each rung reads pages, with quartiles; grey where it cannot run."""
-    figure, axes = blank_figure(7.0, 0.8 + 0.5 * len(table))
-    times = table["times"].fillna(0).to_numpy(float)
-    places = np.arange(len(table))
-    spread = np.clip([times - table["times_low"], table["times_high"] - times], 0, None)
-    axes.barh(places, times, xerr=np.nan_to_num(spread), color=COLOURS[0], capsize=3, height=0.6)
-    axes.axvline(1, color=GREY, lw=1)
-    for place, line in enumerate(table.to_dict("records")):
-        if line["status"] == "ok":
-            axes.text(line["times_high"] + 0.02 * times.max(), place, f"{line['times']:.2f} ×", va="center")
-        else:
-            axes.text(0.02, place, f"{line['status']}: {line['reason']}"[:90], va="center", color=GREY, fontsize=8)
-    names = [f"{'+ ' if place else ''}{rung}" for place, rung in zip(places, table["rung"], strict=True)]
-    axes.set_yticks(places, names)
-    axes.invert_yaxis()
-    axes.set(xlabel="pages a second, as many times as at the start", xlim=(0, 1.25 * max(1.0, times.max())))
-    return figure
-
-
-def step_table(parts: pd.DataFrame) -> pd.DataFrame:
-    """Return the parts of a decode step as people read them: operators, microseconds, share in percent, and the sum."""
-    shown = parts.set_index("part")[["operators", "host_s", "share"]]
-    shown.loc["a token in all"] = shown.sum()
-    return shown.assign(
-        operators=shown["operators"].round(1), microseconds=(shown["host_s"] * 1e6).round(0),
-        percent=(100 * shown["share"]).round(1),
-    )[["operators", "microseconds", "percent"]]  # fmt: skip
+    settings = readings["asked"].map(make_settings)
+    texts = [readings[settings == run].groupby("page")["text"].last() for run in runs]
+    same = [int((mine.reindex(texts[0].index) == texts[0]).sum()) for mine in texts]
+    return pd.DataFrame({"step": labels, "pages": len(texts[0]), "same": same})

@@ -14,12 +14,12 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from ocrlab.experiments.embedded_reader import dpis_of, pages_by_hash
 from ocrlab.reading.settings import make_settings
 from ocrlab.scoring.metrics import align, score, shown_metrics
 from ocrlab.scoring.outcomes import WITHOUT_TEXT
 from ocrlab.study.compare import summarise
 from ocrlab.study.records import parse_records, record_files, row_of, setting_label
+from ocrlab.study.rereading import dpis_of, pages_by_hash
 
 _LONGEST = 6_000
 

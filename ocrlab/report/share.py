@@ -21,12 +21,12 @@ from typing import Any
 import yaml
 
 from ocrlab import paths
-from ocrlab.experiments.embedded_reader import pages_by_hash
 from ocrlab.reading.settings import SettingError, make_settings
 from ocrlab.report.evidence import page_dpis, page_hashes, picture_name
 from ocrlab.report.site import build_site
 from ocrlab.scoring.outcomes import STATUSES
 from ocrlab.study.records import parse_records
+from ocrlab.study.rereading import pages_by_hash
 
 Anonymise = Callable[[str], str]
 

@@ -10,9 +10,6 @@ import pandas as pd
 import pytest
 
 from ocrlab.commands.plan import PlanError, load_experiments, plan_tasks, resolve_model
-from ocrlab.experiments import engines as pictures
-from ocrlab.experiments import engines as study
-from ocrlab.experiments.engines import HERE, SERVED, Engine, engine_runs, engine_table, engines, same_texts
 from ocrlab.experiments.recommend import judge_runs
 from ocrlab.playground.capabilities import Capabilities
 from ocrlab.playground.forecast import forecast
@@ -71,42 +68,3 @@ def test_a_server_is_not_recommended_beside_readings_here() -> None:
     shown = (cost_against_tokens(pd.DataFrame(remote), "vision_s", "model_id"),
              memory_against_tokens(pd.DataFrame(remote), "model_id"))  # fmt: skip
     assert all("not measured" in figure.axes[0].texts[0].get_text() for figure in shown)
-
-
-def _readings(settings: Settings, text: str, page_s: list[float], status: str = "ok") -> list[dict[str, Any]]:
-    return [
-        {"asked": settings.as_dict(), "page": f"p{page}", "repeat": repeat, "status": status, "reason": "gone",
-         "text": text if page else "same", "measured": {"page_s": seconds, "ttft_s": 0.01}}
-        for repeat, seconds in enumerate(page_s) for page in range(2)
-    ]  # fmt: skip
-
-
-def test_engines_are_held_against_this_process() -> None:
-    other = replace(REMOTE, model_id="endpoint:http://127.0.0.1:8/v1#m")
-    ways = [Engine(HERE, Settings()), Engine(SERVED, REMOTE), Engine("third", other), Engine("none", None, "absent")]
-    assert engine_runs(ways, [1, 2])[:3] == [Settings(), Settings(batch_size=2), REMOTE]
-    readings = pd.DataFrame([
-        *_readings(Settings(), "a text", [0.1, 0.2]), *_readings(REMOTE, "a test", [0.3, 0.3]),
-        *_readings(other, "", [0.1], "crashed"),
-    ])  # fmt: skip
-    table = engine_table(readings, ways, [1]).set_index("engine")
-    assert table["same"].tolist()[:2] == [2, 1] and table.loc[SERVED, "parts"].startswith("p1: at letter 5")
-    assert table.loc[HERE, "pages_per_s"] == pytest.approx(7.5)
-    assert (table.loc[HERE, "pages_per_s_low"], table.loc[HERE, "pages_per_s_high"]) == (5, 10)
-    assert table["status"].tolist() == ["ok", "ok", "crashed", "unsupported"]
-    told = same_texts(table.reset_index())
-    assert told[1].startswith("transformers serve, 1 at once: 1 of 2 texts the same; first other one: p1")
-    assert told[2:] == ["third, 1 at once: crashed: gone", "none, 1 at once: unsupported: absent"]
-    assert pictures.words(table.reset_index())[-1].startswith("Fastest: in this process with 1")
-    texts = [text.get_text() for text in pictures.pages_a_second(table.reset_index()).axes[0].texts]
-    assert texts == ["7.5", "3.3", "crashed: gone", "unsupported: absent"]
-
-
-def test_where_no_server_starts_the_engines_are_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("ocrlab.reading.serve.NEEDED", ("no_such_module",))
-    with engines(Settings(dtype="float32"), MODEL) as ways:
-        assert [way.name for way in ways] == [HERE, SERVED, study.GIVEN]
-        assert ways[1].settings is None and "no_such_module" in ways[1].reason and "ocrlab[serve]" in ways[1].reason
-        assert ways[2].settings == REMOTE, "dtype is the given server's own"
-    with engines(Settings(weights="dummy", model_id="Qwen/Qwen2-VL-2B-Instruct")) as ways:
-        assert ways[1].reason.startswith("weights:")

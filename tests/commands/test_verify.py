@@ -7,12 +7,11 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.commands.exchange import verify
-from ocrlab.experiments.embedded_reader import absent_pages, dpis_of, pages_by_hash
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.study.experiment import run_experiment
 from ocrlab.study.records import load_rows, read_records
-from ocrlab.study.rereading import draw, repeatable
+from ocrlab.study.rereading import absent_pages, dpis_of, draw, pages_by_hash, repeatable
 from tests.runs import reading
 
 BASE = Settings(dtype="float32", max_new_tokens=48)

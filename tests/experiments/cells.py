@@ -1,26 +1,49 @@
-"""Single cells of our notebooks, run on values that a test plants: what only one notebook draws is tested there."""
+"""Single cells of our notebooks, run on planted values: what only a notebook holds is tested where it stands."""
 
 from __future__ import annotations
 
 import ast
+from contextlib import redirect_stdout
+from io import StringIO
 from itertools import pairwise
 from typing import Any
 
 import nbformat
 
-from ocrlab import paths
+from ocrlab.paths import NOTEBOOKS
+
+
+class Cells(dict[str, Any]):
+    """A notebook's variables: its imports, the values given (they replace imports), and what the cells run have set.
+
+    `shown` holds the value of a cell's last line, `said` all that was printed.
+    """
+
+    def __init__(self, name: str, **given: Any) -> None:
+        notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        self.code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        self.said, self.shown = "", None
+        self._run(self.code[0])
+        self.update(given)
+
+    def run(self, *beginnings: str) -> Cells:
+        """Run the cells that begin so, in this order."""
+        for beginning in beginnings:
+            (source,) = (source for source in self.code if source.startswith(beginning))
+            self._run(source)
+        return self
+
+    def _run(self, source: str) -> None:
+        tree = ast.parse(source)
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        with redirect_stdout(StringIO()) as printed:
+            exec(compile(tree, "cell", "exec"), self)
+            self.shown = eval(compile(ast.Expression(last.value), "cell", "eval"), self) if last else None
+        self.said += printed.getvalue()
 
 
 def shown_by(notebook: str, heading: str, **values: Any) -> Any:
     """Run a notebook's set-up and then the code cell below the Markdown that holds `heading`; return what it shows."""
-    cells = nbformat.read(paths.NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
-    setup = next(cell.source for cell in cells if cell.cell_type == "code")
-    below = {text.source: code.source for text, code in pairwise(cells)}
-    source = next(code for text, code in below.items() if heading in text)
-    *body, last = ast.parse(source).body
-    assert isinstance(last, ast.Expr), "the cell shows its last line"
-    names: dict[str, Any] = {}
-    exec(setup, names)
-    names |= values
-    exec(compile(ast.Module(body, []), heading, "exec"), names)
-    return eval(compile(ast.Expression(last.value), heading, "eval"), names)
+    cells = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
+    source = next(code.source for text, code in pairwise(cells) if heading in text.source)
+    return Cells(notebook, **values).run(source).shown

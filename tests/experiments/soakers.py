@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from PIL import Image
 
 from ocrlab.pages import Page
-from tests.study.faults import turn_heads
 
 _kept: list[bytearray] = []
 _opened = 0

@@ -21,9 +21,9 @@ from PIL import Image
 from ocrlab import paths
 from ocrlab.commands.cli import main
 from ocrlab.commands.library import RECORDS, gather, target_files
-from ocrlab.experiments.embedded_reader import pages_by_hash
 from ocrlab.pages import Page, PageError, load_pages, page_size
 from ocrlab.scoring.outcomes import WITH_TEXT
+from ocrlab.study.rereading import pages_by_hash
 
 
 def picture(*colours: str, kind: str = "PNG", size: tuple[int, int] = (60, 30)) -> bytes:

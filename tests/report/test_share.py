@@ -13,13 +13,13 @@ from nbformat.v4 import new_output
 from PIL import Image
 
 from ocrlab import paths
-from ocrlab.experiments.embedded_reader import pages_by_hash
 from ocrlab.pages import load_pages
 from ocrlab.reading.result import Reading
 from ocrlab.report import share
 from ocrlab.report.evidence import picture_name
 from ocrlab.report.share import MANIFEST, ShareError, anonymise_all, anonymiser, manifest, pack_run, unpack_run
 from ocrlab.study.records import pack_records
+from ocrlab.study.rereading import pages_by_hash
 from tests.notebooks import display, picture, ran, write
 from tests.runs import reading, write_run
 

@@ -1,4 +1,4 @@
-"""From the field report to the fast preset: each rung changes one thing, gains are hand-worked, texts are compared."""
+"""The fast path: a step changes one thing, gains are hand-worked, texts compared, a decode step is taken apart."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ import pandas as pd
 import pytest
 import torch
 
-from ocrlab.experiments import fast_path
-from ocrlab.experiments.fast_path import RUNGS, gains, rungs, same_texts
+from ocrlab.experiments.fast_path import PARTS, STEPS, _parts, _Tally, gains, measure_step, same_texts, steps_between
+from ocrlab.machine.worker import Worker
 from ocrlab.pages import load_pages
 from ocrlab.reading.open import open_reader
 from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.study.experiment import readings_of, run_experiment
+from tests.experiments.cells import Cells
+
+BASE = Settings(dtype="float32")
 
 
 def test_from_the_field_report_to_fast_one_change_at_a_time() -> None:
     start, goal = (load_preset(name, model_id="tiny") for name in ("field-report", "fast"))
-    steps = rungs(start, goal)
+    steps = steps_between(start, goal)
     assert [label for label, _ in steps] == [
         "start", "generation settings", "attn_implementation=sdpa", "batch_size=8", "cache_implementation=static",
         "compile=True",
     ]  # fmt: skip
     last = steps[-1][1]
-    assert all(getattr(last, name) == getattr(goal, name) for _, group in RUNGS for name in group)
-    assert rungs(start, start) == [("start", start)]
+    assert all(getattr(last, name) == getattr(goal, name) for group in STEPS.values() for name in group)
+    assert steps_between(start, start) == [("start", start)]
 
 
 def test_gains_by_hand() -> None:
@@ -40,22 +43,65 @@ def test_gains_by_hand() -> None:
             [*steps, steps[0], steps[1]], [2.0, 0.5, None, 4.0, 0.5], ["ok", "ok", "oom", "ok", "ok"],
             ["", "", "too large", "", ""], strict=True)
     ])  # fmt: skip
-    table = gains(rows, steps).set_index("rung")
+    table = gains(rows, steps).set_index("step")
     assert table.loc["start", "page_s"] == 3.0 and table.loc["start", "times"] == 1
     assert table.loc["batch", "times"] == pytest.approx(6) and table.loc["batch", "step_times"] == pytest.approx(6)
     assert table.loc["eager", ["status", "reason"]].tolist() == ["oom", "too large"]
-    figure = fast_path.ladder_plot(table.reset_index())
+    figure = Cells("fast-path", table=table.reset_index()).run("times = table.reindex").shown
     words = [text.get_text() for text in figure.axes[0].texts]
     assert "6.00 ×" in words and "oom: too large" in words
 
 
-def test_a_rung_that_reads_something_else_is_seen(tmp_path: Path) -> None:
+def test_a_step_that_reads_something_else_is_seen(tmp_path: Path) -> None:
     start = Settings(dtype="float32", max_new_tokens=24)
     runs = [start, replace(start, batch_size=4), replace(start, repetition_penalty=3.0)]
     run_experiment("texts", runs, load_pages("lines", limit=4), folder=tmp_path)
-    table = same_texts(readings_of("texts", tmp_path), ["start", "batch", "penalty"], runs).set_index("rung")
+    table = same_texts(readings_of("texts", tmp_path), ["start", "batch", "penalty"], runs).set_index("step")
     assert table.loc["start", "same"] == table.loc["batch", "same"] == 4
     assert table.loc["penalty", "same"] < 4 and (table["pages"] == 4).all()
+
+
+def test_operators_of_every_part_are_counted() -> None:
+    page = load_pages("lines", limit=1)[0]
+    with Worker() as worker:
+        eager, sdpa, refused = (
+            measure_step(s, page, new_tokens=6, worker=worker)
+            for s in (
+                replace(BASE, attn_implementation="eager"), BASE,
+                replace(BASE, dtype="bfloat16", attn_implementation="flash_attention_2"),
+            )
+        )  # fmt: skip
+    counts = sdpa.set_index("part")["operators"]
+    assert list(counts.index) == list(PARTS) and counts["output head"] == 1, "one product for a tied head"
+    more = eager.set_index("part")["operators"]
+    assert more["layers"] > counts["layers"] > 50, "eager's scores, softmax and products are operators of their own"
+    assert sdpa["share"].sum() == pytest.approx(1) and (sdpa["host_s"] >= 0).all()
+    assert refused["status"].tolist() == ["unsupported"] and "flash_attn" in refused["reason"].iloc[0]
+
+
+def test_a_compiled_step_has_no_parts() -> None:
+    with pytest.raises(ValueError, match="compile=False"):
+        measure_step(replace(BASE, cache_implementation="static", compile=True), load_pages("lines", limit=1)[0])
+
+
+def test_the_model_is_as_before() -> None:
+    with open_reader(BASE) as reader:
+        before = reader.model.model.language_model.layers[0].forward
+        with _parts(reader, _Tally()):
+            assert reader.model.model.language_model.layers[0].forward is not before
+        assert "forward" not in vars(reader.model.model.language_model.layers[0])
+        assert reader.model.model.language_model.layers[0].forward == before
+
+
+def test_time_goes_to_the_innermost_part() -> None:
+    tally = _Tally()
+    with tally.inside("rest of the model"):
+        with tally.inside("layers"):
+            assert tally.part == "layers"
+        assert tally.part == "rest of the model"
+    assert tally.part == "rest of generate" and set(tally.seconds) == {
+        "rest of generate", "rest of the model", "layers",
+    }  # fmt: skip
 
 
 @pytest.mark.gpu

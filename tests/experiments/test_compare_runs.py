@@ -5,29 +5,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from ocrlab import paths
 from ocrlab.commands.run_notebook import run_notebook
 from ocrlab.experiments.compare_runs import (
-    missing,
     quality_across,
-    quality_table,
     quality_time_plot,
     rows_across,
     run_folders,
     source_of,
     speed_across,
-    speed_table,
     stability,
-    stability_plot,
     texts_across,
 )
 from ocrlab.study.compare import parting
 from ocrlab.study.records import read_records, record_files
+from tests.experiments.cells import Cells
 from tests.runs import reading, write_run
 
-FORCED = {"min_new_tokens": 8, "max_new_tokens": 8}
+FIXED_LENGTH = {"min_new_tokens": 8, "max_new_tokens": 8}
 
 
 def run(
@@ -42,7 +40,7 @@ def run(
         for n, text in enumerate(texts)
     ]
     timed = [
-        reading(f"p{n:02}", "", None, experiment="speed", asked=FORCED, repeat=repeat,
+        reading(f"p{n:02}", "", None, experiment="speed", asked=FIXED_LENGTH, repeat=repeat,
                 measured={"page_s": page_s * (1 + repeat / 10), "tpot_s": 0.004}, **same)
         for n in range(2) for repeat in range(repeats)
     ]  # fmt: skip
@@ -75,54 +73,71 @@ def test_speed_stands_against_each_runs_own_limit(two):
     assert table.loc["one", "tpot_share"] == pytest.approx(0.125, rel=0.1)
     assert table.loc["two", "tpot_share"] != table.loc["two", "tpot_share"]  # not measured there
     assert "did not measure this machine's limits in float32" in table.loc["two", "why_no_share"]
-    assert "did not measure" in speed_table(table.reset_index())["share of the limit"].iloc[1]
+    displayed: list[pd.DataFrame] = []
+    Cells("09-compare", rows=rows_across(two), folders=two, display=displayed.append).run("speed = speed_across")
+    assert displayed[0]["share of the limit"].tolist() == ["13%", table.loc["two", "why_no_share"]]
 
 
-def test_texts_that_part_are_named_with_their_place(two):
-    pairs, parted = texts_across(two)
+def test_texts_that_differ_are_named_with_their_place(two):
+    pairs, different = texts_across(two)
     assert pairs[["run", "other", "machine", "other_machine"]].to_numpy().tolist() == [["one", "two", "M", "N"]]
     assert pairs[["readings", "same", "other_weights"]].to_numpy().tolist() == [[12, 11, 0]]
-    (line,) = parted.to_dict("records")
+    (line,) = different.to_dict("records")
     assert line["page"] == "p00" and line["at"] == 1 and line["one"] == "abcdefghij" and line["two"] == "xxxxefghij"
 
 
 def test_other_weights_and_sampling_are_not_compared(tmp_path):
     folders = [run(tmp_path / "one", "M"), run(tmp_path / "two", "M", wrong=4, revision="2")]
-    pairs, parted = texts_across(folders)
-    assert pairs[["readings", "same", "other_weights"]].to_numpy().tolist() == [[0, 0, 12]] and parted.empty
+    pairs, different = texts_across(folders)
+    assert pairs[["readings", "same", "other_weights"]].to_numpy().tolist() == [[0, 0, 12]] and different.empty
     assert quality_across(rows_across(folders))["runs"].tolist() == [1, 1]
 
 
-def test_steadiness_is_between_runs_of_one_machine_and_between_repeats(tmp_path):
+def test_stability_is_between_runs_of_one_machine_and_between_repeats(tmp_path):
     folders = [
         run(tmp_path / "one", "M", repeats=2),
         run(tmp_path / "two", "M", page_s=0.3),
         run(tmp_path / "three", "N"),
     ]
-    steady = stability(rows_across(folders))
-    pages = steady[steady["figure"] == "seconds a page"].set_index("between")
+    moved = stability(rows_across(folders))
+    pages = moved[moved["figure"] == "seconds per page"].set_index("between")
     between = pages.loc[["runs"]]
     assert (between["machine"] == "M").all() and between["count"].tolist() == [2, 2]
     assert between["ratio"].tolist() == [pytest.approx(0.355 / 0.255), pytest.approx(0.3 / 0.21)]
     repeats = pages.loc[["repeats"]]
     assert repeats["ratio"].tolist() == [pytest.approx(1.1)] and repeats["pages"].tolist() == [2]
-    assert missing(rows_across(folders)) == []
+    assert _said_of(folders) == ""
+
+
+def _said_of(folders: list[Path]) -> str:
+    """What the notebook says that these runs cannot tell."""
+    return (
+        Cells(
+            "09-compare",
+            run_folders=lambda *_: folders,
+            results_folders=[],
+            display=lambda table: None,
+        )
+        .run("folders = run_folders")
+        .said
+    )
 
 
 def test_what_one_run_or_none_cannot_tell_is_said(tmp_path):
     one = [run(tmp_path / "one", "M")]
-    rows = rows_across(one)
-    assert [words.split(":")[0] for words in missing(rows)] == [
-        "One run only",
+    assert [words.split(":")[0] for words in _said_of(one).splitlines() if not words.startswith("`")] == [
+        "One run only or none",
         "All rows are of one machine",
         "No machine has two runs",
     ]
-    assert stability(rows).empty and texts_across(one)[0].empty
-    assert "nothing to draw" in stability_plot(stability(rows)).axes[0].texts[0].get_text()
+    assert stability(rows_across(one)).empty and texts_across(one)[0].empty
     none = rows_across([])
-    assert "No rows here yet" in missing(none)[0] and quality_across(none).empty and speed_across(none, []).empty
+    assert "No rows here yet" in _said_of([]) and quality_across(none).empty and speed_across(none, []).empty
     assert "nothing to draw" in quality_time_plot(quality_across(none)).axes[0].texts[0].get_text()
-    assert quality_table(quality_across(none)).empty and stability(none).empty
+    cells = Cells("09-compare", rows=none, folders=[], quality=quality_across(none))
+    assert "No run has scored rows" in cells.run("if quality.empty").said
+    assert "nothing to draw" in cells.run("moved = stability").shown.axes[0].texts[0].get_text()
+    assert cells.run("worst = moved").shown.empty
 
 
 def test_a_run_of_an_earlier_version_lacks_settings_and_counts_all_the_same(tmp_path):
@@ -164,7 +179,7 @@ def test_whose_rows_answer(tmp_path, monkeypatch):
     assert source_of(["my-card"]) == ([named], "Rows of my-card, as named", True)
 
 
-def test_texts_part_at_a_letter_as_a_person_counts():
+def test_texts_differ_first_at_a_letter_as_a_person_counts():
     found = parting("при́вет!\n", "при́вёт!")
     assert (
         found is not None and found.at == 4 and found.shared == "при́в" and found.one == "ет!" and found.other == "ёт!"
@@ -199,5 +214,5 @@ def test_the_notebook_sees_planted_differences_in_a_copy_of_the_reference_run(tm
     same = sum(one["page"] != page for one in readings)
     assert len(readings) > same > 0
     assert f"{same} of {len(readings)} readings in common have the same text." in said
-    assert "Seconds a page between repeats of one machine: up to" in said and "no difference seen" in said
+    assert "Seconds per page between repeats of one machine: up to" in said and "no difference seen" in said
     assert sum("image/png" in o.get("data", {}) for c in cells for o in c.get("outputs", [])) == 2

@@ -9,32 +9,36 @@ import pandas as pd
 import pytest
 
 from ocrlab import paths
-from ocrlab.experiments import costs as energy_module
-from ocrlab.experiments import costs as shown
+from ocrlab.experiments import costs as costs_module
 from ocrlab.experiments.costs import (
     PHASES,
     bill,
-    bottleneck,
     measure_power,
     page_costs,
     phase_seconds,
     sped_up,
     timed_rows,
-    what_is_missing,
     worth_showing,
 )
 from ocrlab.machine.energy import Energy
 from ocrlab.study.records import load_findings
+from tests.experiments.cells import Cells
 from tests.notebooks import said_by
 from tests.runs import reading, write_run
 
-NO_POWER = pd.DataFrame({"machine": [], "set": [], "label": [], "joules_a_page": [], "reason": []})
-FORCED = {"min_new_tokens": 8, "max_new_tokens": 8}
+NO_POWER = pd.DataFrame({"machine": [], "set": [], "label": [], "joules_per_page": [], "reason": []})
+FIXED_LENGTH = {"min_new_tokens": 8, "max_new_tokens": 8}
 
 
 def page(number: int, page_s: float, **changes: object) -> dict:
     measured = {"page_s": page_s, "batch_pages": 1, **changes.pop("measured", {})}  # type: ignore[dict-item]
     return reading(f"p{number:02}", changes.pop("text", "abcdefghij"), "abcdefghij", measured=measured, **changes)
+
+
+def missing_of(rows: pd.DataFrame, costs: pd.DataFrame, power: pd.DataFrame) -> str:
+    """What the notebook says that these rows cannot tell."""
+    given = {"rows": rows, "costs": costs, "measure_power": lambda *_: power, "power_pages": 1}
+    return Cells("11-costs", **given).run("power = measure_power").said
 
 
 @pytest.fixture
@@ -65,13 +69,13 @@ def test_the_mean_page_makes_the_bill(run: Path) -> None:
 def test_energy_is_billed_where_it_was_measured_and_nowhere_else(run: Path) -> None:
     costs = page_costs(timed_rows([run]))
     power = pd.DataFrame([
-        {"machine": "M", "set": "mine", "label": costs["label"].iloc[0], "joules_a_page": 360.0, "reason": ""},
-        {"machine": "another", "set": "mine", "label": costs["label"].iloc[1], "joules_a_page": 1.0, "reason": ""},
+        {"machine": "M", "set": "mine", "label": costs["label"].iloc[0], "joules_per_page": 360.0, "reason": ""},
+        {"machine": "another", "set": "mine", "label": costs["label"].iloc[1], "joules_per_page": 1.0, "reason": ""},
     ])  # fmt: skip
     billed = bill(costs, 10_000, price_per_hour=1.0, price_per_kwh=0.3, power=power)
     assert billed["kwh"].iloc[0] == pytest.approx(1.0) and billed["energy_money"].iloc[0] == pytest.approx(0.3)
     assert np.isnan(billed["kwh"].iloc[1]) and billed["energy"].tolist() == ["measured", "not measured"]
-    assert "1.0 kWh, 0.30" in shown.cost_table(billed)["energy"].iloc[0]
+    assert "1.0 kWh, 0.30" in Cells("11-costs", billed=billed).run("def with_ends").shown["energy"].iloc[0]
 
 
 def test_repeats_are_one_page_and_mixed_batches_are_of_all_their_sets(tmp_path: Path) -> None:
@@ -84,21 +88,21 @@ def test_repeats_are_one_page_and_mixed_batches_are_of_all_their_sets(tmp_path: 
     assert costs["page_s"].iloc[0] == pytest.approx(0.4) and np.isnan(costs["page_s_low"].iloc[1])
 
 
-def test_what_misreads_was_seldom_measured_or_forced_is_not_shown(tmp_path: Path) -> None:
+def test_what_misreads_was_seldom_measured_or_has_a_fixed_length_is_not_shown(tmp_path: Path) -> None:
     good = [page(n, 0.5) for n in range(9)]
     wrong = [page(n, 0.1, text="x", asked={"max_pixels": 4096}) for n in range(9)]
     few = [page(n, 0.2, asked={"max_pixels": 8192}) for n in range(7)]
-    forced = [page(n, 0.01, asked=FORCED) for n in range(9)]
+    fixed = [page(n, 0.01, asked=FIXED_LENGTH) for n in range(9)]
     asked = [page(n, 0.3, asked={"prompt": "other"}) for n in range(9)]
-    write_run(tmp_path / "run", *good, *wrong, *few, *forced, *asked)
+    write_run(tmp_path / "run", *good, *wrong, *few, *fixed, *asked)
     costs = page_costs(timed_rows([tmp_path / "run"]))
-    assert len(costs) == 5 and costs["forced"].sum() == 1
+    assert len(costs) == 5 and costs["fixed_length"].sum() == 1
     assert worth_showing(costs[costs["settings"].map(lambda s: s.prompt != "other")], 0.1, 9)["page_s"].tolist() == [
         0.5
     ]
     assert 0.3 not in worth_showing(costs, 0.1, 9)["page_s"].tolist()
     assert worth_showing(costs, 1.0, 9, least=7)["page_s"].round(3).tolist() == [0.1, 0.2, 0.5]
-    only = costs[costs["forced"].astype(bool)]
+    only = costs[costs["fixed_length"].astype(bool)]
     assert worth_showing(only, 0.1, 9)["page_s"].tolist() == [pytest.approx(0.01)]
     assert worth_showing(costs.iloc[:0], 0.1, 9).empty
 
@@ -116,20 +120,21 @@ def test_phases_are_shares_of_a_page_and_amdahl_limits_them() -> None:
     assert sped_up(line, "decode", 3) == pytest.approx(1 / 0.6) and sped_up(line, "decode", np.inf) == pytest.approx(
         2.5
     )
-    slow = bottleneck(line)
-    assert (slow.phase, slow.next) == ("decode", "vision") and (slow.share, slow.times) == pytest.approx((0.6, 3))
+    phases = found.reset_index().assign(set="mine", setting=["one", "other"])
+    slow = Cells("11-costs", phases=phases).run("lines = []").shown.iloc[0]
+    assert slow[["longest", "share", "next", "from times faster"]].tolist() == ["decode", "60%", "vision", "3.0"]
     assert phase_seconds(pd.DataFrame(), ["k"]).empty
 
 
 def test_on_a_cpu_no_energy_is_guessed_and_nothing_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(energy_module, "machine_name", lambda: "M")
-    monkeypatch.setattr(energy_module, "ReaderPool", None)  # a reading would fail
+    monkeypatch.setattr(costs_module, "machine_name", lambda: "M")
+    monkeypatch.setattr(costs_module, "ReaderPool", None)  # a reading would fail
     costs = page_costs(timed_rows([run]))
     power = measure_power(costs.assign(settings=[s.__class__(device="cpu") for s in costs["settings"]]), 4)
-    assert power["joules_a_page"].isna().all() and power["reason"].str.contains("cpu tells no power").all()
+    assert power["joules_per_page"].isna().all() and power["reason"].str.contains("cpu tells no power").all()
     assert len(load_findings("power", run)) == 2
-    told = " ".join(what_is_missing(timed_rows([run]), costs, power))
-    assert "cpu tells no power" in told and "make add" in told and "fast-path" not in told
+    missing = missing_of(timed_rows([run]), costs, power)
+    assert "cpu tells no power" in missing and "make add" in missing and "fast-path" not in missing
 
 
 def test_energy_of_a_page_is_the_meters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -149,20 +154,20 @@ def test_energy_of_a_page_is_the_meters(monkeypatch: pytest.MonkeyPatch, tmp_pat
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(energy_module, "choose_device", lambda device: Choice("cuda:0", "by plan"))
-    monkeypatch.setattr(energy_module, "PowerMeter", Planted)
+    monkeypatch.setattr(costs_module, "choose_device", lambda device: Choice("cuda:0", "by plan"))
+    monkeypatch.setattr(costs_module, "PowerMeter", Planted)
     settings = Settings(device="cpu", dtype="float32", max_new_tokens=4)
-    here = {"machine": energy_module.machine_name(), "label": "l", "settings": settings}
+    here = {"machine": costs_module.machine_name(), "label": "l", "settings": settings}
     costs = pd.DataFrame([here | {"set": "labels + lines"}, here | {"set": "my own"}])
     power = measure_power(costs, 3)
-    assert power["pages"].iloc[0] == 4 and power["joules_a_page"].iloc[0] == 3.0 and power["watts"].iloc[0] == 4.0
-    assert "no set of this checkout" in power["reason"].iloc[1] and pd.isna(power["joules_a_page"].iloc[1])
+    assert power["pages"].iloc[0] == 4 and power["joules_per_page"].iloc[0] == 3.0 and power["watts"].iloc[0] == 4.0
+    assert "no set of this checkout" in power["reason"].iloc[1] and pd.isna(power["joules_per_page"].iloc[1])
 
 
 def test_without_rows_the_notebook_names_what_makes_them() -> None:
-    assert "04-pixels" in what_is_missing(pd.DataFrame(), pd.DataFrame(), NO_POWER)[0]
+    assert "04-pixels" in missing_of(pd.DataFrame(), pd.DataFrame(), NO_POWER)
     few = timed_rows([paths.RESULTS / "reference-cpu"]).head(2)
-    assert any("enough pages" in told for told in what_is_missing(few, pd.DataFrame(), NO_POWER))
+    assert "enough pages" in missing_of(few, pd.DataFrame(), NO_POWER)
 
 
 @pytest.mark.parametrize("rows", ["none", "named", "few"])

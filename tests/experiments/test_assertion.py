@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ocrlab.experiments import assertion
-from ocrlab.experiments.assertion import recovery_table
 from ocrlab.experiments.claims import verdicts
 from ocrlab.reading.open import open_reader
 from ocrlab.reading.settings import Settings
-from ocrlab.study.records import keep_findings
+from ocrlab.study.records import keep_findings, load_findings
+from tests.experiments.cells import Cells
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def overflow() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def recovery() -> pd.DataFrame:
-    return recovery_table("cpu")
+    return assertion.recovery_table("cpu")
 
 
 def test_sampling_from_broken_logits_raises_and_greedy_hides_it(sampling: pd.DataFrame) -> None:
@@ -45,23 +45,25 @@ def test_sampling_from_broken_logits_raises_and_greedy_hides_it(sampling: pd.Dat
 
 def test_only_float16_eager_overflows(overflow: pd.DataFrame) -> None:
     bad = overflow[overflow["not_finite"] > 0]
-    assert {(d, w) for d, w in zip(bad["dtype"], bad["way"], strict=True)} == {("float16", "eager")}
+    assert {(d, w) for d, w in zip(bad["dtype"], bad["variant"], strict=True)} == {("float16", "eager")}
     assert (bad["largest_score"] > 65504).all()
-    assert {"sdpa, math", "sdpa, flash"} <= set(overflow["way"])
+    assert {"sdpa, math", "sdpa, flash"} <= set(overflow["variant"])
 
 
-def test_fully_masked_rows() -> None:
-    table = assertion.masked_rows_table("cpu").set_index(["dtype", "mask filled with"])
+def test_fully_masked_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCRLAB_RUN_FOLDER", str(tmp_path))
+    table = Cells("06-assert", device="cpu").run("lines = []\nfor dtype in").shown
     assert (table.xs("-inf", level=1) == "NaN").all(axis=None)
     low = table.xs("finfo.min", level=1)
     assert low.loc["float16"].tolist() == ["finite", "NaN"]
     assert (low.loc[["float32", "bfloat16"]] == "finite").all(axis=None)
+    assert len(load_findings("masked-rows", tmp_path)) == 6
 
 
 def test_rotary_buffers_are_right_as_loaded_and_lost_by_the_meta_device() -> None:
     with open_reader(Settings(dtype="float32")) as reader:
-        table = assertion.rotary_table(reader)
-    assert table["right"].tolist() == [True, False] and table["missing weights"].tolist() == [0, 0]
+        cells = Cells("06-assert", reader=reader).run("text = reader.model.config", "models = {")
+    assert cells.shown["right"].tolist() == [True, False] and cells.said == "0 weights are reported missing.\n"
 
 
 def test_a_new_process_works_after_one_died(recovery: pd.DataFrame) -> None:
@@ -72,7 +74,7 @@ def test_a_new_process_works_after_one_died(recovery: pd.DataFrame) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_no_attempt_in_the_process_recovers_cuda() -> None:
-    table = recovery_table("cuda")
+    table = assertion.recovery_table("cuda")
     same = table[table["where"] == "same process"].set_index("attempt")["works"]
     assert not same["a new tensor"] and not same["a matrix product"]
     assert table[table["where"] == "new process"]["works"].all()
@@ -96,6 +98,8 @@ def test_the_ledger_reads_the_real_tables(
     assert cause.verdict == "refuted" and "fail in 4 of 4 cases when sampled and pass in 4 when greedy" in cause.reason
     assert way_back.verdict == "not settled here" and "SIGABRT" in way_back.reason
     assert assertion.overflow_words(overflow).startswith("float16 overflows in eager from scores of 1.8e+05 on")
+    earlier = overflow.rename(columns={"variant": "way"})
+    assert assertion.overflow_words(earlier) == assertion.overflow_words(overflow)
     calm = assertion.overflow_words(overflow.assign(not_finite=0.0))
     assert calm == "float16 does not overflow up to scores of 1.8e+05"
     assert "bfloat16, float32 overflow too" in assertion.overflow_words(overflow.assign(not_finite=0.5))

@@ -1,0 +1,61 @@
+"""The same pages by several engines: texts and speed are compared by hand-worked rows, what cannot run has a reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ocrlab.experiments.engines import GIVEN, HERE, SERVED, Engine, engine_runs, engine_table, engines
+from ocrlab.reading.settings import Settings
+from tests.experiments.cells import Cells
+
+MODEL = "endpoint:http://127.0.0.1:9/v1#m"
+REMOTE = Settings(model_id=MODEL)
+
+
+def _readings(settings: Settings, text: str, page_s: list[float], status: str = "ok") -> list[dict[str, Any]]:
+    return [
+        {"asked": settings.as_dict(), "page": f"p{page}", "repeat": repeat, "status": status, "reason": "gone",
+         "text": text if page else "same", "measured": {"page_s": seconds, "ttft_s": 0.01}}
+        for repeat, seconds in enumerate(page_s) for page in range(2)
+    ]  # fmt: skip
+
+
+def test_engines_are_held_against_this_process() -> None:
+    other = replace(REMOTE, model_id="endpoint:http://127.0.0.1:8/v1#m")
+    choices = [Engine(HERE, Settings()), Engine(SERVED, REMOTE), Engine("third", other), Engine("none", None, "absent")]
+    assert engine_runs(choices, [1, 2])[:3] == [Settings(), Settings(batch_size=2), REMOTE]
+    readings = pd.DataFrame([
+        *_readings(Settings(), "a text", [0.1, 0.2]), *_readings(REMOTE, "a test", [0.3, 0.3]),
+        *_readings(other, "", [0.1], "crashed"),
+    ])  # fmt: skip
+    table = engine_table(readings, choices, [1]).set_index("engine")
+    assert table["same"].tolist()[:2] == [2, 1] and table.loc[SERVED, "difference"].startswith("p1: at letter 5")
+    assert table.loc[HERE, "pages_per_s"] == pytest.approx(7.5)
+    assert (table.loc[HERE, "pages_per_s_low"], table.loc[HERE, "pages_per_s_high"]) == (5, 10)
+    assert table["status"].tolist() == ["ok", "ok", "crashed", "unsupported"]
+    cells = Cells("10-engines", table=table.reset_index())
+    lines = cells.run("for line in table.to_dict").said.splitlines()
+    assert lines[1].startswith("transformers serve, 1 at once: 1 of 2 texts the same; first other one: p1")
+    assert lines[2:] == ["third, 1 at once: crashed: gone", "none, 1 at once: unsupported: absent"]
+    assert cells.run("ran = table").said.splitlines()[-1].startswith("Fastest: in this process with 1")
+    texts = [text.get_text() for text in cells.run("def bars", 'bars("pages_per_s"').shown.axes[0].texts]
+    assert texts == ["7.5", "3.3", "crashed: gone", "unsupported: absent"]
+
+
+def test_where_no_server_starts_the_engines_are_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("ocrlab.reading.serve.NEEDED", ("no_such_module",))
+    with engines(Settings(dtype="float32"), MODEL) as choices:
+        assert [one.name for one in choices] == [HERE, SERVED, GIVEN]
+        assert (
+            choices[1].settings is None
+            and "no_such_module" in choices[1].reason
+            and "ocrlab[serve]" in choices[1].reason
+        )
+        assert choices[2].settings == REMOTE, "dtype is the given server's own"
+    with engines(Settings(weights="dummy", model_id="Qwen/Qwen2-VL-2B-Instruct")) as choices:
+        assert choices[1].reason.startswith("weights:")
