@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from ocrlab.pages import Page
+from tests.experiments.faults import turn_heads
 
 _kept: list[bytearray] = []
 _opened = 0
