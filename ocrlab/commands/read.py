@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 from tqdm import tqdm
@@ -28,15 +29,15 @@ from ocrlab.commands.library import (
     read_items,
     target_files,
 )
+from ocrlab.commands.parameters import CommandError, CommandFailed
 from ocrlab.commands.setting_flags import refuse_held, settings_of
 from ocrlab.machine.describe import choose_device, choose_dtype, machine_name
-from ocrlab.pages import Page, PageError
+from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.cluster import Cluster
-from ocrlab.reading.isolated import Refused
 from ocrlab.reading.limits import predict
 from ocrlab.reading.pool import PoolDown, ReaderPool
-from ocrlab.reading.settings import LOAD_SETTINGS, SettingError, Settings, is_endpoint
+from ocrlab.reading.settings import LOAD_SETTINGS, Settings, is_endpoint
 from ocrlab.scoring.metrics import Edits, character_edits, corpus_rate
 from ocrlab.study.records import RecordError, flat_row, readings_in
 
@@ -45,24 +46,28 @@ STEADY_PAGES = 100
 _SPEED_DEPENDS_ON = ({*LOAD_SETTINGS} - {"device", "dtype"}) | {"batch_size", "compile", "num_beams"}
 
 
-def read_pages(args: Any) -> int:
-    """Read what the command line's flags ask for; return 0 all read, 1 some failed, 2 unusable flags, 130 stopped."""
+def read_pages(**options: Any) -> int:
+    """Read what the command line's flags ask for; return 0 all read, 1 some failed, 130 stopped.
+
+    Raises:
+        CommandError, PageError, SettingError, Refused: something unusable was asked for.
+        CommandFailed: the disk takes no more, or no worker is left; the same command goes on.
+    """
+    args = SimpleNamespace(**options)
+    settings = settings_of(args.preset, args.given)
+    refuse_held(settings, args.quarantined)
+    if args.prepare < 0 or args.page_timeout <= 0:
+        raise CommandError("--prepare takes 0 or more, --page-timeout more than 0")
+    if args.engine == "ray" and args.workers and not (args.workers.isdigit() and int(args.workers)):
+        raise CommandError(f"--workers {args.workers}: the engine ray takes a number of workers, from 1 on")
+    sources = gather(args.paths, limit=args.limit, dpi=args.dpi)
     try:
-        settings = settings_of(args.preset, args.given)
-        refuse_held(settings, args.quarantined)
-        if args.prepare < 0 or args.page_timeout <= 0:
-            raise SettingError("--prepare takes 0 or more, --page-timeout more than 0")
-        if args.engine == "ray" and args.workers and not (args.workers.isdigit() and int(args.workers)):
-            raise SettingError(f"--workers {args.workers}: the engine ray takes a number of workers, from 1 on")
-        sources = gather(args.paths, limit=args.limit, dpi=args.dpi)
         with _engine(args, settings, len(sources.pages)) as engine:
             return _plan_and_read(args, settings, engine, sources)
-    except (PageError, SettingError, Refused) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (RecordError, PoolDown) as error:
-        print(f"{error}; the same command goes on" if isinstance(error, PoolDown) else error, file=sys.stderr)
-        return 1
+    except PoolDown as error:
+        raise CommandFailed(f"{error}; the same command goes on") from error
+    except RecordError as error:
+        raise CommandFailed(str(error)) from error
 
 
 def _engine(args: Any, settings: Settings, pages: int) -> ReaderPool | Cluster:
@@ -87,7 +92,7 @@ def _devices(asked: str, settings: Settings) -> list[str]:
     if names and not names[0].isdigit():
         return [replace(settings, device=name).device for name in names]
     if names and (len(names) > 1 or int(names[0]) < 1):
-        raise SettingError(f"--workers {asked}: give a number from 1 on, or devices with commas between them")
+        raise CommandError(f"--workers {asked}: give a number from 1 on, or devices with commas between them")
     ours = settings.device in {"auto", "cuda"} and not is_endpoint(settings.model_id)
     all_gpus = ours and torch.cuda.is_available()
     here = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if all_gpus else [settings.device]
@@ -95,7 +100,7 @@ def _devices(asked: str, settings: Settings) -> list[str]:
 
 
 def _plan_and_read(args: Any, settings: Settings, engine: ReaderPool | Cluster, sources: Sourced) -> int:
-    output: Output | None = None
+    output = None
     files: Sequence[Path | None] = [None] * len(sources.pages)
     if args.out is not None or args.beside:
         files = target_files(sources.pages, sources.names, None if args.beside else args.out)
@@ -186,8 +191,7 @@ class Progress:
         if stopped:
             how = "the same command goes on from here" if where else "with --out it could go on from here"
             print(f"stopped: {self.total - self.pages} pages are not read; {how}", file=sys.stderr)
-            return 130
-        return 1 if self.bad else 0
+        return 130 if stopped else int(self.bad > 0)
 
 
 @contextmanager
