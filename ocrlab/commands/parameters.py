@@ -108,24 +108,23 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def _parameter(line: ast.stmt, notebook: str) -> Parameter:
-    match line:
-        case ast.Assign(targets=[ast.Name(id=name)], value=value):
-            wanted = ""
-        case ast.AnnAssign(target=ast.Name(id=name), annotation=kind, value=ast.expr() as value):
-            wanted = ast.unparse(kind).strip("'\"")  # a type may be written as text
-        case _:
-            raise CommandError(
-                f"{notebook}: the parameters cell takes only `name = literal` lines, not: {ast.unparse(line)[:120]}"
-            )
     try:
-        default = ast.literal_eval(value)
-        inferred = _type_of(default)
+        match line:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                default = ast.literal_eval(value)
+                wanted = _type_of(default) if default is not None else _ANY_SCALAR
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=kind, value=ast.expr() as value):
+                default = ast.literal_eval(value)
+                _type_of(default)  # which refuses a tuple, a set and the like
+                wanted = ast.unparse(kind).strip("'\"")  # a type may be written as text
+            case _:
+                raise ValueError("no assignment to one name")
     except ValueError as error:
         raise CommandError(
-            f"{notebook}: the default of {name} must be None, a bool, int, float, str, list or dict written out, "
-            f"not {ast.unparse(value)[:120]}"
+            f"{notebook}: the parameters cell takes only `name = literal` lines, with None, a bool, int, float, str, "
+            f"list or dict written out, not: {ast.unparse(line)[:120]}"
         ) from error
-    parameter = Parameter(name, default, wanted or (_ANY_SCALAR if default is None else inferred))
+    parameter = Parameter(name, default, wanted)
     _typed(notebook, parameter, default)
     return parameter
 

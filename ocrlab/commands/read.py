@@ -71,11 +71,8 @@ def read_pages(**options: Any) -> int:
 
 
 def _engine(args: Any, settings: Settings, pages: int) -> ReaderPool | Cluster:
-    options: dict[str, Any] = {
-        "processes": args.prepare if pages > settings.batch_size else 0,
-        "page_timeout_s": args.page_timeout,
-        "fewer_pixels": args.fewer_pixels,
-    }
+    options: dict[str, Any] = {"page_timeout_s": args.page_timeout, "fewer_pixels": args.fewer_pixels}
+    options["processes"] = args.prepare if pages > settings.batch_size else 0
     if args.engine == "ray":
         return Cluster(settings, args.address, int(args.workers or 0) or None, **options)
     pool = ReaderPool(settings, _devices(args.workers, settings)[:pages], **options)
@@ -196,10 +193,7 @@ class Progress:
 
 @contextmanager
 def stop_politely(stop: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Call `stop` at the first Ctrl-C within the block; yield what says whether it came. The second one interrupts.
-
-    Outside the main thread, where Python takes no signals, Ctrl-C stays as it is.
-    """
+    """Call `stop` at the first Ctrl-C within the block; yield what says whether it came. The second one interrupts."""
     asked = threading.Event()
 
     def handle(*_: Any) -> None:
@@ -209,13 +203,11 @@ def stop_politely(stop: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         print("\nstopping after the pages in hand; Ctrl-C once more ends at once", file=sys.stderr)
         stop()
 
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, handle) if main else None
+    before = signal.signal(signal.SIGINT, handle)
     try:
         yield asked.is_set
     finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before)
 
 
 def estimate(settings: Settings, items: Sequence[Item], todo: Sequence[Item], workers: int) -> None:

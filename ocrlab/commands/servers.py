@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jinja2 import Template
 from jupyter_core.paths import jupyter_runtime_dir
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
@@ -21,34 +22,7 @@ from ocrlab.commands.parameters import check
 from ocrlab.playground.form import find_preset
 from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES
 
-NAME = "welcome.md"
 FIRST = ("00-quickstart", "playground")
-_HEAD = "| notebook | question |\n|---|---|"
-_TEXT = """# Welcome to ocrlab
-
-Which settings should read my documents with Qwen2-VL, what do they cost, and what does not work here and why?
-
-Click a name to open the notebook, then *Run → Run All Cells*. Each begins short, on the embedded reader: no GPU, no
-network. The cell under "Parameters" is the one to change; nothing needs `%load_ext`.
-
-## Start here
-
-{first}
-
-## One question each
-
-{others}
-
-## Good to know
-
-- The table of contents (in the left bar) goes by the headings, which all notebooks share: Set-up, Parameters, Data,
-  Run, See, What we learned.
-- Rows of what you run here go to `{scratch}`; `make reproduce` runs all notebooks in fresh kernels and builds a site.
-- The only kernel here is this environment's own Python, whatever other kernels the computer has.
-- *Kernel → Shut Down Kernel* frees the model's memory; closing the tab does not.
-"""
-
-
 MESSAGE_LIMIT_BYTES = UPLOAD_LIMIT_BYTES + 14 * 2**20
 """The largest websocket message: an upload and what is wrapped around it. Jupyter's own 10 MiB drop larger ones."""
 PLAYGROUND = paths.NOTEBOOKS / "playground.ipynb"
@@ -163,16 +137,11 @@ def transport_in(folder: Path) -> str:
 
 
 def write_welcome(notebooks: Path = paths.NOTEBOOKS) -> Path:
-    """Write the welcome page beside the notebooks (git ignores it): each with its question, its title. Return it."""
-    rows = {}
-    for file in sorted(notebooks.glob("*.ipynb")):
-        title = nbformat.read(file, as_version=4).cells[0].source.splitlines()[0]
-        rows[file.stem] = f"| [{file.stem}]({file.name}) | {title.lstrip('# ')} |"
-    first = [rows.pop(name) for name in FIRST if name in rows]
-    page = _TEXT.format(
-        first="\n".join([_HEAD, *first]),
-        others="\n".join([_HEAD, *rows.values()]),
-        scratch=(paths.BUILD / "scratch").relative_to(paths.ROOT).as_posix(),
-    )
-    (notebooks / NAME).write_text(page, encoding="utf-8")
-    return notebooks / NAME
+    """Write the welcome page, with each notebook's question, beside the notebooks (git ignores it) and return it."""
+    cells = {file.stem: nbformat.read(file, as_version=4).cells[0] for file in sorted(notebooks.glob("*.ipynb"))}
+    questions = {name: cell.source.splitlines()[0].lstrip("# ") for name, cell in cells.items()}
+    template = Template(Path(__file__).with_name("welcome.md.j2").read_text(encoding="utf-8"))
+    others = [name for name in questions if name not in FIRST]
+    page = notebooks / "welcome.md"
+    page.write_text(template.render(first=FIRST, others=others, questions=questions), encoding="utf-8")
+    return page

@@ -82,9 +82,10 @@ def test_suggests_the_closest_name(parameters_notebook):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("a = 2 * 1024", "default of a .* not 2 \\* 1024"), ("a = list(range(3))", "default of a"),
-        ("a = (1, 2)", "default of a"), ("a = {1, 2}", "default of a"), ("a = 1j", "default of a"),
-        ("import os", "only `name = literal` lines, not: import os"), ("a = b = 1", "only `name = literal`"),
+        ("a = 2 * 1024", "written out, not: a = 2 \\* 1024"), ("a = list(range(3))", "written out, not: a = list"),
+        ("a = (1, 2)", "written out, not: a"), ("a = {1, 2}", "written out, not: a"), ("a = 1j", "written out, not: a"),
+        ("a: int = 2 * 3", "written out, not: a"), ("a: list = (1,)", "written out, not: a"),
+        ("import os", "only `name = literal` lines.* not: import os"), ("a = b = 1", "only `name = literal`"),
         ("a, b = 1, 2", "only `name = literal`"), ("a: int", "only `name = literal`"), ("a += 1", "only `name"),
         ("a = [1", "not Python"), ("%matplotlib inline", "not Python"), ("a = 1\na = 2", "sets a twice"),
         ("a: int = 'x'", "a = 'x' was given; wanted int"), ("a: torch.dtype = None", "annotated torch.dtype"),
