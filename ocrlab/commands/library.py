@@ -1,4 +1,4 @@
-"""A library read page by page into text files and one JSONL: what stands there already is not read again."""
+"""A library read page by page into text files and one JSONL: what is there already is not read again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECORDS = "readings.jsonl"
 
 @dataclass(frozen=True)
 class Sourced:
-    """Pages with unique ids, the relative path under which each is mirrored, and the folder where they stand."""
+    """Pages with unique ids, the relative path under which each is mirrored, and the folder where they are."""
 
     pages: list[Page]
     names: list[str]
@@ -43,7 +43,7 @@ class Item:
 def gather(sources: Sequence[str], *, limit: int | None, dpi: int) -> Sourced:
     """Return the pages of all sources; a page that two of them hold is taken once.
 
-    A folder's pages are mirrored from that folder on; with several sources its own name stands before. Single files
+    A folder's pages are mirrored from that folder on; with several sources its own name comes first. Single files
     are mirrored by their name, listed ones by their path, objects of a store by their path below the URL.
 
     Raises:

@@ -43,7 +43,7 @@ class CommandFailed(CommandError):
 class Yaml(yaml.SafeLoader):
     """YAML 1.2's plain values: `1e-4` is a number; `no`, `010`, `12:30` and `2026-01-01` stay text."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own way)
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (as PyYAML does it)
 
 
 for _kind, _pattern in _PLAIN.items():
@@ -89,7 +89,7 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
 def check(notebook: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Return `given` as the notebook's kernel will get it: each name known, each value of the type wanted.
 
-    An int stands for a float, and becomes one; a bool does not stand for an int.
+    An int is taken for a float, and becomes one; a bool is not taken for an int.
 
     Raises:
         CommandError: an unknown name (the closest is suggested) or a value of another type.

@@ -58,7 +58,7 @@ def reproduce(
     record["sessions"] = [*before.get("sessions", []), session]
     # Bars inside notebooks reach nobody while they run, and stay behind as widgets at 0 %.
     environment = {"OCRLAB_RUN_FOLDER": str(folder), "OCRLAB_PROFILE": choice.value, "TQDM_DISABLE": "1"}
-    if not from_hub:  # nothing goes to the network unless MODEL names something there; the user's setting then stands
+    if not from_hub:  # nothing goes to the network unless MODEL names something there; else the user's setting holds
         environment["HF_HUB_OFFLINE"] = "1"
     try:
         return _run_all(tasks, folder, record, environment | engine_variables(engine))
