@@ -5,9 +5,13 @@ Each command imports what it needs when it runs, so that `ocrlab --help` comes a
 
 from __future__ import annotations
 
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
@@ -17,16 +21,10 @@ from ocrlab.commands.setting_flags import takes_settings
 _Json = Annotated[bool, Option("--json", help="one JSON object per line on standard output, all else on error")]
 _Limit = Annotated[int | None, Option(help="only the first so many pages of each path")]
 _Quarantined = Annotated[bool, Option("--quarantined", help="read even with a setting that the canary caught")]
-_Preset = Annotated[
-    str | None,
-    Option(
-        "--preset",
-        "--settings",
-        metavar="NAME|FILE",
-        help="a preset, a YAML file, or recommended: what the newest "
-        "run on this machine recommends (default: tiny; for a server, none)",
-    ),
-]
+_PRESET_HELP = (
+    "a preset, a YAML file, or recommended: what the newest run here recommends (default: tiny; a server: none)"
+)
+_Preset = Annotated[str | None, Option("--preset", "--settings", metavar="NAME|FILE", help=_PRESET_HELP)]
 _Run = Annotated[str, Argument(help="the folder's name in results/, or a path")]
 _Engine = Annotated[Literal["local", "ray"], Option(help="ray: on the machines of a cluster")]
 _Address = Annotated[str | None, Option(help="the Ray cluster's (default: RAY_ADDRESS, else one is started here)")]
@@ -35,16 +33,11 @@ _Port = Annotated[int | None, Option(help="default: the first free one from Jupy
 _NoBrowser = Annotated[bool, Option("--no-browser", help="print the address and open nothing")]
 
 
-def _end(code: int) -> None:
-    raise typer.Exit(code)
-
-
 app = typer.Typer(
     help="Read pages with Qwen2-VL and measure it.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    result_callback=_end,
 )
 
 
@@ -57,8 +50,50 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-@app.command()
-@takes_settings
+def _command(target: str = "", name: str | None = None) -> Callable[[Callable[..., int | None]], None]:
+    """Register a command: its flags are the decorated function's, its work is `module:function` of this room.
+
+    The function returns the exit code; an error that a person can mend becomes a message. A command that takes `given`
+    gets every setting as a flag. Without a target the decorated function works itself.
+    """
+
+    def register(command: Callable[..., int | None]) -> None:
+        @functools.wraps(command)
+        def run(**options: Any) -> None:
+            module, _, function = target.partition(":")
+            try:
+                works = getattr(import_module(f"ocrlab.commands.{module}"), function) if target else command
+                code = works(**options)
+            except KeyboardInterrupt:
+                print("stopped", file=sys.stderr)
+                code = 130
+            except _messages() as error:
+                print(error, file=sys.stderr)
+                code = getattr(error, "exit_code", 2)
+            raise typer.Exit(code)
+
+        app.command(name)(takes_settings(run) if "given" in inspect.signature(command).parameters else run)
+
+    return register
+
+
+def _messages() -> tuple[type[Exception], ...]:
+    """Return the errors whose text says what to do; imported only once there is an error."""
+    from ocrlab.commands.parameters import CommandError
+    from ocrlab.machine.hardware import UnknownCard
+    from ocrlab.pages import PageError
+    from ocrlab.reading.checkpoints import CheckpointError
+    from ocrlab.reading.isolated import Refused
+    from ocrlab.reading.loading import Unsupported
+    from ocrlab.reading.settings import SettingError
+    from ocrlab.report.share import ShareError
+    from ocrlab.study.records import RecordError
+
+    known = (CommandError, UnknownCard, PageError, CheckpointError, Refused, Unsupported)
+    return (*known, SettingError, ShareError, RecordError)
+
+
+@_command("read:read_pages")
 def read(
     paths: Annotated[list[str], Argument(help="a set, folder, file, glob or URL; -: a list of paths")],
     given: dict[str, str],
@@ -77,7 +112,7 @@ def read(
     page_timeout: Annotated[float, Option(metavar="SECONDS", help="per batch")] = 1800,
     quarantined: _Quarantined = False,
     preset: _Preset = None,
-) -> int:
+) -> None:
     """Read images and PDFs: a set, folders, files, globs, or a list on standard input.
 
     Prints each page's text as it comes, then CER where truth lies beside. With --out the texts go to files that mirror
@@ -85,13 +120,9 @@ def read(
     code 0: every page was read; 1: some failed; 2: unusable arguments; 130: stopped. Every setting is a flag of the
     same name.
     """
-    args = SimpleNamespace(**locals())
-    from ocrlab.commands.read import read_pages
-
-    return read_pages(args)
 
 
-@app.command()
+@_command("reproduce:reproduce")
 def reproduce(
     profile: Annotated[_Profile | None, Option(help="default: gpu where there is one, else cpu")] = None,
     model: Annotated[str | None, Option(help="tiny, a folder, or a Hub id (which may be downloaded)")] = None,
@@ -100,77 +131,56 @@ def reproduce(
     params: Annotated[str, Option(help="notebook parameters, e.g. 'max_pixels_values=[50176, 100352]'")] = "",
     engine: _Engine = "local",
     address: _Address = None,
-) -> int:
+) -> None:
     """Run the notebooks and build the site."""
-    from ocrlab.commands.reproduce import reproduce
-
-    return reproduce(profile, model, only, run, params, engine=engine, address=address)
 
 
-@app.command()
-def report(run: _Run) -> int:
+@_command("exchange:rebuild_site")
+def report(run: _Run) -> None:
     """Build a run's site again without running anything."""
-    from ocrlab.commands.exchange import rebuild_site
-
-    return rebuild_site(run)
 
 
-@app.command()
+@_command("exchange:share_run")
 def share(
     run: _Run,
     with_images: Annotated[str | None, Option(metavar="FOLDER", help="with your own pages from there")] = None,
     to: Annotated[str | None, Option(metavar="FILE.zip", help="default: RUN.zip where you are")] = None,
-) -> int:
+) -> None:
     """Pack a run as one zip, without what names a person."""
-    from ocrlab.commands.exchange import share_run
-
-    return share_run(run, with_images, to)
 
 
-@app.command()
+@_command("exchange:add_run")
 def add(
     file: Annotated[str, Argument(metavar="FILE.zip")],
     name: Annotated[str | None, Option("--as", help="the run's name here (default: its own)")] = None,
-) -> int:
+) -> None:
     """Check a shared zip and put its run into results/."""
-    from ocrlab.commands.exchange import add_run
-
-    return add_run(file, name)
 
 
-@app.command()
+@_command("exchange:verify")
 def verify(
     run: Annotated[str | None, Argument(help="the folder's name in results/, or a path (default: the newest)")] = None,
     share: Annotated[float, Option(help="how much of the pages, 3 at least")] = 0.1,
     seed: Annotated[int, Option(help="which pages are drawn")] = 0,
     only: Annotated[str, Option(help="names of experiments, separated by commas (default: all)")] = "",
     pages: Annotated[str, Option(metavar="FOLDER", help="where the run's pages lie, if not in our sets")] = "",
-) -> int:
+) -> None:
     """Read a random tenth of a run's pages again and compare the texts."""
-    from ocrlab.commands.exchange import verify
-
-    return verify(run, share, seed, only, pages)
 
 
-@app.command()
+@_command("checks:ready_run")
 def ready(
-    run: Annotated[
-        str | None, Option(help="the folder's name in results/, or a path (default: the newest of this machine)")
-    ] = None,
+    run: Annotated[str | None, Option(help="the folder's name in results/, or a path (default: newest here)")] = None,
     threshold: Annotated[float, Option(help="share of the measured weight")] = 0.8,
-) -> int:
+) -> None:
     """Is this machine ready? Checks over a run's rows.
 
     Exit code 0: the share of the measured weight that passes reaches the threshold; 1: it does not; 2: unusable run or
     arguments.
     """
-    from ocrlab.commands.checks import ready_run
-
-    return ready_run(run, threshold)
 
 
-@app.command()
-@takes_settings
+@_command("checks:soak_run")
 def soak(
     given: dict[str, str],
     minutes: Annotated[float, Option(help="how long; one whole pass at least")] = 60,
@@ -180,19 +190,15 @@ def soak(
     run: Annotated[str | None, Option(help="a folder in results/, made if new (default: your newest run)")] = None,
     quarantined: _Quarantined = False,
     preset: _Preset = None,
-) -> int:
+) -> None:
     """Read pages again and again: does memory grow, does a text change?
 
     Exit code 0: nothing failed, changed or grew; 1: something did; 2: unusable arguments. Every setting is a flag of
     the same name.
     """
-    args = SimpleNamespace(**locals())
-    from ocrlab.commands.checks import soak_run
-
-    return soak_run(args)
 
 
-@app.command()
+@_command()
 def serve(
     model: Annotated[str, Option(help="tiny, a folder or a Hub id")] = "tiny",
     port: Annotated[int, Option()] = 8000,
@@ -206,12 +212,17 @@ def serve(
     An OpenAI-compatible server on 127.0.0.1 until it is stopped. Read with it: ocrlab read --model_id
     endpoint:http://127.0.0.1:PORT/v1#MODEL. Exit code 2: it cannot be served here.
     """
-    from ocrlab.commands.servers import serve_model
+    from ocrlab.commands.parameters import CommandError
+    from ocrlab.reading.serve import serve
 
-    return serve_model(model, port, device=device, dtype=dtype, attention=attention, with_parent=with_parent)
+    try:
+        serve(model, port, device=device, dtype=dtype, attention=attention, with_parent=with_parent)
+    except (OSError, ValueError) as error:  # transformers' own
+        raise CommandError(str(error)) from error
+    return 0
 
 
-@app.command()
+@_command()
 def doctor(as_json: Annotated[bool, Option("--json", help="the lines as a JSON list")] = False) -> int:
     """Say what is wrong with this installation, and what to do."""
     import json
@@ -227,65 +238,47 @@ def doctor(as_json: Annotated[bool, Option("--json", help="the lines as a JSON l
     return exit_code(lines)
 
 
-@app.command()
+@_command("checks:fit")
 def fit(
     model: Annotated[str, Option(help="a known Hub id, or a folder")] = "Qwen/Qwen2-VL-2B-Instruct",
-    card: Annotated[list[str] | None, Option(help="a card's name, several times for several (default: all)")] = None,
+    cards: Annotated[list[str] | None, Option("--card", help="a card's name; may be repeated (default: all)")] = None,
     preset: Annotated[str | None, Option(help="a preset whose settings are taken, not the model's alone")] = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
     batch_size: Annotated[int, Option("--batch_size", "--batch-size")] = 1,
     max_new_tokens: Annotated[int, Option("--max_new_tokens", "--max-new-tokens")] = 1024,
     as_json: _Json = False,
-) -> int:
+) -> None:
     """Will a model fit a card? Memory and time floors, before any download."""
-    from ocrlab.commands.checks import fit
-
-    return fit(model, card, preset, dtype, batch_size, max_new_tokens, as_json)
 
 
-@app.command()
+@_command("upgrade:upgrade")
 def upgrade(
     names: Annotated[list[str] | None, Argument(help="packages; all when none is given")] = None,
     yes: Annotated[bool, Option("--yes", help="swap without asking where all went well")] = False,
     take: Annotated[str, Option(metavar="STAMP", help="swap a candidate that an earlier upgrade left")] = "",
-) -> int:
+) -> None:
     """Try newer versions in a second environment, then offer to swap."""
-    pass
-
-    return upgrade(names or [], yes, take)
 
 
-@app.command()
-def rollback() -> int:
+@_command("upgrade:rollback")
+def rollback() -> None:
     """Go back to the environment before the last upgrade."""
-    pass
-
-    return rollback()
 
 
-@app.command("app")
+@_command("servers:serve_app", "app")
 def open_app(
     preset: Annotated[str | None, Option(help="a preset's name or a YAML file to begin with (default: tiny)")] = None,
     port: _Port = None,
     no_browser: _NoBrowser = False,
-) -> int:
+) -> None:
     """Open the playground as a page: pick, read, compare (this computer only)."""
-    from ocrlab.commands.servers import serve_app
-
-    return serve_app(preset, port, not no_browser)
 
 
-@app.command()
-def lab(port: _Port = None, no_browser: _NoBrowser = False) -> int:
+@_command("servers:serve_lab")
+def lab(port: _Port = None, no_browser: _NoBrowser = False) -> None:
     """Open JupyterLab at the welcome page (this computer only)."""
-    from ocrlab.commands.servers import serve_lab
-
-    return serve_lab(port, not no_browser)
 
 
-@app.command()
-def refresh(notebooks: Annotated[list[str] | None, Argument(help="names without .ipynb (default: all)")] = None) -> int:
+@_command("run_notebook:refresh")
+def refresh(names: Annotated[list[str] | None, Argument(help="names without .ipynb (default: all)")] = None) -> None:
     """Write the source notebooks' checked outputs again."""
-    from ocrlab.commands.run_notebook import refresh
-
-    return refresh(notebooks or [])

@@ -1,4 +1,4 @@
-"""A library read page by page into text files and one JSONL: what stands there already is not read again."""
+"""A library read page by page into text files and one JSONL: what is there already is not read again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECORDS = "readings.jsonl"
 
 @dataclass(frozen=True)
 class Sourced:
-    """Pages with unique ids, the relative path under which each is mirrored, and the folder where they stand."""
+    """Pages with unique ids, the relative path under which each is mirrored, and the folder where they are."""
 
     pages: list[Page]
     names: list[str]
@@ -43,7 +43,7 @@ class Item:
 def gather(sources: Sequence[str], *, limit: int | None, dpi: int) -> Sourced:
     """Return the pages of all sources; a page that two of them hold is taken once.
 
-    A folder's pages are mirrored from that folder on; with several sources its own name stands before. Single files
+    A folder's pages are mirrored from that folder on; with several sources its own name comes first. Single files
     are mirrored by their name, listed ones by their path, objects of a store by their path below the URL.
 
     Raises:
@@ -87,11 +87,8 @@ def _name(page: Page, root: Path | None, several: bool) -> str:
 def plan_items(settings: Settings, pages: Sequence[Page], text_files: Sequence[Path | None]) -> list[Item]:
     """Return an item for each page; image tokens are 0 where they cannot be known before the page is read."""
     checkpoint = pinned_revision(settings)
-    sizes = image_tokens_of(settings, pages)
-    return [
-        Item(page, row_key(settings, page, checkpoint, 0), size, file)
-        for page, size, file in zip(pages, sizes, text_files, strict=True)
-    ]
+    keys = [row_key(settings, page, checkpoint, 0) for page in pages]
+    return list(map(Item, pages, keys, image_tokens_of(settings, pages), text_files))
 
 
 def make_batches(items: Sequence[Item], size: int) -> list[Sequence[Page]]:
@@ -126,11 +123,10 @@ class Output:
 
     def __init__(self, records: Path, *, retry_failed: bool = False) -> None:
         self.file = RecordFile(records)
-        self.known = {record["key"]: record["status"] in WITH_TEXT for record in self.file.records}
+        known = {record["key"]: record["status"] in WITH_TEXT for record in self.file.records}
+        self.known = {key: good for key, good in known.items() if good or not retry_failed}
         self.pages = {record["file"] for record in self.file.records}
         self.file.forget_records()
-        if retry_failed:
-            self.known = {key: good for key, good in self.known.items() if good}
 
     def missing(self, items: Iterable[Item]) -> list[Item]:
         """Return the items that have not been read yet; a text file that a killed run did not write is written now.
@@ -173,15 +169,9 @@ def read_items(
             item = by_id[reading.page]
             record = reading_record("read", item.key, settings, item.page, reading, result.actual, result.load_s, 0)
             row = row_of(record)
-            first = {
-                "file": item.page.where,
-                "leaf": item.page.leaf,
-                "status": reading.status,
-                "reason": reading.reason,
-                "text": reading.text,
-                "cer": row.get("cer"),
-            }
-            yield item, first | row
+            place = {"file": item.page.where, "leaf": item.page.leaf}
+            outcome = {name: getattr(reading, name) for name in ("status", "reason", "text")}
+            yield item, place | outcome | {"cer": row.get("cer")} | row
 
 
 def _write(file: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 from tqdm import tqdm
@@ -28,15 +29,15 @@ from ocrlab.commands.library import (
     read_items,
     target_files,
 )
+from ocrlab.commands.parameters import CommandError, CommandFailed
 from ocrlab.commands.setting_flags import refuse_held, settings_of
 from ocrlab.machine.describe import choose_device, choose_dtype, machine_name
-from ocrlab.pages import Page, PageError
+from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.cluster import Cluster
-from ocrlab.reading.isolated import Refused
 from ocrlab.reading.limits import predict
 from ocrlab.reading.pool import PoolDown, ReaderPool
-from ocrlab.reading.settings import LOAD_SETTINGS, SettingError, Settings, is_endpoint
+from ocrlab.reading.settings import LOAD_SETTINGS, Settings, is_endpoint
 from ocrlab.scoring.metrics import Edits, character_edits, corpus_rate
 from ocrlab.study.records import RecordError, flat_row, readings_in
 
@@ -45,32 +46,33 @@ STEADY_PAGES = 100
 _SPEED_DEPENDS_ON = ({*LOAD_SETTINGS} - {"device", "dtype"}) | {"batch_size", "compile", "num_beams"}
 
 
-def read_pages(args: Any) -> int:
-    """Read what the command line's flags ask for; return 0 all read, 1 some failed, 2 unusable flags, 130 stopped."""
+def read_pages(**options: Any) -> int:
+    """Read what the command line's flags ask for; return 0 all read, 1 some failed, 130 stopped.
+
+    Raises:
+        CommandError, PageError, SettingError, Refused: something unusable was asked for.
+        CommandFailed: the disk takes no more, or no worker is left; the same command goes on.
+    """
+    args = SimpleNamespace(**options)
+    settings = settings_of(args.preset, args.given)
+    refuse_held(settings, args.quarantined)
+    if args.prepare < 0 or args.page_timeout <= 0:
+        raise CommandError("--prepare takes 0 or more, --page-timeout more than 0")
+    if args.engine == "ray" and args.workers and not (args.workers.isdigit() and int(args.workers)):
+        raise CommandError(f"--workers {args.workers}: the engine ray takes a number of workers, from 1 on")
+    sources = gather(args.paths, limit=args.limit, dpi=args.dpi)
     try:
-        settings = settings_of(args.preset, args.given)
-        refuse_held(settings, args.quarantined)
-        if args.prepare < 0 or args.page_timeout <= 0:
-            raise SettingError("--prepare takes 0 or more, --page-timeout more than 0")
-        if args.engine == "ray" and args.workers and not (args.workers.isdigit() and int(args.workers)):
-            raise SettingError(f"--workers {args.workers}: the engine ray takes a number of workers, from 1 on")
-        sources = gather(args.paths, limit=args.limit, dpi=args.dpi)
         with _engine(args, settings, len(sources.pages)) as engine:
             return _plan_and_read(args, settings, engine, sources)
-    except (PageError, SettingError, Refused) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (RecordError, PoolDown) as error:
-        print(f"{error}; the same command goes on" if isinstance(error, PoolDown) else error, file=sys.stderr)
-        return 1
+    except PoolDown as error:
+        raise CommandFailed(f"{error}; the same command goes on") from error
+    except RecordError as error:
+        raise CommandFailed(str(error)) from error
 
 
 def _engine(args: Any, settings: Settings, pages: int) -> ReaderPool | Cluster:
-    options: dict[str, Any] = {
-        "processes": args.prepare if pages > settings.batch_size else 0,
-        "page_timeout_s": args.page_timeout,
-        "fewer_pixels": args.fewer_pixels,
-    }
+    options: dict[str, Any] = {"page_timeout_s": args.page_timeout, "fewer_pixels": args.fewer_pixels}
+    options["processes"] = args.prepare if pages > settings.batch_size else 0
     if args.engine == "ray":
         return Cluster(settings, args.address, int(args.workers or 0) or None, **options)
     pool = ReaderPool(settings, _devices(args.workers, settings)[:pages], **options)
@@ -87,7 +89,7 @@ def _devices(asked: str, settings: Settings) -> list[str]:
     if names and not names[0].isdigit():
         return [replace(settings, device=name).device for name in names]
     if names and (len(names) > 1 or int(names[0]) < 1):
-        raise SettingError(f"--workers {asked}: give a number from 1 on, or devices with commas between them")
+        raise CommandError(f"--workers {asked}: give a number from 1 on, or devices with commas between them")
     ours = settings.device in {"auto", "cuda"} and not is_endpoint(settings.model_id)
     all_gpus = ours and torch.cuda.is_available()
     here = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if all_gpus else [settings.device]
@@ -95,7 +97,7 @@ def _devices(asked: str, settings: Settings) -> list[str]:
 
 
 def _plan_and_read(args: Any, settings: Settings, engine: ReaderPool | Cluster, sources: Sourced) -> int:
-    output: Output | None = None
+    output = None
     files: Sequence[Path | None] = [None] * len(sources.pages)
     if args.out is not None or args.beside:
         files = target_files(sources.pages, sources.names, None if args.beside else args.out)
@@ -186,16 +188,12 @@ class Progress:
         if stopped:
             how = "the same command goes on from here" if where else "with --out it could go on from here"
             print(f"stopped: {self.total - self.pages} pages are not read; {how}", file=sys.stderr)
-            return 130
-        return 1 if self.bad else 0
+        return 130 if stopped else int(self.bad > 0)
 
 
 @contextmanager
 def stop_politely(stop: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Call `stop` at the first Ctrl-C within the block; yield what says whether it came. The second one interrupts.
-
-    Outside the main thread, where Python takes no signals, Ctrl-C stays as it is.
-    """
+    """Call `stop` at the first Ctrl-C within the block; yield what says whether it came. The second one interrupts."""
     asked = threading.Event()
 
     def handle(*_: Any) -> None:
@@ -205,13 +203,11 @@ def stop_politely(stop: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         print("\nstopping after the pages in hand; Ctrl-C once more ends at once", file=sys.stderr)
         stop()
 
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, handle) if main else None
+    before = signal.signal(signal.SIGINT, handle)
     try:
         yield asked.is_set
     finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before)
 
 
 def estimate(settings: Settings, items: Sequence[Item], todo: Sequence[Item], workers: int) -> None:

@@ -2,99 +2,93 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ocrlab import paths
-from ocrlab.commands.parameters import ParameterError, parse_overrides, read_parameters
-from ocrlab.commands.plan import (
-    ExperimentsError,
-    PlanError,
-    Task,
-    choose_profile,
-    load_experiments,
-    plan_tasks,
-    resolve_model,
-    run_folder,
-)
-from ocrlab.commands.run_notebook import Outcome, run_notebook
+from ocrlab.commands.parameters import CommandFailed, parse_overrides, read_parameters
+from ocrlab.commands.plan import Task, choose_profile, load_experiments, plan_tasks, resolve_model, run_folder
+from ocrlab.commands.run_notebook import STOPPED, Outcome, run_notebook
 from ocrlab.reading.cluster import connect, engine_variables
-from ocrlab.reading.isolated import Refused
 from ocrlab.report.site import build_overview, build_site
 from ocrlab.study.provenance import now, read_record, readings_record, start_record, write_record
 from ocrlab.study.records import pack_records
 
 
 def reproduce(
-    profile: str | None = None, model: str | None = None, only: str | None = None, run: str | None = None,
-    params: str = "", results: Path | None = None, experiments: Path | None = None, notebooks: Path | None = None,
-    engine: str = "local", address: str | None = None,
-) -> int:  # fmt: skip
-    """Run notebooks and return the exit code: 0 all well, 1 a notebook failed, 2 unusable arguments, 130 Ctrl-C.
+    profile: str | None = None,
+    model: str | None = None,
+    only: str | None = None,
+    run: str | None = None,
+    params: str = "",
+    engine: str = "local",
+    address: str | None = None,
+    *,
+    results: Path | None = None,
+    experiments: Path = paths.EXPERIMENTS,
+    notebooks: Path = paths.NOTEBOOKS,
+) -> int:
+    """Run notebooks and return the exit code: 0 all well, 1 a notebook failed, 130 Ctrl-C.
 
     `profile` is smoke, cpu or gpu (default: by what is here), `model` is tiny, a folder or a Hub id, `only` holds
     notebook names with commas between them, `run` names the folder in `results`, `params` has the form of
     `parameters.parse_overrides`. With the engine `ray`, experiments spread their settings over the machines of the
-    cluster at `address` (default: RAY_ADDRESS, else one started here). Everything is checked before the first notebook
-    starts.
+    cluster at `address` (default: RAY_ADDRESS, else one started here).
+
+    Raises:
+        CommandError, SettingError: an unusable argument; Refused: no such cluster. Nothing has run then.
+        CommandFailed: the run's folder cannot be written to any more.
     """
-    try:
-        if engine == "ray":
-            connect(address)
-        overrides = parse_overrides(params or "")
-        known = load_experiments(experiments or paths.EXPERIMENTS, notebooks or paths.NOTEBOOKS)
-        choice = choose_profile(profile or None)
-        model_id, from_hub = resolve_model(model)
-        tasks = plan_tasks(known, choice.value, model_id, only, overrides)
-        folder = run_folder((results or paths.RESULTS).absolute(), run or None, choice.value)
-    except (ExperimentsError, ParameterError, PlanError, Refused) as error:
-        print(error, file=sys.stderr)
-        return 2
-    _say(f"profile {choice}, run {folder.name}")
-    record = start_record(folder.name, choice.value, choice.reason)
-    before = read_record(folder)
-    record["notebooks"] = before.get("notebooks", {})
     asked = {"profile": profile, "model": model, "only": only, "run": run, "params": params or None, "engine": engine}
+    if engine == "ray":
+        connect(address)
+    overrides = parse_overrides(params)
+    known = load_experiments(experiments, notebooks)
+    choice = choose_profile(profile)
+    model_id, from_hub = resolve_model(model)
+    tasks = plan_tasks(known, choice.value, model_id, only, overrides)
+    folder = run_folder((results or paths.RESULTS).absolute(), run, choice.value)
+    _say(f"profile {choice}, run {folder.name}")
+    before = read_record(folder)
+    record = start_record(folder.name, choice.value, choice.reason)
     session = {"started": record["started"], "ended": None, "exit_code": None, "asked": asked}
+    record["notebooks"] = before.get("notebooks", {})
     record["sessions"] = [*before.get("sessions", []), session]
-    return _run_all(tasks, folder, record, _environment(folder, choice.value, from_hub) | engine_variables(engine))
-
-
-def _environment(folder: Path, profile: str, from_hub: bool) -> dict[str, str]:
     # Bars inside notebooks reach nobody while they run, and stay behind as widgets at 0 %.
-    environment = {"OCRLAB_RUN_FOLDER": str(folder), "OCRLAB_PROFILE": profile, "TQDM_DISABLE": "1"}
-    # Nothing goes to the network unless MODEL names something there; the user's own HF_HUB_OFFLINE then stands.
-    return environment | ({} if from_hub else {"HF_HUB_OFFLINE": "1"})
+    environment = {"OCRLAB_RUN_FOLDER": str(folder), "OCRLAB_PROFILE": choice.value, "TQDM_DISABLE": "1"}
+    if not from_hub:  # nothing goes to the network unless MODEL names something there; else the user's setting holds
+        environment["HF_HUB_OFFLINE"] = "1"
+    try:
+        return _run_all(tasks, folder, record, environment | engine_variables(engine))
+    except OSError as error:
+        raise CommandFailed(
+            f"{folder}: cannot be written to any more ({error}); free some room and run again with RUN={folder.name}: "
+            "what is there is kept"
+        ) from error
 
 
 def _run_all(tasks: list[Task], folder: Path, record: dict[str, Any], environment: dict[str, str]) -> int:
-    statuses = {}
-    try:
+    entries = {}
+    write_record(folder, record)
+    for place, task in enumerate(tasks, start=1):
+        name = task.experiment.name
+        entry = _run_one(task, f"[{place}/{len(tasks)}] {name}", folder, environment)
+        entries[name] = entry | {key: record[key] for key in ("profile", "commit", "dirty")}
+        record["notebooks"][name] = entries[name]
+        record["ended"] = now()
         write_record(folder, record)
-        for place, task in enumerate(tasks, start=1):
-            entry = _run_one(task, f"[{place}/{len(tasks)}] {task.experiment.name}", folder, environment)
-            statuses[task.experiment.name] = entry["status"]
-            record["notebooks"][task.experiment.name] = entry | {
-                "profile": record["profile"], "commit": record["commit"], "dirty": record["dirty"],
-            }  # fmt: skip
-            record["ended"] = now()
-            write_record(folder, record)
-            if entry["status"] == "interrupted":
-                break
-        pack_records(folder)
-        code = 130 if "interrupted" in statuses.values() else int(not set(statuses.values()) <= {"ok", "skipped"})
-        record["sessions"][-1] |= {"ended": record["ended"], "exit_code": code}
-        write_record(folder, record | readings_record(folder))
-        site = build_site(folder)
-        build_overview(folder.parent)
-    except OSError as error:
-        print(f"{folder}: cannot be written to any more ({error}); free some room and run again with "
-              f"RUN={folder.name}: what is there is kept", file=sys.stderr)  # fmt: skip
-        return 1
-    _say(_table({name: record["notebooks"][name] for name in statuses}) + f"\nsite: {site}")
+        if entry["status"] == "interrupted":
+            break
+    pack_records(folder)
+    statuses = {entry["status"] for entry in entries.values()}
+    code = 130 if "interrupted" in statuses else int(not statuses <= {"ok", "skipped"})
+    record["sessions"][-1] |= {"ended": record["ended"], "exit_code": code}
+    write_record(folder, record | readings_record(folder))
+    site = build_site(folder)
+    build_overview(folder.parent)
+    _say(f"{_table(entries)}\nsite: {site}")
     return code
 
 
@@ -107,14 +101,16 @@ def _run_one(task: Task, label: str, folder: Path, environment: dict[str, str]) 
         given = ", ".join(f"{name}={value!r}" for name, value in task.parameters.items())
         _say(f"{label} starts{f' with {given}' if given else ''}")
         output = folder / "notebooks" / f"{one.name}.ipynb"
-        outcome = run_notebook(one.notebook, output, task.parameters, environment, one.cell_timeout_s, label)
+        try:
+            outcome = run_notebook(one.notebook, output, task.parameters, environment, one.cell_timeout_s, label)
+        except KeyboardInterrupt:  # while no cell ran: the notebook was being opened or saved
+            outcome = Outcome("interrupted", reason=STOPPED)
     seconds = time.monotonic() - clock
     why = f", {outcome.cell}: {outcome.reason}".replace(", : ", ": ") if outcome.reason else ""
     _say(f"{label} {outcome.status} after {seconds:.1f} s{why}")
     defaults = {name: parameter.default for name, parameter in read_parameters(one.notebook).items()}
-    return {
-        **asdict(outcome), "seconds": round(seconds, 1), "started": started, "parameters": defaults | task.parameters,
-    }  # fmt: skip
+    took = {"seconds": round(seconds, 1), "started": started, "parameters": defaults | task.parameters}
+    return asdict(outcome) | took
 
 
 def _table(entries: dict[str, dict[str, Any]]) -> str:

@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,10 +32,9 @@ from PIL import Image
 from ocrlab import paths
 from ocrlab.study.provenance import without_home
 
-CHECKED = "nbval-check-output"
+STOPPED = "stopped by hand (Ctrl-C)"
 # A Unix socket's path may have 107 bytes on Linux and 103 on macOS; "/kernel-5" follows the folder.
 _SOCKET_FOLDER_BYTES = 90
-_COLOURS = 128
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
@@ -114,6 +113,8 @@ class Engine(NBClientEngine):  # type: ignore[misc]
             raised = error
         failed = next((cell for cell in nb_man.nb.cells if cell.metadata.papermill.status == "failed"), None)
         status = "ok" if failed is None else "error"
+        if isinstance(raised, KeyboardInterrupt):
+            status = "interrupted"  # even after a cell's own error: the person wants no further notebook
         if failed is None and raised is not None:
             status, failed = _fail(nb_man, raised, options)
         nb_man.nb.metadata.papermill.outcome = asdict(_outcome(nb_man.nb, status, failed))
@@ -127,7 +128,8 @@ def _fail(nb_man: NotebookExecutionManager, raised: BaseException, options: dict
         cells = [nbformat.v4.new_code_cell(metadata={"papermill": {}})]
         nb_man.nb.cells += cells
     failed = started[-1] if started else cells[0]
-    status, name, text = _explain(raised, options["execution_timeout"], begun=bool(started))
+    status, text = _explain(raised, options["execution_timeout"], begun=bool(started))
+    name = "DeadKernelError" if status == "crashed" else type(raised).__name__
     said = last_words(options["kernel_manager_class"]) if status == "crashed" else ""
     if fatal := re.search(r"^Fatal Python error: (.*)$", said, re.MULTILINE):
         text = f"{fatal[1]}; {text}"
@@ -139,26 +141,23 @@ def _fail(nb_man: NotebookExecutionManager, raised: BaseException, options: dict
     return status, failed
 
 
-def _explain(raised: BaseException, limit_s: int, begun: bool) -> tuple[str, str, str]:
+def _explain(raised: BaseException, limit_s: int, begun: bool) -> tuple[str, str]:
+    """Return the notebook's status and what to say of the error that ended it."""
     if isinstance(raised, KeyboardInterrupt):
-        return "interrupted", "KeyboardInterrupt", "stopped by hand (Ctrl-C); this cell and those below did not finish"
+        return "interrupted", f"{STOPPED}; the cells below did not run"
     if not begun and isinstance(raised, RuntimeError):
-        return "crashed", "DeadKernelError", f"the kernel did not start: {without_home(str(raised))}"
+        return "crashed", f"the kernel did not start: {without_home(str(raised))}"
     if isinstance(raised, DeadKernelError):
-        return (
-            "crashed",
-            "DeadKernelError",
+        return "crashed", (
             "the kernel's process died while this cell ran: killed from outside (often for lack of memory), or crashed "
-            "in native code; smaller parameters tell which",
+            "in native code; smaller parameters tell which"
         )
     if isinstance(raised, CellTimeoutError) and "IOPub" not in str(raised):
-        return (
-            "timeout",
-            "CellTimeoutError",
+        return "timeout", (
             f"this cell did not end within {limit_s} s and was stopped; raise cell_timeout_s in experiments.yaml, or "
-            "give it smaller parameters",
+            "give it smaller parameters"
         )
-    return "error", type(raised).__name__, without_home(str(raised).strip()[:2000] or "no message")
+    return "error", without_home(str(raised).strip()[:2000] or "no message")
 
 
 def _outcome(notebook: nbformat.NotebookNode, status: str, failed: nbformat.NotebookNode | None) -> Outcome:
@@ -173,63 +172,45 @@ def _outcome(notebook: nbformat.NotebookNode, status: str, failed: nbformat.Note
 
 
 def _tidy(notebook: nbformat.NotebookNode) -> None:
-    """Take this machine's paths out of tracebacks, and show streams as a terminal would."""
-    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
-        cell.outputs = _joined(cell.outputs)
-        for output in cell.outputs:
-            if output.output_type == "error":
-                output.traceback = [without_home(line) for line in output.traceback]
-
-
-def _joined(outputs: list[Any]) -> list[Any]:
-    """Return outputs with neighbouring streams in one, and of a progress bar's line only the last state.
+    """Take this machine's paths out of tracebacks, join neighbouring streams, and keep a progress bar's last state.
 
     nbclient's own `coalesce_streams` takes quadratic time in the length of a line: minutes for 100 kB.
     """
-    joined: list[Any] = []
-    for output in outputs:
-        if joined and output.output_type == "stream" and output.name == joined[-1].get("name"):
-            joined[-1].text += output.text
-        else:
-            joined.append(output)
-    for output in joined:
-        if output.output_type == "stream":
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        outputs, cell.outputs = cell.outputs, []
+        for output in outputs:
+            last = cell.outputs[-1] if cell.outputs else {}
+            if output.output_type == "error":
+                output.traceback = [without_home(line) for line in output.traceback]
+            if output.output_type == "stream" and output.name == last.get("name"):
+                last.text += output.text
+            else:
+                cell.outputs.append(output)
+        for output in (output for output in cell.outputs if output.output_type == "stream"):
             output.text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in output.text.split("\n"))
-    return joined
 
 
 def shrink_images(notebook: nbformat.NotebookNode) -> None:
     """Replace every PNG output by the same picture with at most 128 colours where that is smaller (a half, mostly)."""
-    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
-        for output in cell.outputs:
-            data = output.get("data", {})
-            if "image/png" in data:
-                png = base64.b64decode(data["image/png"])
-                smaller = _quantised(png)
-                if len(smaller) < len(png):
-                    data["image/png"] = base64.b64encode(smaller).decode()
+    outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
+    for data in (output.data for output in outputs if "image/png" in output.get("data", {})):
+        png = base64.b64decode(data["image/png"])
+        image = Image.open(io.BytesIO(png)).convert("RGBA")
+        paper = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        few = paper.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        stored = io.BytesIO()
+        few.save(stored, "PNG", optimize=True, dpi=(110, 110))
+        if len(stored.getvalue()) < len(png):
+            data["image/png"] = base64.b64encode(stored.getvalue()).decode()
 
 
-def _quantised(png: bytes) -> bytes:
-    with Image.open(io.BytesIO(png)) as opened:
-        image = opened.convert("RGBA")
-    paper = Image.new("RGB", image.size, "white")
-    paper.paste(image, mask=image.getchannel("A"))
-    stored = io.BytesIO()
-    few = paper.quantize(_COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    few.save(stored, "PNG", optimize=True, dpi=(110, 110))
-    return stored.getvalue()
-
-
-def refresh(names: list[str], notebooks: Path = paths.NOTEBOOKS) -> int:
+def refresh(names: Sequence[str] | None, notebooks: Path = paths.NOTEBOOKS) -> int:
     """Run notebooks with their default parameters and keep the outputs of cells tagged `nbval-check-output` alone.
 
     Returns 0, or 1 where a notebook failed: it is then left as it was.
     """
     failed = 0
-    for source in sorted(notebooks.glob("*.ipynb")):
-        if names and source.stem not in names:
-            continue
+    for source in (file for file in sorted(notebooks.glob("*.ipynb")) if not names or file.stem in names):
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / source.name
             environment = {"OCRLAB_RUN_FOLDER": folder, "HF_HUB_OFFLINE": "1"}
@@ -246,10 +227,10 @@ def _keep_checked(source: Path, executed: nbformat.NotebookNode) -> None:
     notebook = nbformat.read(source, as_version=4)
     done = {cell.get("id"): cell for cell in executed.cells}
     for cell in (c for c in notebook.cells if c.cell_type == "code"):
-        checked = CHECKED in cell.metadata.get("tags", [])
-        cell.outputs = done[cell.id].outputs if checked else []
         # nbval takes outputs without a count for an unrun cell.
-        cell.execution_count = done[cell.id].execution_count if checked else None
+        cell.outputs, cell.execution_count = [], None
+        if "nbval-check-output" in cell.metadata.get("tags", []):
+            cell.update(outputs=done[cell.id].outputs, execution_count=done[cell.id].execution_count)
     nbformat.write(notebook, source)
 
 

@@ -4,54 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import webbrowser
-from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from jinja2 import Template
 from jupyter_core.paths import jupyter_runtime_dir
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 
 from ocrlab import paths
-from ocrlab.commands.parameters import ParameterError, check
+from ocrlab.commands.parameters import check
 from ocrlab.playground.form import find_preset
 from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES
-from ocrlab.reading.settings import SettingError
 
-NAME = "welcome.md"
 FIRST = ("00-quickstart", "playground")
-_HEAD = "| notebook | question |\n|---|---|"
-_TEXT = """# Welcome to ocrlab
-
-Which settings should read my documents with Qwen2-VL, what do they cost, and what does not work here and why?
-
-Click a name to open the notebook, then *Run → Run All Cells*. Each begins short, on the embedded reader: no GPU, no
-network. The cell under "Parameters" is the one to change; nothing needs `%load_ext`.
-
-## Start here
-
-{first}
-
-## One question each
-
-{others}
-
-## Good to know
-
-- The table of contents (in the left bar) goes by the headings, which all notebooks share: Set-up, Parameters, Data,
-  Run, See, What we learned.
-- Rows of what you run here go to `{scratch}`; `make reproduce` runs all notebooks in fresh kernels and builds a site.
-- The only kernel here is this environment's own Python, whatever other kernels the computer has.
-- *Kernel → Shut Down Kernel* frees the model's memory; closing the tab does not.
-"""
-
-
 MESSAGE_LIMIT_BYTES = UPLOAD_LIMIT_BYTES + 14 * 2**20
 """The largest websocket message: an upload and what is wrapped around it. Jupyter's own 10 MiB drop larger ones."""
 PLAYGROUND = paths.NOTEBOOKS / "playground.ipynb"
@@ -65,13 +36,9 @@ _IDLE_S = 600  # a page that was closed without a word, or went to sleep, keeps 
 _SHARE = paths.ROOT / "ocrlab" / "playground" / "share"
 
 
-def serve_app(preset: str | None, port: int | None, browser: bool) -> int:
-    """Serve the playground until Ctrl-C; return 0, or 2 for a preset that is none."""
-    try:
-        page = page_of(preset, paths.BUILD / "app")
-    except (SettingError, ParameterError) as error:
-        print(error, file=sys.stderr)
-        return 2
+def serve_app(preset: str | None, port: int | None, no_browser: bool) -> int:
+    """Serve the playground until Ctrl-C and return 0; raise SettingError for a preset that is none."""
+    page = page_of(preset, paths.BUILD / "app")
     kept = paths.RESULTS / f"playground-{datetime.now():%Y-%m-%d-%H%M%S}"  # made with the first reading
     os.environ.setdefault("OCRLAB_RUN_FOLDER", str(kept))
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(_SHARE), os.environ.get("JUPYTER_PATH")]))
@@ -88,7 +55,9 @@ def serve_app(preset: str | None, port: int | None, browser: bool) -> int:
             threading.Thread(target=webbrowser.open, args=(self.display_url,), daemon=True).start()
 
     config = _shared("Voila")
-    config.Voila.update(open_browser=browser, auto_token=True, log_level="WARN", **({"port": port} if port else {}))
+    config.Voila.update(
+        open_browser=not no_browser, auto_token=True, log_level="WARN", **({"port": port} if port else {})
+    )
     config.VoilaConfiguration.update(template="ocrlab", show_tracebacks=True, kernel_spec_manager_class=_SPECS)
     config.MappingKernelManager.update(cull_idle_timeout=_IDLE_S, cull_interval=60)
     App.launch_instance([str(page)], config=config)
@@ -100,7 +69,6 @@ def page_of(preset: str | None, folder: Path) -> Path:
 
     Raises:
         SettingError: no such preset.
-        ParameterError: the notebook has no such parameter.
     """
     values = {}
     if preset:
@@ -116,13 +84,13 @@ def page_of(preset: str | None, folder: Path) -> Path:
     return folder / PLAYGROUND.name
 
 
-def serve_lab(port: int | None, browser: bool) -> int:
+def serve_lab(port: int | None, no_browser: bool) -> int:
     """Open JupyterLab at the welcome page until Ctrl-C; our notebooks are trusted, the kernel is this Python."""
     from jupyterlab.labapp import LabApp
 
     trust(paths.NOTEBOOKS)
     first = write_welcome().relative_to(paths.ROOT).as_posix()
-    asked = {"open_browser": browser} | ({"port": port} if port else {})
+    asked = {"open_browser": not no_browser} | ({"port": port} if port else {})
     LabApp.launch_instance([f"--config={lab_config(paths.ROOT, first, paths.BUILD / 'lab', asked)}"])
     return 0
 
@@ -155,9 +123,7 @@ def trust(folder: Path) -> int:
 
 def _shared(server: str) -> Config:
     """What both servers have: loopback, large messages, and no kernel but this Python's own."""
-    own: dict[str, Any] = {
-        "ip": "127.0.0.1", "tornado_settings": {"websocket_max_message_size": MESSAGE_LIMIT_BYTES}
-    }  # fmt: skip
+    own = {"ip": "127.0.0.1", "tornado_settings": {"websocket_max_message_size": MESSAGE_LIMIT_BYTES}}
     return Config({server: own, "KernelManager": {"transport": transport_in(Path(jupyter_runtime_dir()))}})
 
 
@@ -170,41 +136,12 @@ def transport_in(folder: Path) -> str:
     return "tcp" if os.name == "nt" or longest > 103 else "ipc"
 
 
-def questions(notebooks: Path = paths.NOTEBOOKS) -> dict[str, str]:
-    """Return each notebook's question, its title, by name; numbered ones first."""
-    found = {}
-    for file in sorted(notebooks.glob("*.ipynb")):
-        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
-        title = "".join(cells[0]["source"]).splitlines()[0] if cells else ""
-        found[file.stem] = title.lstrip("# ").strip()
-    return found
-
-
 def write_welcome(notebooks: Path = paths.NOTEBOOKS) -> Path:
-    """Write the welcome page beside the notebooks (git ignores it) and return it."""
-    known = questions(notebooks)
-    page = _TEXT.format(
-        first=_table(known, [name for name in FIRST if name in known]),
-        others=_table(known, [name for name in known if name not in FIRST]),
-        scratch=(paths.BUILD / "scratch").relative_to(paths.ROOT).as_posix(),
-    )
-    (notebooks / NAME).write_text(page, encoding="utf-8")
-    return notebooks / NAME
-
-
-def _table(known: dict[str, str], names: Iterable[str]) -> str:
-    return "\n".join([_HEAD, *(f"| [{name}]({name}.ipynb) | {known[name]} |" for name in names)])
-
-
-def serve_model(model: str, port: int, **options: Any) -> int:
-    """Serve a model to this computer until it is stopped; return 0, or 2 where it cannot be served here."""
-    from ocrlab.reading.checkpoints import CheckpointError
-    from ocrlab.reading.loading import Unsupported
-    from ocrlab.reading.serve import serve
-
-    try:
-        serve(model, port, **options)
-    except (CheckpointError, Unsupported, OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    """Write the welcome page, with each notebook's question, beside the notebooks (git ignores it) and return it."""
+    cells = {file.stem: nbformat.read(file, as_version=4).cells[0] for file in sorted(notebooks.glob("*.ipynb"))}
+    questions = {name: cell.source.splitlines()[0].lstrip("# ") for name, cell in cells.items()}
+    template = Template(Path(__file__).with_name("welcome.md.j2").read_text(encoding="utf-8"))
+    others = [name for name in questions if name not in FIRST]
+    page = notebooks / "welcome.md"
+    page.write_text(template.render(first=FIRST, others=others, questions=questions), encoding="utf-8")
+    return page

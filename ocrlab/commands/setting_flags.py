@@ -16,7 +16,7 @@ from ocrlab.commands.parameters import Yaml
 from ocrlab.reading.settings import SettingError, Settings, field_types, is_endpoint, load_preset, make_settings
 
 
-def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command a flag per setting; both `--max_pixels` and `--max-pixels` are known.
 
     The command gets the texts of those that were given as `given`.
@@ -24,9 +24,9 @@ def takes_settings(command: Callable[..., int]) -> Callable[..., int]:
     settings = field_types()
 
     @functools.wraps(command)
-    def with_flags(**options: Any) -> int:
+    def with_flags(**options: Any) -> None:
         texts = {name: options.pop(name) for name in settings}
-        return command(**options, given={name: text for name, text in texts.items() if text is not None})
+        command(**options, given={name: text for name, text in texts.items() if text is not None})
 
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
     signature = inspect.Signature(own + [_flag(name, *kind) for name, kind in settings.items()])

@@ -22,6 +22,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from ocrlab import paths
+from ocrlab.commands.parameters import CommandFailed
 from ocrlab.study.records import readings_in
 
 # What is run in each environment, as modules of its Python. The word {run} stands for the smoke run's name.
@@ -35,10 +36,6 @@ OLD_STEPS = ("doctor", "smoke")
 _PINS = "constraints.txt"
 
 
-class UpgradeError(RuntimeError):
-    """A step that failed; nothing in use was changed, and the message says what to look at."""
-
-
 @dataclass
 class Trial:
     """What came of an environment's trial: how each step ended (`ok: …` or `failed: …`), and its smoke run's folder."""
@@ -48,31 +45,32 @@ class Trial:
     run: Path | None = None
 
 
-def upgrade(names: Sequence[str], yes: bool = False, take: str = "", root: Path = paths.ROOT) -> int:
-    """Make, try and offer an environment with newer versions of `names` (all for none); return the exit code.
+def upgrade(names: Sequence[str] | None, yes: bool = False, take: str = "", root: Path = paths.ROOT) -> int:
+    """Make, try and offer an environment with newer versions of `names` (all for none); return 0.
 
-    0: swapped, or nothing newer, or left for later; 1: a step failed and nothing was changed. `yes` swaps without
-    asking, `take` swaps a candidate that an earlier call left.
+    `yes` swaps without asking, `take` swaps a candidate that an earlier call left.
+
+    Raises:
+        CommandFailed: a step failed, and nothing was changed; the message says what to look at.
     """
-    try:
-        if not take:
-            take = _make_and_try(root, names)
-            if not take or not (yes or _agreed(take)):
-                return 0
-        swap(root, take)
-    except UpgradeError as error:
-        print(error, file=sys.stderr)
-        return 1
+    if not take:
+        take = _make_and_try(root, names or [])
+        if not take or not (yes or _agreed(take)):
+            return 0
+    swap(root, take)
     _say("in use from now on, with its constraints.txt; `make rollback` goes back")
     return 0
 
 
 def rollback(root: Path = paths.ROOT) -> int:
-    """Exchange the environment in use and the one before the last upgrade, each with its pins; return the exit code."""
+    """Exchange the environment in use and the one before the last upgrade, each with its pins; return 0.
+
+    Raises:
+        CommandFailed: no upgrade was made here.
+    """
     current, previous, aside = root / ".venv", root / ".venv-previous", root / ".venv-aside"
     if not (previous / _PINS).is_file():
-        print(f"{previous}: there is no environment to go back to", file=sys.stderr)
-        return 1
+        raise CommandFailed(f"{previous}: there is no environment to go back to")
     shutil.copy(root / _PINS, current / _PINS)
     current.rename(aside)
     previous.rename(current)
@@ -86,11 +84,11 @@ def swap(root: Path, stamp: str) -> None:
     """Put a candidate in use with its pins; what was in use stays as the previous one until the next upgrade.
 
     Raises:
-        UpgradeError: no such candidate, or the system does not let go of the one in use; nothing is changed then.
+        CommandFailed: no such candidate, or the system does not let go of the one in use; nothing is changed then.
     """
     current, previous, candidate = root / ".venv", root / ".venv-previous", root / f".venv-{stamp}"
     if not (candidate / _PINS).is_file():
-        raise UpgradeError(f"{candidate}: no finished candidate there; run the upgrade again")
+        raise CommandFailed(f"{candidate}: no finished candidate there; run the upgrade again")
     shutil.copy(root / _PINS, current / _PINS)
     _remove(previous)
     try:
@@ -102,7 +100,7 @@ def swap(root: Path, stamp: str) -> None:
     except OSError as error:
         if not current.exists() and previous.exists():
             previous.rename(current)
-        raise UpgradeError(
+        raise CommandFailed(
             f"{current} cannot be exchanged ({error.strerror}); close what uses it, rename it to {previous.name} and "
             f"{candidate.name} to .venv, and copy .venv/{_PINS} over {_PINS}"
         ) from error
@@ -114,7 +112,6 @@ def _make_and_try(root: Path, names: Sequence[str]) -> str:
     stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
     work, candidate = root / "build" / "upgrade" / stamp, root / f".venv-{stamp}"
     tree = _copy_tree(root, work / "tree")
-    finished = False
     try:
         old = Trial(_installed(root / ".venv"))
         _install(candidate, tree, names, work)
@@ -130,14 +127,14 @@ def _make_and_try(root: Path, names: Sequence[str]) -> str:
         (work / "report.md").write_text(text := report(old, new), encoding="utf-8")
         _say(text)
         if step := next((step for step, end in new.steps.items() if end.startswith("failed")), None):
-            raise UpgradeError(f"{step} failed in the new environment: {work / f'new-{step}.log'}; nothing was changed")
-        here = [_python(candidate), "-m", "pip", "install", "--quiet", "--no-deps", "--editable", str(root)]
-        _run(here, work / "install.log", "installing this checkout into the new environment")
+            raise CommandFailed(
+                f"{step} failed in the new environment: {work / f'new-{step}.log'}; nothing was changed"
+            )
+        _pip(candidate, ["--no-deps", "--editable", str(root)], work, "installing this checkout")
         shutil.copy(tree / _PINS, candidate / _PINS)
-        finished = True
     finally:
         shutil.rmtree(tree, ignore_errors=True)
-        if not finished:
+        if not (candidate / _PINS).is_file():
             _remove(candidate)
     return stamp
 
@@ -147,7 +144,7 @@ def _copy_tree(root: Path, tree: Path) -> Path:
     command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
     listed = subprocess.run(command, cwd=root, capture_output=True, text=True, encoding="utf-8", check=False)
     if listed.returncode:
-        raise UpgradeError(f"{root}: not a git checkout ({listed.stderr.strip()}); clone it with git")
+        raise CommandFailed(f"{root}: not a git checkout ({listed.stderr.strip()}); clone it with git")
     for name in filter(None, listed.stdout.split("\0")):
         if (root / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -161,29 +158,30 @@ def _install(candidate: Path, tree: Path, names: Sequence[str], work: Path) -> N
     uv resolves and installs where it is found; pip installs the pins first, then what is newer.
     """
     pins, log, doing = tree / _PINS, work / "install.log", "installing the newer versions"
-    pinned = {
-        canonicalize_name(line.split("==")[0]) for line in pins.read_text(encoding="utf-8").splitlines() if "==" in line
-    }
+    pinned = _versions(pins.read_text(encoding="utf-8"))
     if missing := [name for name in names if canonicalize_name(name) not in pinned]:
-        raise UpgradeError(f"{missing[0]} is not pinned in {_PINS}; nothing to upgrade")
+        raise CommandFailed(f"{missing[0]} is not pinned in {_PINS}; nothing to upgrade")
     extras = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     wanted = ["--editable", f"{tree}[{','.join(extras)}]"]
-    uv, python = _uv(), _python(candidate)
+    uv = _uv()
     _say(f"making {candidate.name} with {'uv' if uv else 'pip'}; what is in use is not touched")
     # Not `uv venv`: `make` installs with the pip that an environment holds.
     _run([getattr(sys, "_base_executable", sys.executable), "-m", "venv", str(candidate)], log, "making an environment")
     if uv:
         newer = [f"--upgrade-package={name}" for name in names] or ["--upgrade"]
         resolved = str(shutil.copy(pins, work / "resolved.txt"))
-        flags = ["--quiet", "--python", python]
+        flags = ["--quiet", "--python", _python(candidate)]
         source = [str(tree / "pyproject.toml"), "--all-extras", "--output-file", resolved]
         _run([uv, "pip", "compile", *source, *newer, *flags], log, doing)
         _run([uv, "pip", "install", "--constraint", resolved, *wanted, *flags], log, doing)
         return
-    install = [python, "-m", "pip", "install", "--quiet"]
     if names:
-        _run([*install, "--constraint", str(pins), *wanted], log, "installing the pinned versions")
-    _run([*install, "--upgrade", *wanted, *names], log, doing)
+        _pip(candidate, ["--constraint", str(pins), *wanted], work, "installing the pinned versions")
+    _pip(candidate, ["--upgrade", *wanted, *names], work, doing)
+
+
+def _pip(candidate: Path, arguments: Sequence[str], work: Path, doing: str) -> None:
+    _run([_python(candidate), "-m", "pip", "install", "--quiet", *arguments], work / "install.log", doing)
 
 
 def _uv() -> str | None:
@@ -197,10 +195,12 @@ def _installed(environment: Path) -> dict[str, str]:
     """Return the versions in an environment by name, but for the project and the tools that every environment has."""
     command = [_python(environment), "-m", "pip", "list", "--format=freeze", "--exclude-editable"]
     command += ["--exclude=pip", "--exclude=setuptools"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return {
-        canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in done.stdout.splitlines() if "==" in line
-    }
+    return _versions(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def _versions(lines: str) -> dict[str, str]:
+    pairs = (line.split("==") for line in lines.splitlines() if "==" in line)
+    return {canonicalize_name(name): version for name, version in pairs}
 
 
 def _try(environment: Path, tree: Path, trial: Trial, steps: Sequence[str], kept: Path) -> None:
@@ -285,7 +285,7 @@ def _logged(command: Sequence[str], log: Path, folder: Path, environment: dict[s
 
 def _run(command: Sequence[str], log: Path, doing: str) -> None:
     if _logged(command, log, log.parent):
-        raise UpgradeError(f"{doing} failed: {_last_line(log)} (all of it: {log}); nothing was changed")
+        raise CommandFailed(f"{doing} failed: {_last_line(log)} (all of it: {log}); nothing was changed")
 
 
 def _last_line(log: Path) -> str:

@@ -10,7 +10,8 @@ import pytest
 from ocrlab import paths
 from ocrlab.commands.cli import main
 from ocrlab.commands.exchange import add_run, share_run
-from ocrlab.report.share import MANIFEST, manifest
+from ocrlab.commands.parameters import CommandError
+from ocrlab.report.share import MANIFEST, ShareError, manifest
 from ocrlab.study.records import load_rows
 from tests.notebooks import display, picture, ran, write
 from tests.report.test_share import unpacked
@@ -45,16 +46,17 @@ def test_a_run_travels(tmp_path, bundle, capsys):
     assert sorted(f.name for f in results.iterdir()) == ["index.html", "my-card", "style.css"]
 
 
-def test_what_is_there_stays_and_another_name_is_taken(tmp_path, bundle, capsys):
+def test_what_is_there_stays_and_another_name_is_taken(tmp_path, bundle):
     results = tmp_path / "here"
     mine = write_run(results / "my-card", reading("mine"))
     before = {f: f.read_bytes() for f in mine.rglob("*") if f.is_file()}
-    assert add_run(str(bundle), None, results) == 2
-    assert "is there already and stays as it is" in (said := capsys.readouterr().err) and "--as my-card-2" in said
+    with pytest.raises(CommandError, match=r"is there already and stays as it is.* --as my-card-2"):
+        add_run(str(bundle), None, results)
     assert {f: f.read_bytes() for f in mine.rglob("*") if f.is_file()} == before
     assert add_run(str(bundle), "my-card-2", results) == 0
     assert json.loads((results / "my-card-2" / "run.json").read_text(encoding="utf-8"))["run"] == "my-card-2"
-    assert add_run(str(bundle), "../x", results) == 2 and "not a folder name" in capsys.readouterr().err
+    with pytest.raises(CommandError, match=r"--as \.\./x: not a folder name"):
+        add_run(str(bundle), "../x", results)
     assert sorted(f.name for f in results.iterdir()) == ["index.html", "my-card", "my-card-2", "style.css"]
 
 
@@ -81,10 +83,11 @@ def test_scores_and_pages_that_were_made_up_are_not_taken_over(tmp_path, bundle)
         assert "pwned" not in (tmp_path / "here" / "my-card" / name).read_text(encoding="utf-8")
 
 
-def test_a_run_without_its_record_is_refused_and_leaves_nothing(tmp_path, bundle, capsys):
+def test_a_run_without_its_record_is_refused_and_leaves_nothing(tmp_path, bundle):
     changed(bundle, "run.json", None)
-    assert add_run(str(bundle), None, tmp_path / "here") == 2
-    assert "no run.json in it" in capsys.readouterr().err and list((tmp_path / "here").iterdir()) == []
+    with pytest.raises(ShareError, match=r"no run\.json in it"):
+        add_run(str(bundle), None, tmp_path / "here")
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_notebooks_of_an_older_zip_are_passed_over_with_a_word(tmp_path, bundle, capsys):

@@ -23,7 +23,7 @@ def test_a_run_is_answered_from_its_own_rows(given: dict[str, str], tmp_path: Pa
     for name in ("001.png", "002.png", "003.png"):
         shutil.copy(paths.PAGES / "lines" / name, own)
     params = "; ".join(f"{name}={value}" for name, value in (given | {"page_set": str(own)}).items())
-    assert reproduce("smoke", None, ",".join(NAMES), "r", params, tmp_path / "results") == 0
+    assert reproduce("smoke", None, ",".join(NAMES), "r", params, results=tmp_path / "results") == 0
     run = tmp_path / "results" / "r"
     pixels, generation, recommendation = (text_of(run / "notebooks" / f"{name}.ipynb") for name in NAMES)
     assert "Warning" not in pixels + generation + recommendation

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from types import SimpleNamespace
 import nbformat
 import psutil
 import pytest
+from papermill.engines import NotebookExecutionManager
 
+from ocrlab.commands.cli import main
+from ocrlab.commands.parameters import CommandError, CommandFailed
 from ocrlab.commands.reproduce import reproduce
 from ocrlab.commands.run_notebook import own_kernels, run_notebook
 from ocrlab.study import provenance
@@ -259,21 +263,21 @@ def test_a_long_temporary_folder_still_leaves_room_for_sockets(tmp_path, monkeyp
         ({"params": "pages=x"}, "one.ipynb: pages = 'x' was given; wanted int"),
         ({"params": "pages"}, "'pages' is no `name=value`"), ({"only": "on"}, "did you mean one?"),
         ({"model": "tiny"}, "no parameter 'model_id'"), ({"model": "./absent"}, "no such folder"),
-        ({"run": "a/b"}, "not a folder name"), ({"profile": "cpuu"}, "did you mean cpu?"),
+        ({"run": "a/b"}, "not a folder name"),
     ],
 )  # fmt: skip
-def test_unusable_arguments_stop_before_anything_runs(tmp_path, capsys, arguments, message):
+def test_unusable_arguments_stop_before_anything_runs(tmp_path, arguments, message):
     given = lay_out(tmp_path, {"one": [cell("pages = 1", "parameters"), cell("1 / 0")]})
-    assert reproduce(**({"profile": "smoke"} | given | arguments)) == 2
-    assert message in capsys.readouterr().err
+    with pytest.raises(CommandError, match=re.escape(message)):
+        reproduce(**({"profile": "smoke"} | given | arguments))
     assert not (tmp_path / "results").exists()
 
 
-def test_a_disk_that_fills_up_on_the_way_is_told_and_the_kernel_ends(tmp_path, mount, patched, capsys):
+def test_a_disk_that_fills_up_on_the_way_is_told_and_the_kernel_ends(tmp_path, mount, patched):
     given = lay_out(tmp_path, {"one": [cell("import os\nprint(os.getpid())"), cell("print('x' * 9_000_000)")]})
     given |= {"profile": "smoke", "run": "r", "results": mount("size=6m")}
-    assert reproduce(**given) == 1
-    assert "No space left" in (err := capsys.readouterr().err) and "run again with RUN=r: what is there is kept" in err
+    with pytest.raises(CommandFailed, match=r"No space left.*run again with RUN=r: what is there is kept"):
+        reproduce(**given)
     left = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
     assert not [p for p in left if "ipykernel_launcher" in " ".join(p.cmdline())]
 
@@ -317,3 +321,40 @@ def test_ctrl_c_ends_the_kernel_and_keeps_what_there_is(tmp_path):
     assert "one       interrupted" in out and "Traceback" not in err
     assert list(provenance.read_record(folder)["notebooks"]) == ["one"]
     assert (folder / "index.html").is_file()
+
+
+def test_ctrl_c_while_no_cell_runs_is_an_interruption_too(tmp_path, patched, monkeypatch):
+    """Between two cells, after a cell's own error, and while the notebook is saved: no further notebook runs."""
+    cells = {"one": [cell("1"), cell("2")], "failing": [cell("1 / 0"), cell("2")], "next": [cell("3")]}
+    given = lay_out(tmp_path, cells) | {"profile": "smoke"}
+    for method, only, shown in (
+        ("cell_complete", "one", "cell 1, In [1]"),
+        ("cleanup_pbar", "one", ""),
+        ("cell_complete", "failing", "cell 1, In [1]"),
+    ):
+        with monkeypatch.context() as stop:
+            stop.setattr(NotebookExecutionManager, method, _raise_interrupt)
+            assert reproduce(**given, run=f"{method}-{only}", only=f"{only},next") == 130
+        record = provenance.read_record(tmp_path / "results" / f"{method}-{only}")
+        assert {name: entry["status"] for name, entry in record["notebooks"].items()} == {only: "interrupted"}
+        assert record["notebooks"][only]["cell"] == shown and record["sessions"][-1]["exit_code"] == 130
+
+
+def _raise_interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_any_command_says_that_it_was_stopped(monkeypatch, capsys):
+    monkeypatch.setattr("ocrlab.commands.upgrade.rollback", _raise_interrupt)
+    assert main(["rollback"]) == 130 and capsys.readouterr().err == "stopped\n"
+
+
+def test_an_error_that_nobody_foresaw_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("ocrlab.commands.upgrade.rollback", lambda: {}["no such"])
+    with pytest.raises(KeyError):
+        main(["rollback"])
+
+
+def test_a_profile_that_is_none_is_refused(capsys):
+    assert main(["reproduce", "--profile", "cpuu"]) == 2
+    assert "'smoke', 'cpu', 'gpu'" in capsys.readouterr().err

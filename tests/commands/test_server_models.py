@@ -11,9 +11,15 @@ import pytest
 
 from ocrlab.commands.plan import PlanError, load_experiments, plan_tasks, resolve_model
 from ocrlab.experiments.recommend import judge_runs
+from ocrlab.commands.parameters import CommandError
+from ocrlab.commands.plan import load_experiments, plan_tasks, resolve_model
+from ocrlab.experiments import engines as pictures
+from ocrlab.experiments import engines as study
+from ocrlab.experiments.engines import HERE, SERVED, Engine, engine_runs, engine_table, engines, same_texts
+from ocrlab.experiments.recommend import judge_runs, pareto
 from ocrlab.playground.capabilities import Capabilities
 from ocrlab.playground.forecast import forecast
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.settings import SettingError, Settings
 from ocrlab.report.share import anonymiser
 from ocrlab.study.plots import cost_against_tokens, memory_against_tokens
 
@@ -36,12 +42,12 @@ def test_the_playground_says_what_a_server_is_not_asked() -> None:
 
 def test_notebooks_that_look_inside_a_model_are_passed_over_for_a_server_s() -> None:
     assert resolve_model(MODEL) == (MODEL, False)
-    with pytest.raises(PlanError, match="OPENAI_API_KEY"):
+    with pytest.raises(SettingError, match="OPENAI_API_KEY"):
         resolve_model("endpoint:http://me:secret@127.0.0.1/v1#m")
     tasks = {task.experiment.name: task for task in plan_tasks(load_experiments(), "smoke", MODEL, None, {})}
     assert not tasks["04-pixels"].skipped and tasks["04-pixels"].parameters["model_id"] == MODEL
     assert "looks inside" in tasks["02-attention"].skipped and "looks inside" in tasks["10-engines"].skipped
-    with pytest.raises(PlanError, match="looks inside"):
+    with pytest.raises(CommandError, match="looks inside"):
         plan_tasks(load_experiments(), "smoke", MODEL, "07-limits", {})
     assert not any(task.skipped for task in plan_tasks(load_experiments(), "smoke", None, "07-limits", {}))
 

@@ -12,6 +12,7 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.commands import servers
+from ocrlab.commands.cli import main
 from ocrlab.commands.run_notebook import OwnSpecs
 from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES
 
@@ -38,7 +39,7 @@ def test_the_page_has_the_asked_preset_and_nothing_but_the_app(tmp_path: Path) -
 
 
 def test_an_unknown_preset_starts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert servers.serve_app("no-such", None, False) == 2
+    assert main(["app", "--preset", "no-such"]) == 2
     assert "no such preset" in capsys.readouterr().err
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from ocrlab.commands import upgrade as module
+from ocrlab.commands.cli import main
+from ocrlab.commands.parameters import CommandFailed
 from ocrlab.commands.upgrade import compare_runs, rollback, upgrade
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings
@@ -122,9 +124,9 @@ def test_failure_then_swap_then_rollback(project: Path, capsys: pytest.CaptureFi
     before = pins.read_text(encoding="utf-8")
 
     (project / "fails").touch()
-    assert upgrade([], yes=True, root=project) == 1
+    with pytest.raises(CommandFailed, match=r"tests failed in the new environment.*nothing was changed"):
+        upgrade([], yes=True, root=project)
     told = capsys.readouterr()
-    assert "tests failed in the new environment" in told.err and "nothing was changed" in told.err
     assert all(f"| {name} | 1.0 | 2.0 |" in told.out for name in ("demo", "needed", "other"))
     assert pins.read_text(encoding="utf-8") == before and version_in(project) == "1.0"
     assert [p.name for p in project.glob(".venv*")] == [".venv"], "a failed candidate is removed"
@@ -155,16 +157,16 @@ def test_failure_then_swap_then_rollback(project: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.timeout(900)
-def test_what_cannot_be_upgraded_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert upgrade(["no-such-package"], root=project) == 1
-    assert "no-such-package is not pinned" in capsys.readouterr().err
-    assert rollback(project) == 1
-    assert "no environment to go back to" in capsys.readouterr().err
-    assert upgrade([], take="20990101-000000", root=project) == 1
-    assert "no finished candidate" in capsys.readouterr().err
+def test_what_cannot_be_upgraded_is_named(project: Path) -> None:
+    with pytest.raises(CommandFailed, match="no-such-package is not pinned"):
+        upgrade(["no-such-package"], root=project)
+    with pytest.raises(CommandFailed, match="no environment to go back to"):
+        rollback(project)
+    with pytest.raises(CommandFailed, match="no finished candidate"):
+        upgrade([], take="20990101-000000", root=project)
     (project / "pyproject.toml").write_text(PYPROJECT.replace("demo>=1", "demo>=3"), encoding="utf-8")
-    assert upgrade([], root=project) == 1
-    assert "installing the newer versions failed" in capsys.readouterr().err
+    with pytest.raises(CommandFailed, match="installing the newer versions failed"):
+        upgrade([], root=project)
     assert [p.name for p in project.glob(".venv*")] == [".venv"] and version_in(project) == "1.0"
 
 
@@ -181,3 +183,11 @@ def test_runs_are_compared_reading_by_reading(tmp_path: Path) -> None:
     (line,), common, ratio = compare_runs(tmp_path / "old", tmp_path / "new")
     assert line.startswith(f"- x, {records[0]['page']}: ") and line.endswith("→ 'other'")
     assert common == 1 and ratio == pytest.approx(2)
+
+
+def test_the_command_line_hands_on_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(module, "upgrade", lambda **options: asked.append(options) or 0)
+    monkeypatch.setattr(module, "rollback", lambda: asked.append("rollback") or 1)
+    assert main(["upgrade", "torch", "typer", "--yes"]) == 0 and main(["rollback"]) == 1
+    assert asked == [{"names": ["torch", "typer"], "yes": True, "take": ""}, "rollback"]

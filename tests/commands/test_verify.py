@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ocrlab import paths
+from ocrlab.commands.cli import main
 from ocrlab.commands.exchange import verify
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings
@@ -112,14 +113,13 @@ def test_a_setting_that_cannot_be_here_is_left_out_with_its_reason(edited, capsy
 
 def test_what_cannot_be_compared_is_said(edited, capsys):
     folder = edited(lambda one: one | {"page_sha256": "0" * 64, "set": "gone"})
-    assert verify(str(folder)) == 2
-    assert (
-        "not found here; name the folder it lies in" in (said := capsys.readouterr().err)
-        and "nothing to compare" in said
-    )
-    assert verify(str(folder), only="other") == 2 and "has no readings of other" in capsys.readouterr().err
+    assert main(["verify", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert "not found here; name the folder it lies in" in said and "nothing to compare" in said
+    assert main(["verify", str(folder), "--only", "other"]) == 2
+    assert "has no readings of other" in capsys.readouterr().err
     (folder / "readings" / "lines.jsonl").write_text("{\n", encoding="utf-8")
-    assert verify(str(folder)) == 2 and "line 1 is not JSON" in capsys.readouterr().err
+    assert main(["verify", str(folder)]) == 2 and "line 1 is not JSON" in capsys.readouterr().err
 
 
 def test_the_reference_runs_texts_come_out_again(capsys):
