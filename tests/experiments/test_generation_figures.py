@@ -56,6 +56,7 @@ def test_forest_names_every_setting_and_greys_what_has_no_score(judged: pd.DataF
     assert len(left.lines[0].get_xdata()) == 3 and len(right.lines[0].get_xdata()) == 2, "greedy is not compared"
     worse = [line for line in right.lines if line.get_color() == COLOURS[1]]
     assert [line.get_ydata().tolist() for line in worse] == [[2]], "what is seen to be worse has its colour"
+    assert worse[0].get_zorder() > right.lines[0].get_zorder(), "and is drawn over the others"
     assert any(np.allclose(line.get_xdata(), 0.10) for line in left.lines), "greedy's reference line"
 
 
