@@ -68,8 +68,7 @@ def serve(
     locate(Settings(model_id=model))  # the same refusals as for a reader: pickled weights, code, other families
     from transformers.cli.serve import Serve
 
-    folder = _folder(model)
-    if folder.is_dir():  # by its last name from the folder above: no path of this machine becomes a model's name
+    if folder := _folder(model):  # by its last name from the folder above: no path becomes a model's name
         os.chdir(folder.parent)
         model = folder.name
     if with_parent:
@@ -117,7 +116,7 @@ def running_server(
     command = [sys.executable, "-m", "ocrlab", "serve", "--model", model, "--port", str(port), "--with-parent"]
     command += ["--device", device, "--dtype", dtype, "--attn_implementation", attention]
     folder = _folder(model)
-    name = folder.name if folder.is_dir() else model
+    name = folder.name if folder else model
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log) as process,
@@ -132,8 +131,9 @@ def running_server(
             process.kill()
 
 
-def _folder(model: str) -> Path:
-    return paths.MODELS / model if model == "tiny" else Path(model).expanduser().resolve()
+def _folder(model: str) -> Path | None:
+    folder = paths.MODELS / model if model == "tiny" else Path(model).expanduser().resolve()
+    return folder if folder.is_dir() else None
 
 
 def _free_port() -> int:
@@ -149,8 +149,7 @@ def _await(process: subprocess.Popen[bytes], port: int, until: float, log: IO[by
             return
         time.sleep(0.2)
     log.seek(0)
-    lines = log.read().decode(errors="replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    last = log.read().decode(errors="replace").strip().rpartition("\n")[2] or "it wrote nothing"
     ended = "did not answer in time" if process.poll() is None else f"ended with exit code {process.returncode}"
     raise Unsupported(f"transformers serve: it {ended}: {last[:300]}")
 
