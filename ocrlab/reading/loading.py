@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import Checkpoint, CheckpointError, locate_shapes
-from ocrlab.reading.inputs import InputBuilder, page_tokens
+from ocrlab.reading.families import InputBuilder
+from ocrlab.reading.inputs import page_tokens
 from ocrlab.reading.settings import Settings
 
 # transformers imports torchao wherever it is installed, which then warns of each CUDA library that it cannot load.

@@ -38,15 +38,7 @@ def missing_modules() -> str:
     return f"serving needs {', '.join(absent)}; install the extra: pip install 'ocrlab[serve]'" if absent else ""
 
 
-def serve(
-    model: str,
-    port: int,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    attention: str = "sdpa",
-    with_parent: bool = False,
-) -> None:
+def serve(model: str, port: int, *, device: str, dtype: str, attention: str, with_parent: bool = False) -> None:
     """Serve a model on this computer only until the process is ended; `model` is `tiny`, a folder or a Hub id.
 
     `with_parent` ends it when standard input closes, which happens when the process that started it is gone.

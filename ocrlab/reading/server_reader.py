@@ -21,11 +21,11 @@ from typing import Any
 from PIL import Image
 
 from ocrlab.pages import Page
-from ocrlab.reading.families import CELL_SIDES, UNLIMITED, USUAL_SIDE, resized, tokens_of
-from ocrlab.reading.inputs import Inputs, Prepared
+from ocrlab.reading.families import CELL_SIDES, UNLIMITED, USUAL_SIDE, Inputs, resized, tokens_of
+from ocrlab.reading.inputs import Prepared
 from ocrlab.reading.loading import Unsupported
 from ocrlab.reading.page_reader import PageReader
-from ocrlab.reading.result import FORCED, Reading, failed
+from ocrlab.reading.result import FIXED_LENGTH, Reading, failed
 from ocrlab.reading.server_client import Answer, Client, EndpointError, Kind
 from ocrlab.reading.settings import GENERATION, SettingNotApplied, Settings, parse_address, refuse_another_load
 from ocrlab.scoring.outcomes import Status, StopReason, judge
@@ -297,7 +297,9 @@ class ServerReader(PageReader):
         image_tokens = answer.prompt_tokens - self._text_tokens if known else 0  # type: ignore[operator]
         self._confirm(tokens, image_tokens, expected)
         text = answer.text.strip()
-        status, reason = FORCED if self.settings.min_new_tokens is not None else _judged(text, tokens, stop_reason)
+        status, reason = (
+            FIXED_LENGTH if self.settings.min_new_tokens is not None else _judged(text, tokens, stop_reason)
+        )
         decode_s = None if answer.first_s is None else answer.last_s - answer.first_s
         phases: dict[str, Any] = {"ttft_s": answer.first_s, "decode_s": decode_s}
         if decode_s and tokens > 1:
