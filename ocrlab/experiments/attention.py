@@ -32,9 +32,8 @@ from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.limits import score_bytes
-from ocrlab.reading.open import in_this_process
 from ocrlab.reading.quarantine import held_in_quarantine
-from ocrlab.reading.reader import Reader
+from ocrlab.reading.reader import Reader, in_this_process
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.outcomes import Status
 from ocrlab.study.plots import COLOURS, GREY, blank_figure

@@ -26,7 +26,7 @@ from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
 from ocrlab.paths import ROOT
 from ocrlab.reading.isolated import reader_here
-from ocrlab.reading.open import in_this_process
+from ocrlab.reading.reader import in_this_process
 from ocrlab.reading.settings import Settings
 from ocrlab.study.compare import way_words
 

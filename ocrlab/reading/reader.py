@@ -1,4 +1,4 @@
-"""Load a model with the asked settings, confirm them, and read pages; the only door to transformers."""
+"""Open a reader wherever its model is; in this process: load a model, confirm its settings, and read pages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from ocrlab.reading.meter import MemoryMeter, StepMeter
 from ocrlab.reading.nonfinite import NotFinite, Trace, tracing
 from ocrlab.reading.page_reader import PageReader
 from ocrlab.reading.result import FIXED_LENGTH, Reading, failed, status_of
-from ocrlab.reading.settings import GENERATION, SettingNotApplied, Settings, refuse_another_load
+from ocrlab.reading.server_reader import ServerReader
+from ocrlab.reading.settings import GENERATION, SettingNotApplied, Settings, is_endpoint, refuse_another_load
 from ocrlab.scoring.outcomes import StopReason, judge
 
 _SDPA_FLAGS = {"flash": "flash", "efficient": "mem_efficient", "math": "math", "cudnn": "cudnn"}
@@ -226,6 +227,31 @@ class Reader(PageReader):
         decode_s, tokens = measured["decode_s"], len(kept)
         measured["tokens_per_second"] = (tokens - 1) / decode_s if decode_s and tokens > 1 else None
         return Reading(page, text, status, reason, stop_reason, tokens, token_ids=tuple(kept), **measured)
+
+
+def open_reader(settings: Settings) -> PageReader:
+    """Return a loaded reader whose settings are confirmed; use it as a context manager to free the model.
+
+    Raises:
+        CheckpointError: the model cannot be had or must not be loaded.
+        Unsupported: the device, dtype or attention cannot run here.
+        SettingNotApplied: a setting did not arrive.
+        EndpointError: the server that the model_id names does not answer.
+    """
+    return ServerReader(settings) if is_endpoint(settings.model_id) else Reader(settings)
+
+
+def in_this_process(reader: PageReader) -> Reader:
+    """Return the reader, whose model can be looked into.
+
+    Raises:
+        Unsupported: its model is on a server.
+    """
+    if isinstance(reader, Reader):
+        return reader
+    raise Unsupported(
+        "the model is on a server, and this looks inside a model in this process; give a model_id that is loaded here"
+    )
 
 
 def _generation_config(own: Any, settings: Settings) -> Any:

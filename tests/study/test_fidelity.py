@@ -23,7 +23,7 @@ from ocrlab.experiments.dtype import tf32_here, tf32_table
 from ocrlab.machine import quarantine
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page, load_pages
-from ocrlab.reading.open import open_reader
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.compare import contrast, failures, name_ways, ratio, ratio_words
 from ocrlab.study.experiment import readings_of, run_experiment

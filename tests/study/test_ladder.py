@@ -12,7 +12,7 @@ import torch
 from ocrlab.experiments import fast_path
 from ocrlab.experiments.fast_path import RUNGS, gains, rungs, same_texts
 from ocrlab.pages import load_pages
-from ocrlab.reading.open import open_reader
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.study.experiment import readings_of, run_experiment
 

@@ -11,7 +11,7 @@ import torch
 from ocrlab.experiments import assertion
 from ocrlab.experiments.assertion import recovery_table
 from ocrlab.experiments.claims import verdicts
-from ocrlab.reading.open import open_reader
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.records import keep_findings
 

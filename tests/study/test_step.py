@@ -9,7 +9,7 @@ import pytest
 from ocrlab.experiments.fast_path import PARTS, _parts, _Tally, measure_step
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import load_pages
-from ocrlab.reading.open import open_reader
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
 
 BASE = Settings(dtype="float32")
