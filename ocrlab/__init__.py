@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     import ocrlab.study.plots as plots
     import ocrlab.study.tables as tables
     from ocrlab.pages import Page, load_pages, open_image
-    from ocrlab.reading.open import open_reader
-    from ocrlab.reading.reader import Reader
+    from ocrlab.reading.reader import Reader, open_reader
     from ocrlab.reading.settings import Settings, load_preset
     from ocrlab.scoring.metrics import score
     from ocrlab.study.experiment import readings_of, run_experiment
@@ -27,7 +26,7 @@ __all__ = [
 
 _HOMES = {
     "Page": "ocrlab.pages", "load_pages": "ocrlab.pages", "open_image": "ocrlab.pages",
-    "Reader": "ocrlab.reading.reader", "open_reader": "ocrlab.reading.open",
+    "Reader": "ocrlab.reading.reader", "open_reader": "ocrlab.reading.reader",
     "Settings": "ocrlab.reading.settings", "load_preset": "ocrlab.reading.settings",
     "score": "ocrlab.scoring.metrics",
     "run_experiment": "ocrlab.study.experiment", "readings_of": "ocrlab.study.experiment",

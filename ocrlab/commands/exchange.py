@@ -13,18 +13,14 @@ from typing import Any
 from tqdm import tqdm
 
 from ocrlab import paths
-from ocrlab.commands.plan import PlanError, find_run
 from ocrlab.commands.parameters import CommandError
 from ocrlab.commands.plan import checked_name, find_run
-from ocrlab.experiments.embedded_reader import absent_pages, dpis_of, pages_by_hash
 from ocrlab.pages.load import OWN_SETS, is_url
 from ocrlab.report.share import pack_run, unpack_run
 from ocrlab.report.site import build_overview, build_site
 from ocrlab.study.provenance import now, read_record, readings_record, write_record
-from ocrlab.study.records import RecordError, pack_records, readings_in
-from ocrlab.study.rereading import Again, absent_pages, dpis_of, draw, pages_by_hash, repeatable, reread
 from ocrlab.study.records import pack_records, readings_in
-from ocrlab.study.rereading import Again, draw, repeatable, reread
+from ocrlab.study.rereading import Again, absent_pages, dpis_of, draw, pages_by_hash, repeatable, reread
 
 _NAMED = 8
 

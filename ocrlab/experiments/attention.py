@@ -26,9 +26,8 @@ from ocrlab.machine.attention import SDPA_KERNELS, kernel_name, pinned, profiler
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import attempt, reader_here
-from ocrlab.reading.open import in_this_process
 from ocrlab.reading.quarantine import held_in_quarantine
-from ocrlab.reading.reader import Reader
+from ocrlab.reading.reader import Reader, in_this_process
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.outcomes import Status
 from ocrlab.study.plots import COLOURS, GREY, STYLE, blank_figure

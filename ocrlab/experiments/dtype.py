@@ -21,7 +21,7 @@ from ocrlab.machine.describe import choose_device
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import attempt, reader_here
-from ocrlab.reading.open import in_this_process
+from ocrlab.reading.reader import in_this_process
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.statistics import median_spread
 

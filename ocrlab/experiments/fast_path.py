@@ -17,8 +17,7 @@ from ocrlab.machine.attention import pinned
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import attempt, reader_here
-from ocrlab.reading.open import in_this_process
-from ocrlab.reading.reader import Reader
+from ocrlab.reading.reader import Reader, in_this_process
 from ocrlab.reading.settings import GENERATION, Settings, make_settings
 
 if TYPE_CHECKING:

@@ -27,8 +27,7 @@ from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import CheckpointError, locate
 from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.limits import predict, shapes_of
-from ocrlab.reading.open import in_this_process
-from ocrlab.reading.reader import Reader
+from ocrlab.reading.reader import Reader, in_this_process
 from ocrlab.reading.settings import Settings
 from ocrlab.study.records import settings_of
 

@@ -22,7 +22,7 @@ from ocrlab.machine.quarantine import judge
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import reader_here
-from ocrlab.reading.open import in_this_process
+from ocrlab.reading.reader import in_this_process
 from ocrlab.reading.settings import Settings
 
 if TYPE_CHECKING:

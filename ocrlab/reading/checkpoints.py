@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -20,7 +21,6 @@ from ocrlab.reading.families import CONFIGS, FAMILIES, Family
 from ocrlab.reading.settings import Settings, is_endpoint
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class CheckpointError(RuntimeError):
@@ -60,7 +60,7 @@ def locate(settings: Settings) -> Checkpoint:
     _refuse_elsewhere("model_type", config.get("model_type"), settings.model_id)
     _refuse_config(config, settings)
     _refuse_pickles([p.name for p in folder.iterdir()], settings.model_id)
-    return Checkpoint(settings.model_id, folder, config, revision or f"sha256:{weights_sha256(folder)[:16]}", False)
+    return Checkpoint(settings.model_id, folder, config, revision or f"sha256:{_weights_sha256(folder)[:16]}", False)
 
 
 def locate_shapes(settings: Settings) -> Checkpoint:
@@ -76,14 +76,12 @@ def locate_shapes(settings: Settings) -> Checkpoint:
 
 
 def _folder(settings: Settings) -> tuple[Path, str | None]:
-    if settings.model_id == "tiny":
-        folder = paths.MODELS / "tiny"
-        if not (folder / "model.safetensors").is_file():
-            raise CheckpointError(
-                f"{folder}: the embedded reader is not here; restore it from git, or `make train-tiny`"
-            )
-        return folder, None
-    local = Path(settings.model_id).expanduser()
+    """Return the folder to load from, and the commit where it is one of the Hub's."""
+    name, local = settings.model_id, Path(settings.model_id).expanduser()
+    if name == "tiny":
+        if not (paths.MODELS / "tiny" / "model.safetensors").is_file():
+            raise CheckpointError(f"{paths.MODELS / 'tiny'}: not here; restore it from git, or `make train-tiny`")
+        return paths.MODELS / "tiny", None
     if local.is_dir():
         if settings.trust_remote_code:
             raise CheckpointError(
@@ -91,34 +89,21 @@ def _folder(settings: Settings) -> tuple[Path, str | None]:
                 f"whose code anybody may have changed; give the repository's id"
             )
         return local, None
-    if local.is_absolute() or settings.model_id.startswith((".", "~")) or not _HUB_ID.fullmatch(settings.model_id):
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         raise CheckpointError(
-            f"model_id={settings.model_id!r}: no such folder, and not a Hub id of the form owner/name; "
+            f"model_id={name!r}: no such folder, and not a Hub id of the form owner/name; "
             f"use 'tiny', a folder with config.json and *.safetensors, or e.g. 'Qwen/Qwen2-VL-2B-Instruct'"
         )
-    return _from_hub(settings.model_id, settings.revision, [*_FILES, "*.py"] if settings.trust_remote_code else _FILES)
+    return _from_hub(name, settings.revision, [*_FILES, "*.py"] if settings.trust_remote_code else _FILES)
 
 
 def _from_hub(model_id: str, revision: str | None, files: list[str]) -> tuple[Path, str]:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    def cached() -> Path | None:
-        try:
-            return Path(snapshot_download(model_id, revision=revision, allow_patterns=files, local_files_only=True))
-        except LocalEntryNotFoundError:
-            return None
-
-    unreachable: tuple[type[Exception], ...] = (OfflineModeIsEnabled, OSError, *_transport_errors())
-    here = cached()
-    pinned = revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision)
-    if here is not None and (pinned or os.environ.get("HF_HUB_OFFLINE") == "1") and any(here.glob("*.safetensors")):
+    # One that is pinned or asked for offline does not need the Hub.
+    here = _cached(model_id, revision, files)
+    if here and (os.environ.get("HF_HUB_OFFLINE") == "1" or re.fullmatch(r"[0-9a-f]{40}", revision or "")):
         return here, here.name
     try:
         info = HfApi().model_info(model_id, revision=revision)
@@ -130,8 +115,8 @@ def _from_hub(model_id: str, revision: str | None, files: list[str]) -> tuple[Pa
             f"model_id={model_id!r}, revision={revision!r}: the Hub has no such model or revision "
             f"({str(error).splitlines()[0]}); check the spelling, or log in for a gated model"
         ) from error
-    except unreachable as error:
-        if here is not None and any(here.glob("*.safetensors")):
+    except (OSError, *_transport_errors()) as error:
+        if here:
             return here, here.name
         raise CheckpointError(
             f"model_id={model_id!r} is not in the local cache and the Hub cannot be reached "
@@ -140,8 +125,19 @@ def _from_hub(model_id: str, revision: str | None, files: list[str]) -> tuple[Pa
         ) from error
 
 
+def _cached(model_id: str, revision: str | None, files: list[str]) -> Path | None:
+    """Return the model's folder in the Hub's cache, where it holds weights."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    with suppress(LocalEntryNotFoundError):
+        here = Path(snapshot_download(model_id, revision=revision, allow_patterns=files, local_files_only=True))
+        return here if any(here.glob("*.safetensors")) else None
+    return None
+
+
 def _transport_errors() -> tuple[type[Exception], ...]:
-    """What the Hub's client raises when there is no way to the Hub; it changed libraries between releases."""
+    """Return what the Hub's client raises when there is no way to the Hub; it changed libraries between releases."""
     return tuple(import_module(name).TransportError for name in ("httpx2", "httpx") if find_spec(name))
 
 
@@ -155,8 +151,7 @@ def _dummy(settings: Settings) -> Checkpoint:
     else:
         raise CheckpointError(
             f"model_id={settings.model_id!r} with weights='dummy': the package has the shapes of "
-            f"{', '.join(sorted(p.stem for p in CONFIGS.glob('*.json')))}; "
-            f"give one of these or a folder with config.json"
+            f"{', '.join(sorted(p.stem for p in CONFIGS.glob('*.json')))}; give one of these or a folder"
         )
     _refuse_config(config, settings)
     return Checkpoint(settings.model_id, folder, config, "dummy", True)
@@ -167,24 +162,16 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{folder}: no config.json, so not a model folder; give the folder that holds it"
-        ) from error
-    except (ValueError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{folder}: no config.json, so not a model folder; give the one that holds it") from error
+    except ValueError as error:
         raise CheckpointError(f"{file}: not JSON ({error}); download the model again") from error
 
 
-@lru_cache(maxsize=1)
-def _elsewhere() -> list[dict[str, str]]:
-    return list(yaml.safe_load((Path(__file__).parent / "elsewhere.yaml").read_text(encoding="utf-8")))
-
-
 def _refuse_elsewhere(key: str, value: str | None, model_id: str) -> None:
-    for known in _elsewhere():
+    for known in yaml.safe_load((Path(__file__).parent / "elsewhere.yaml").read_text(encoding="utf-8")):
         if known[key] == value:
-            raise CheckpointError(
-                f"{model_id}: cannot be read in this process: {known['reason']} ({known['reference']}); {known['way']}"
-            )
+            reason = f"{known['reason']} ({known['reference']})"
+            raise CheckpointError(f"{model_id}: cannot be read in this process: {reason}; {known['instead']}")
 
 
 def _refuse_config(config: dict[str, Any], settings: Settings) -> None:
@@ -206,16 +193,16 @@ def _refuse_pickles(names: list[str], model_id: str) -> None:
         raise CheckpointError(f"{model_id}: it has {found}; use a repository with *.safetensors, or convert it")
 
 
-def weights_sha256(folder: Path) -> str:
+def _weights_sha256(folder: Path) -> str:
     """Return one sha256 over the names, sizes and times of large weight files, or the bytes of small ones."""
     files = sorted(folder.glob("*.safetensors"))
-    return _weights_sha256(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+    return _sha256(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 
 @lru_cache(maxsize=16)
-def _weights_sha256(files: tuple[tuple[str, int, int], ...]) -> str:
+def _sha256(files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for name, size, modified in files:
-        digest.update(Path(name).name.encode())
-        digest.update(Path(name).read_bytes() if size < 100_000_000 else f"{size}/{modified}".encode())
+    for file, size, modified in files:
+        digest.update(file.name.encode())
+        digest.update(file.read_bytes() if size < 100_000_000 else f"{size}/{modified}".encode())
     return digest.hexdigest()

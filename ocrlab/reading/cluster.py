@@ -16,7 +16,7 @@ from ocrlab.reading.pool import PoolDown, ReaderPool
 from ocrlab.reading.settings import Settings
 
 ENGINE = "OCRLAB_ENGINE"
-"""The environment variable by which `reproduce --engine ray` tells the notebooks."""
+"""The environment variable by which `reproduce --engine ray` reaches the notebooks."""
 MOST_BATCHES = 4
 """How many batches a reader is handed at once: few, so that little is read again when its machine is lost."""
 TRIES = 3
@@ -31,7 +31,7 @@ def engine_is_ray() -> bool:
 
 
 def engine_variables(engine: str) -> dict[str, str]:
-    """Return the environment that tells experiments in other processes which engine, and which cluster to join."""
+    """Return the environment by which experiments in other processes know the engine and the cluster to join."""
     if engine != "ray":
         return {}
     import ray
@@ -53,32 +53,25 @@ def connect(address: str | None, cores: int | None = None) -> None:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as Ray will do by default
     address = address or os.environ.get("RAY_ADDRESS")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet: Any = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address:
-            _knock(address)
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            if host and port.isdigit():  # Ray itself would try for minutes where nothing listens
+                socket.create_connection((host, int(port)), timeout=5).close()
             ray.init(address=address, **quiet)
         else:
             ray.init(num_cpus=cores, include_dashboard=False, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
-        words = " ".join(str(error).split())[:300]
-        raise Refused(
-            "unsupported", f"{address}: no Ray cluster answers there ({words}); start one with `ray start --head`"
-        ) from error
+        words = f"{address}: no Ray cluster answers there ({' '.join(str(error).split())[:300]})"
+        raise Refused("unsupported", f"{words}; start one with `ray start --head`") from error
 
 
-def task_resources() -> dict[str, int]:
-    """Return what one reader takes of the cluster that was joined: a GPU where it has any, else a core."""
+def _resource() -> str:
+    """Return what one reader takes one of in the cluster that was joined: a GPU where it has any, else a core."""
     import ray
 
-    return {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-
-
-def _knock(address: str) -> None:
-    """Raise OSError where nothing listens: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=5).close()
+    return "GPU" if ray.cluster_resources().get("GPU") else "CPU"
 
 
 def spread(
@@ -95,7 +88,8 @@ def spread(
     """
     import ray
 
-    machine: Any = ray.remote(_Machine).options(scheduling_strategy="SPREAD", **task_resources())
+    resources = {"num_gpus": 1} if _resource() == "GPU" else {"num_cpus": 1}
+    machine: Any = ray.remote(_Machine).options(scheduling_strategy="SPREAD", **resources)
     todo, failures = deque(range(len(tasks))), Counter[int | None]()
     going: dict[Any, tuple[Any, Any]] = {}
 
@@ -140,13 +134,11 @@ class Cluster:
     which each process has one with one reader, so that a page that kills costs itself only.
     """
 
-    def __init__(
-        self, settings: Settings, address: str | None = None, workers: int | None = None, **options: Any
-    ) -> None:
+    def __init__(self, settings: Settings, address: str | None, workers: int | None = None, **options: Any) -> None:
         connect(address, workers)
         import ray
 
-        self.resource = "GPU" if "num_gpus" in task_resources() else "CPU"
+        self.resource = _resource()
         self.workers = workers or max(1, int(ray.cluster_resources().get(self.resource, 1)))
         self.settings, self.options = settings, options
         self.troubles: list[str] = []
@@ -166,7 +158,7 @@ class Cluster:
             PoolDown: pages came to nothing again and again.
         """
         batches, done = list(batches), set[str]()
-        # A batch's pages are of like size: the first one's image tokens tell what it costs.
+        # A batch's pages are of like size: the first one's image tokens say what it costs.
         tokens = image_tokens_of(self.settings, [batch[0] for batch in batches])
         costs = [len(batch) * (1 + count) for batch, count in zip(batches, tokens, strict=True)]
         tasks = deal(batches, costs, self.workers)

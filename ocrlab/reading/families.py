@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
 
 if TYPE_CHECKING:
     import torch
@@ -138,6 +140,85 @@ def resized(width: int, height: int, side: int, low: int = 1, high: int = UNLIMI
 def tokens_of(size: tuple[int, int], side: int) -> int:
     """Return how many image tokens a resized image takes where each shows a square of this side."""
     return size[0] * size[1] // side**2
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a reader takes for a batch, by name, and each page's counts of image tokens and of all prompt tokens."""
+
+    tensors: dict[str, Any]
+    image_tokens: tuple[int, ...]
+    prompt_tokens: tuple[int, ...]
+
+
+class Builder(Protocol):
+    """Turns pages into what a reader takes, within its pixel limits."""
+
+    @property
+    def cell_pixels(self) -> int:
+        """Pixels of the resized image behind one image token."""
+
+    def limits(self) -> tuple[int, int]:
+        """Return the pixel limits in force: (min_pixels, max_pixels) of the resized image."""
+
+    def count(self, width: int, height: int) -> int:
+        """Return how many image tokens an image of this size in pixels will take."""
+
+    def build(self, images: list[Image.Image], prompt: str) -> Inputs:
+        """Return what the reader takes for a batch."""
+
+
+class InputBuilder:
+    """The builder for a model in this process: a family with a checkpoint's tokenizer and image processor."""
+
+    def __init__(self, family: Family, tokenizer: Any, image_processor: Any) -> None:
+        self.family, self.tokenizer, self.image_processor = family, tokenizer, image_processor
+        self.image_token_id = tokenizer.convert_tokens_to_ids(family.image_token)
+        self._own_limits = family.limits(image_processor)
+        tokenizer.padding_side = "left"  # decoding appends on the right (transformers#36100)
+
+    @property
+    def cell_pixels(self) -> int:
+        """Pixels of the resized image behind one image token."""
+        return self.family.cell_side(self.image_processor) ** 2
+
+    def limits(self) -> tuple[int, int]:
+        """Return the pixel limits in force: (min_pixels, max_pixels) of the resized image."""
+        return self.family.limits(self.image_processor)
+
+    def set_limits(self, low: int | None, high: int | None) -> None:
+        """Put pixel limits in force; None is the checkpoint's own."""
+        own_low, own_high = self._own_limits
+        self.family.set_limits(self.image_processor, low or own_low, high or own_high)
+
+    def count(self, width: int, height: int) -> int:
+        """Return how many image tokens an image of this size in pixels will take."""
+        return self.family.count(self.image_processor, width, height)
+
+    def text(self, prompt: str) -> str:
+        """Return the family's text for one image and a prompt, ready for the answer.
+
+        Raises:
+            ValueError: the prompt itself holds the image token.
+        """
+        text = self.family.text(self.tokenizer, prompt)
+        if text.count(self.family.image_token) != 1:
+            raise ValueError(f"prompt={prompt!r} must not hold {self.family.image_token}; reword it")
+        return text
+
+    def build(self, images: list[Image.Image], prompt: str) -> Inputs:
+        """Return the tensors for a batch, padded on the left, all on CPU.
+
+        `input_ids` and `attention_mask` are (batch, tokens); the others are the image processor's and the family's.
+        """
+        processed = self.image_processor(images=images, return_tensors="pt")
+        counts = tuple(self.count(*image.size) for image in images)
+        template, token = self.text(prompt), self.family.image_token
+        tokens = self.tokenizer([template.replace(token, token * n) for n in counts], padding=True, return_tensors="pt")
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        tensors = {"input_ids": ids, "attention_mask": mask, **processed}
+        tensors |= self.family.more_tensors(ids, self.image_token_id)
+        return Inputs(tensors, counts, tuple(int(n) for n in mask.sum(-1)))
 
 
 # The embedded reader is a Qwen2-VL with cells of 16 pixels.

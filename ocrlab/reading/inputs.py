@@ -11,92 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
-
-from PIL import Image
+from typing import Any
 
 from ocrlab.pages import Page, page_size
-from ocrlab.reading.families import Family
+from ocrlab.reading.families import Builder, Inputs
 from ocrlab.reading.result import Reading, failed
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a reader takes for a batch, by name, and each page's counts of image tokens and of all prompt tokens."""
-
-    tensors: dict[str, Any]
-    image_tokens: tuple[int, ...]
-    prompt_tokens: tuple[int, ...]
-
-
-class Builder(Protocol):
-    """Turns pages into what a reader takes, within its pixel limits."""
-
-    @property
-    def cell_pixels(self) -> int:
-        """Pixels of the resized image behind one image token."""
-
-    def limits(self) -> tuple[int, int]:
-        """Return the pixel limits in force: (min_pixels, max_pixels) of the resized image."""
-
-    def count(self, width: int, height: int) -> int:
-        """Return how many image tokens an image of this size in pixels will take."""
-
-    def build(self, images: list[Image.Image], prompt: str) -> Inputs:
-        """Return what the reader takes for a batch."""
-
-
-class InputBuilder:
-    """The builder for a model in this process: a family with a checkpoint's tokenizer and image processor."""
-
-    def __init__(self, family: Family, tokenizer: Any, image_processor: Any) -> None:
-        self.family, self.tokenizer, self.image_processor = family, tokenizer, image_processor
-        self.image_token_id = tokenizer.convert_tokens_to_ids(family.image_token)
-        self._own_limits = family.limits(image_processor)
-        tokenizer.padding_side = "left"  # decoding appends on the right (transformers#36100)
-
-    @property
-    def cell_pixels(self) -> int:
-        """Pixels of the resized image behind one image token."""
-        return self.family.cell_side(self.image_processor) ** 2
-
-    def limits(self) -> tuple[int, int]:
-        """Return the pixel limits in force: (min_pixels, max_pixels) of the resized image."""
-        return self.family.limits(self.image_processor)
-
-    def set_limits(self, low: int | None, high: int | None) -> None:
-        """Put pixel limits in force; None is the checkpoint's own."""
-        own_low, own_high = self._own_limits
-        self.family.set_limits(self.image_processor, low or own_low, high or own_high)
-
-    def count(self, width: int, height: int) -> int:
-        """Return how many image tokens an image of this size in pixels will take."""
-        return self.family.count(self.image_processor, width, height)
-
-    def text(self, prompt: str) -> str:
-        """Return the family's text for one image and a prompt, ready for the answer.
-
-        Raises:
-            ValueError: the prompt itself holds the image token.
-        """
-        text = self.family.text(self.tokenizer, prompt)
-        if text.count(self.family.image_token) != 1:
-            raise ValueError(f"prompt={prompt!r} must not hold {self.family.image_token}; reword it")
-        return text
-
-    def build(self, images: list[Image.Image], prompt: str) -> Inputs:
-        """Return the tensors for a batch, padded on the left, all on CPU.
-
-        `input_ids` and `attention_mask` are (batch, tokens); the others are the image processor's and the family's.
-        """
-        processed = self.image_processor(images=images, return_tensors="pt")
-        counts = tuple(self.count(*image.size) for image in images)
-        template, token = self.text(prompt), self.family.image_token
-        tokens = self.tokenizer([template.replace(token, token * n) for n in counts], padding=True, return_tensors="pt")
-        ids, mask = tokens["input_ids"], tokens["attention_mask"]
-        tensors = {"input_ids": ids, "attention_mask": mask, **processed}
-        tensors |= self.family.more_tensors(ids, self.image_token_id)
-        return Inputs(tensors, counts, tuple(int(n) for n in mask.sum(-1)))
 
 
 def page_tokens(page: Page, count: Callable[[int, int], int]) -> int:
@@ -173,17 +92,16 @@ class Background:
     """
 
     def __init__(self, builder: Builder, prompt: str, processes: int) -> None:
-        self._source = _Source(builder, prompt)
         self._held = (builder, builder.limits(), prompt, processes)
-        self._batches = _Batches()
-        self._loader: Any = self._load(processes) if processes else None
+        self._source, self._batches = _Source(builder, prompt), _Batches()
+        self._loader = self._load(processes) if processes else None
 
     def serves(self, builder: Builder, prompt: str, processes: int) -> bool:
         """Return whether batches made ready here are what these would give."""
         return self._held == (builder, builder.limits(), prompt, processes)
 
     def stream(self, batches: Iterable[Sequence[Page]]) -> Iterator[Prepared]:
-        """Yield the batches in order, made ready while the caller works; they are asked for two a process ahead.
+        """Yield the batches in order, made ready while the caller works; they are asked for two per process ahead.
 
         After a stream that did not end there is no other one. A process that dies ends it with a RuntimeError.
         """
@@ -200,9 +118,8 @@ class Background:
         from torch.utils.data import DataLoader
 
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers warns in every forked process
-        source: Any = self._source
         return DataLoader(
-            source,
+            self._source,  # type: ignore[arg-type]
             batch_size=None,
             sampler=self._batches,
             num_workers=processes,

@@ -16,8 +16,8 @@ from ocrlab.machine.worker import Outcome, Worker, sticky
 from ocrlab.machine.worker_process import ask, preload, report, stop_asked
 from ocrlab.pages import Page
 from ocrlab.reading.inputs import Background, Prepared
-from ocrlab.reading.open import in_this_process, open_reader
 from ocrlab.reading.page_reader import PageReader
+from ocrlab.reading.reader import in_this_process, open_reader
 from ocrlab.reading.result import Reading, status_of
 from ocrlab.reading.settings import Settings, is_endpoint, same_load
 from ocrlab.scoring.outcomes import Status

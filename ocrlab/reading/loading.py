@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import Checkpoint, CheckpointError, locate_shapes
-from ocrlab.reading.inputs import InputBuilder, page_tokens
+from ocrlab.reading.families import InputBuilder
+from ocrlab.reading.inputs import page_tokens
 from ocrlab.reading.settings import Settings
 
 # transformers imports torchao wherever it is installed, which then warns of each CUDA library that it cannot load.
@@ -36,33 +37,28 @@ def refuse_before_loading(settings: Settings, device: str, dtype: str) -> None:
 
     transformers itself would quietly take a Hub kernel where flash-attn is not installed.
     """
-    if reason := missing_library(settings):
-        raise Unsupported(reason)
-    name = settings.attn_implementation
+    module, name = MODULES.get(settings.quantization or ""), settings.attn_implementation
+    if module is not None and not _installed(module):
+        words = f"{module} is not installed; pip install {module}, or leave it out"
+        raise Unsupported(f"quantization={settings.quantization!r}: {words}")
     if not name.startswith("flash_attention"):
         return
     module = _FLASH_MODULES.get(name, "flash_attn.cute")
+    if not _installed(module):
+        raise Unsupported(
+            f"{name}: the module {module} is not installed; use attn_implementation='sdpa', or install it"
+        )
+    if not device.startswith("cuda"):
+        raise Unsupported(f"{name}: it runs on CUDA only, and this reader's device is {device}; use 'sdpa'")
+    if dtype == "float32":
+        raise Unsupported(f"{name}: it computes in bfloat16 or float16 only; set dtype='bfloat16'")
+
+
+def _installed(module: str) -> bool:
     try:
-        present = find_spec(module) is not None
-    except ModuleNotFoundError:
-        present = False
-    reason = ""
-    if not present:
-        reason = f"the module {module} is not installed; use attn_implementation='sdpa', or install it"
-    elif not device.startswith("cuda"):
-        reason = f"it runs on CUDA only, and this reader's device is {device}; use 'sdpa'"
-    elif dtype == "float32":
-        reason = "it computes in bfloat16 or float16 only; set dtype='bfloat16'"
-    if reason:
-        raise Unsupported(f"{name}: {reason}")
-
-
-def missing_library(settings: Settings) -> str:
-    """Return why the asked quantization cannot be had in this installation, or an empty text."""
-    module = MODULES.get(settings.quantization or "")
-    if module is None or find_spec(module) is not None:
-        return ""
-    return f"quantization={settings.quantization!r}: {module} is not installed; pip install {module}, or leave it out"
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it would be in
+        return False
 
 
 def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) -> tuple[Any, InputBuilder]:
@@ -74,7 +70,7 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
     """
     family, folder = checkpoint.family, checkpoint.folder
     if checkpoint.dummy:
-        model = build_dummy(checkpoint, dtype, settings.attn_implementation, device)
+        model = _build_dummy(checkpoint, dtype, settings.attn_implementation, device)
         own = (folder / "tokenizer.json").is_file()
         tokenizer = family.load_tokenizer(folder) if own else family.dummy_tokenizer()
         return model, InputBuilder(family, tokenizer, family.dummy_image_processor(checkpoint.config))
@@ -87,7 +83,7 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
     except (OSError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded ({error}); download it again") from error
     _refuse_incomplete(checkpoint, info)
-    if reason := misfit(model, settings, device):
+    if reason := _misfit(model, settings, device):
         raise Unsupported(reason)
     return model.eval(), InputBuilder(family, family.load_tokenizer(folder), image_processor)
 
@@ -99,7 +95,7 @@ def _from_pretrained(settings: Settings, checkpoint: Checkpoint, device: str, dt
 
     small = sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors")) < _SMALL_BYTES
     (progress.disable_progress_bar if small else progress.enable_progress_bar)()
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+    return AutoModelForImageTextToText.from_pretrained(  # type: ignore[return-value]
         checkpoint.folder,
         dtype=getattr(torch, dtype),
         attn_implementation=settings.attn_implementation,
@@ -110,7 +106,6 @@ def _from_pretrained(settings: Settings, checkpoint: Checkpoint, device: str, dt
         local_files_only=True,
         output_loading_info=True,
     )
-    return loaded
 
 
 def _refuse_incomplete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
@@ -123,7 +118,7 @@ def _refuse_incomplete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
         )
 
 
-def build_dummy(checkpoint: Checkpoint, dtype: str, attn_implementation: str, device: str) -> Any:
+def _build_dummy(checkpoint: Checkpoint, dtype: str, attn_implementation: str, device: str) -> Any:
     """Return the model of the checkpoint's config with weights drawn from N(0, 0.02), in eval mode on the device.
 
     Built under its dtype, not on the meta device: `to_empty` loses the rotary buffers.
@@ -139,8 +134,7 @@ def build_dummy(checkpoint: Checkpoint, dtype: str, attn_implementation: str, de
             config, dtype=getattr(torch, dtype), attn_implementation=attn_implementation
         )
     generator = torch.Generator(device).manual_seed(0)
-    noise = torch.empty(1 << 22, dtype=torch.float32, device=device).normal_(0, 0.02, generator=generator)
-    noise = noise.to(getattr(torch, dtype))
+    noise = (torch.randn(1 << 22, device=device, generator=generator) * 0.02).to(getattr(torch, dtype))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 1:
@@ -149,9 +143,9 @@ def build_dummy(checkpoint: Checkpoint, dtype: str, attn_implementation: str, de
                 for part in weight.view(-1).split(noise.numel()):
                     part.copy_(noise[: part.numel()])
     model.tie_weights()
-    model.generation_config.eos_token_id = config.text_config.eos_token_id or 151_645
-    model.generation_config.pad_token_id = config.text_config.pad_token_id or 151_643
-    model.generation_config.do_sample = False
+    text = config.text_config
+    ends = {"eos_token_id": text.eos_token_id or 151_645, "pad_token_id": text.pad_token_id or 151_643}
+    model.generation_config.update(**ends, do_sample=False)
     return model.eval()
 
 
@@ -176,7 +170,7 @@ def quantization_config(settings: Settings, dtype: str) -> Any:
     )
 
 
-def misfit(model: Any, settings: Settings, device: str) -> str:
+def _misfit(model: Any, settings: Settings, device: str) -> str:
     """Return why the quantised model cannot compute on its device, or an empty text."""
     import torch
 
@@ -217,11 +211,10 @@ def stored_bytes(model: Any) -> int:
 
 
 def _bytes(tensor: Any) -> int:
-    parts = getattr(tensor, "__tensor_flatten__", None)
-    if parts is not None:
-        return sum(_bytes(getattr(tensor, name)) for name in parts()[0])
+    if hasattr(tensor, "__tensor_flatten__"):
+        return sum(_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
     scales = getattr(getattr(tensor, "quant_state", None), "absmax", None)
-    return int(tensor.numel() * tensor.element_size()) + (0 if scales is None else _bytes(scales))
+    return int(tensor.nbytes) + (0 if scales is None else _bytes(scales))
 
 
 def token_counter(settings: Settings) -> Callable[[int, int], int]:

@@ -47,7 +47,6 @@ class MemoryMeter:
 
             self.rest = int(torch.cuda.memory_allocated())
             return
-        _give_back()
         self.exact = _reset_peak()
         self.rest = self.process.memory_info().rss
 
@@ -64,13 +63,11 @@ class MemoryMeter:
             torch.cuda.synchronize()
             memory.peak_memory_bytes = torch.cuda.max_memory_allocated() - self.rest
             memory.reserved_memory_bytes = torch.cuda.max_memory_reserved()
-        elif self.exact:
-            yield memory
-            memory.peak_memory_bytes = max(0, _high_water_bytes() - self.rest)
         else:
-            with self._sampling():
+            with contextlib.nullcontext() if self.exact else self._sampling():
                 yield memory
-            memory.peak_memory_bytes = max(0, self.sampled - self.rest)
+            peak = _high_water_bytes() if self.exact else self.sampled
+            memory.peak_memory_bytes = max(0, peak - self.rest)
 
     @contextmanager
     def _sampling(self) -> Iterator[None]:
@@ -90,18 +87,13 @@ class MemoryMeter:
             self.sampled = max(self.sampled, self.process.memory_info().rss)
 
 
-def _give_back() -> None:
-    """Let glibc's allocator return free memory to the system; other allocators keep what they have."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def _reset_peak() -> bool:
-    try:
-        _RESET.write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
+    """Let the kernel's high-water mark begin anew; return whether it has one."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # other allocators keep what they have
+        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):
+        return bool(_RESET.write_text("5", encoding="ascii"))
+    return False
 
 
 def _high_water_bytes() -> int:
@@ -153,15 +145,12 @@ class StepMeter:
     @contextmanager
     def around(self, visual: Any) -> Iterator[None]:
         """Note when the vision tower begins and ends."""
-        hooks = [
-            visual.register_forward_pre_hook(lambda *_: self.vision.append(self.mark())),
-            visual.register_forward_hook(lambda *_: self.vision.append(self.mark())),
-        ]
-        try:
+
+        def note(*_: Any) -> None:
+            self.vision.append(self.mark())
+
+        with visual.register_forward_pre_hook(note), visual.register_forward_hook(note):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def seconds(self, begin: Any, end: Any) -> float:
         """Return the seconds between two marks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,39 +51,40 @@ def tracing(model: nn.Module) -> Iterator[None]:
     """
     passes = -1
     names = {module: name for name, module in model.named_modules()}
-    classes = {name: type(module).__name__ for module, name in names.items()}
 
     def begin(module: nn.Module, args: tuple[Any, ...]) -> None:
         nonlocal passes
         passes += module is model
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-        bad = next((t for t in _tensors(args) if not bool(t.isfinite().all())), None)
-        if bad is not None:  # every module's output was sound so far: it arose between them
-            parent = names[module].rpartition(".")[0]
-            raise NotFinite(_trace(parent or names[module], classes[parent or names[module]], bad, (), True, passes))
+        if (bad := _first_bad(args)) is not None:  # every module's output was sound so far: it arose between them
+            parent = names[module].rpartition(".")[0] or names[module]
+            raise NotFinite(_trace(parent, model.get_submodule(parent), bad, (), True, passes))
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        bad = next((t for t in _tensors(output) if not bool(t.isfinite().all())), None)
-        if bad is not None:
-            leaf = next(module.children(), None) is None
-            raise NotFinite(_trace(names[module], classes[names[module]], bad, _tensors(args), not leaf, passes))
+        if (bad := _first_bad(output)) is not None:
+            has_parts = next(module.children(), None) is not None
+            raise NotFinite(_trace(names[module], module, bad, _tensors(args), has_parts, passes))
 
-    handles = [model.register_forward_pre_hook(begin)]
-    for module in model.modules():
-        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-    try:
+    with ExitStack() as hooks:
+        hooks.enter_context(model.register_forward_pre_hook(begin))
+        for module in names:
+            hooks.enter_context(module.register_forward_pre_hook(before))
+            hooks.enter_context(module.register_forward_hook(after))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _trace(name: str, kind: str, bad: Tensor, inputs: tuple[Tensor, ...], made_inside: bool, passes: int) -> Trace:
+def _first_bad(value: Any) -> Tensor | None:
+    return next((t for t in _tensors(value) if not bool(t.isfinite().all())), None)
+
+
+def _trace(
+    name: str, module: nn.Module, bad: Tensor, inputs: tuple[Tensor, ...], made_inside: bool, passes: int
+) -> Trace:
     finite = [t[t.isfinite()].abs().max() for t in inputs if bool(t.isfinite().any())]
     largest = float(max(finite)) if finite else None
     nan, inf, dtype = int(bad.isnan().sum()), int(bad.isinf().sum()), str(bad.dtype).removeprefix("torch.")
-    return Trace(name, kind, made_inside, max(passes, 0), nan, inf, largest, dtype)
+    return Trace(name, type(module).__name__, made_inside, max(passes, 0), nan, inf, largest, dtype)
 
 
 def _tensors(value: Any) -> tuple[Tensor, ...]:

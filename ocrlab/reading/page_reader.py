@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, Self, overload
 
 from ocrlab.pages import Page
-from ocrlab.reading.inputs import Builder, Prepared, in_batches, page_tokens, prepare
+from ocrlab.reading.families import Builder
+from ocrlab.reading.inputs import Prepared, in_batches, page_tokens, prepare
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings
 

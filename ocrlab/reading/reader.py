@@ -1,4 +1,4 @@
-"""Load a model with the asked settings, confirm them, and read pages; the only door to transformers."""
+"""Open a reader wherever its model is; in this process: load a model, confirm its settings, and read pages."""
 
 from __future__ import annotations
 
@@ -14,22 +14,18 @@ from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.machine.worker import sticky
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import locate
-from ocrlab.reading.inputs import InputBuilder, Inputs, Prepared, prepare
+from ocrlab.reading.families import InputBuilder, Inputs
+from ocrlab.reading.inputs import Inputs, Prepared, prepare
 from ocrlab.reading.loading import Unsupported, load, quantization_of, refuse_before_loading, stored_bytes
 from ocrlab.reading.meter import MemoryMeter, StepMeter
 from ocrlab.reading.nonfinite import NotFinite, Trace, tracing
 from ocrlab.reading.page_reader import PageReader
-from ocrlab.reading.result import FORCED, Reading, failed, status_of
-from ocrlab.reading.settings import GENERATION, SettingNotApplied, Settings, refuse_another_load
+from ocrlab.reading.result import FIXED_LENGTH, Reading, failed, status_of
+from ocrlab.reading.server_reader import ServerReader
+from ocrlab.reading.settings import GENERATION, SettingNotApplied, Settings, is_endpoint, refuse_another_load
 from ocrlab.scoring.outcomes import StopReason, judge
 
-SDPA_KERNELS = {
-    "flash": "flash_sdp_enabled",
-    "efficient": "mem_efficient_sdp_enabled",
-    "math": "math_sdp_enabled",
-    "cudnn": "cudnn_sdp_enabled",
-}
-STATIC = ("static", "offloaded_static")
+_SDPA_FLAGS = {"flash": "flash", "efficient": "mem_efficient", "math": "math", "cudnn": "cudnn"}
 CACHE_STEP = 256
 """Static caches are made for a multiple of this many tokens."""
 
@@ -71,7 +67,7 @@ class Reader(PageReader):
         """
         refuse_another_load(self.settings, settings)
         self.settings = settings
-        self.model.generation_config = generation_config(self._own_generation, settings)
+        self.model.generation_config = _generation_config(self._own_generation, settings)
         self.builder.set_limits(settings.min_pixels, settings.max_pixels)
         vars(self.model).pop("_previous_max_cache_length", None)  # or a static cache stays as long as the longest ever
         self.actual = self._confirm()
@@ -122,7 +118,8 @@ class Reader(PageReader):
         import torch
 
         with pinned(self.settings.sdpa_kernel):
-            return [name for name, flag in SDPA_KERNELS.items() if getattr(torch.backends.cuda, flag)()]
+            enabled = {name: getattr(torch.backends.cuda, f"{flag}_sdp_enabled") for name, flag in _SDPA_FLAGS.items()}
+            return [name for name, asked in enabled.items() if asked()]
 
     def _warm_up(self) -> None:
         """Read two tokens of a blank image, so that no page pays for what libraries set up once and keep."""
@@ -199,8 +196,10 @@ class Reader(PageReader):
         with torch.inference_mode(), self._memory.measure() as memory:
             tensors = {name: tensor.to(self.device) for name, tensor in inputs.tensors.items()}
             length = tensors["input_ids"].shape[1]
-            if self.settings.cache_implementation in STATIC:
-                self.model.generation_config.max_cache_len = self._cache_length(length)
+            if self.settings.cache_implementation in {"static", "offloaded_static"}:
+                # Rounded up: a cache of another length makes torch compile the step again (7 s; LOG.md).
+                needed = length + self.model.generation_config.max_new_tokens
+                self.model.generation_config.max_cache_len = -(-needed // CACHE_STEP) * CACHE_STEP
             meter = StepMeter(self.device)
             with meter.around(self.model.get_submodule(self.family.vision)), pinned(self.settings.sdpa_kernel):
                 output = self.model.generate(**tensors, logits_processor=[meter], **self.followers)
@@ -213,11 +212,6 @@ class Reader(PageReader):
             for page, ids, finite, (image, prompt) in zip(pages, new, meter.finite(len(pages)), counts, strict=True)
         ]
 
-    def _cache_length(self, prompt_tokens: int) -> int:
-        """Round up what a batch needs: a cache of another length makes torch compile the step again (7 s; LOG.md)."""
-        needed = prompt_tokens + self.model.generation_config.max_new_tokens
-        return -(-needed // CACHE_STEP) * CACHE_STEP
-
     def _reading(self, page: str, ids: list[int], finite: bool, measured: dict[str, Any]) -> Reading:
         ends = self.model.generation_config.eos_token_id
         ends = {ends} if isinstance(ends, int) else set(ends or ())
@@ -225,14 +219,39 @@ class Reader(PageReader):
         stop_reason: StopReason = "length" if length is None else "eos"
         kept = ids[:length]  # a batch's padding may follow the end
         text = self.family.clean(self.builder.tokenizer.decode(kept, skip_special_tokens=True))
-        forced = self.settings.min_new_tokens is not None and finite
-        status, reason = FORCED if forced else judge(text, kept, stop_reason, finite)
+        speed_row = self.settings.min_new_tokens is not None and finite
+        status, reason = FIXED_LENGTH if speed_row else judge(text, kept, stop_reason, finite)
         decode_s, tokens = measured["decode_s"], len(kept)
         measured["tokens_per_second"] = (tokens - 1) / decode_s if decode_s and tokens > 1 else None
         return Reading(page, text, status, reason, stop_reason, tokens, token_ids=tuple(kept), **measured)
 
 
-def generation_config(own: Any, settings: Settings) -> Any:
+def open_reader(settings: Settings) -> PageReader:
+    """Return a loaded reader whose settings are confirmed; use it as a context manager to free the model.
+
+    Raises:
+        CheckpointError: the model cannot be had or must not be loaded.
+        Unsupported: the device, dtype or attention cannot run here.
+        SettingNotApplied: a setting did not arrive.
+        EndpointError: the server that the model_id names does not answer.
+    """
+    return ServerReader(settings) if is_endpoint(settings.model_id) else Reader(settings)
+
+
+def in_this_process(reader: PageReader) -> Reader:
+    """Return the reader, whose model can be looked into.
+
+    Raises:
+        Unsupported: its model is on a server.
+    """
+    if isinstance(reader, Reader):
+        return reader
+    raise Unsupported(
+        "the model is on a server, and this looks inside a model in this process; give a model_id that is loaded here"
+    )
+
+
+def _generation_config(own: Any, settings: Settings) -> Any:
     """Return the checkpoint's generation config with the asked settings laid over it.
 
     When greedy, the checkpoint's sampling values are dropped: they would be ignored, and look as if in force.

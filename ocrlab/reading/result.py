@@ -16,12 +16,8 @@ test holds the texts of each version, and fails where they change and this numbe
 """
 
 # What torch and transformers say where a kernel or an attention does not exist for a device, dtype or model.
-_NO_SUCH_KERNEL = (
-    "No viable backend for scaled_dot_product_attention",
-    "No available kernel",
-    "does not support an attention implementation",
-)
-FORCED: tuple[Status, str] = ("ok", "length forced by min_new_tokens: a speed row, not a reading")
+_NO_SUCH_KERNEL = ("No viable backend for", "No available kernel", "does not support an attention implementation")
+FIXED_LENGTH: tuple[Status, str] = ("ok", "length fixed by min_new_tokens: a speed row, not a reading")
 
 
 @dataclass(frozen=True)
@@ -61,10 +57,8 @@ class Reading:
 
     def measured(self) -> dict[str, Any]:
         """Return what was measured, without page, text and outcome."""
-        values = asdict(self)
-        for name in ("page", "text", "status", "reason", "token_ids"):
-            values.pop(name)
-        return values
+        others = {"page", "text", "status", "reason", "token_ids"}
+        return {name: value for name, value in asdict(self).items() if name not in others}
 
 
 def failed(page: str, error: BaseException) -> Reading:

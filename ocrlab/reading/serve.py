@@ -38,15 +38,7 @@ def missing_modules() -> str:
     return f"serving needs {', '.join(absent)}; install the extra: pip install 'ocrlab[serve]'" if absent else ""
 
 
-def serve(
-    model: str,
-    port: int,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    attention: str = "sdpa",
-    with_parent: bool = False,
-) -> None:
+def serve(model: str, port: int, *, device: str, dtype: str, attention: str, with_parent: bool = False) -> None:
     """Serve a model on this computer only until the process is ended; `model` is `tiny`, a folder or a Hub id.
 
     `with_parent` ends it when standard input closes, which happens when the process that started it is gone.
@@ -68,8 +60,7 @@ def serve(
     locate(Settings(model_id=model))  # the same refusals as for a reader: pickled weights, code, other families
     from transformers.cli.serve import Serve
 
-    folder = _folder(model)
-    if folder.is_dir():  # by its last name from the folder above: no path of this machine becomes a model's name
+    if folder := _folder(model):  # by its last name from the folder above: no path becomes a model's name
         os.chdir(folder.parent)
         model = folder.name
     if with_parent:
@@ -117,7 +108,7 @@ def running_server(
     command = [sys.executable, "-m", "ocrlab", "serve", "--model", model, "--port", str(port), "--with-parent"]
     command += ["--device", device, "--dtype", dtype, "--attn_implementation", attention]
     folder = _folder(model)
-    name = folder.name if folder.is_dir() else model
+    name = folder.name if folder else model
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log) as process,
@@ -132,8 +123,9 @@ def running_server(
             process.kill()
 
 
-def _folder(model: str) -> Path:
-    return paths.MODELS / model if model == "tiny" else Path(model).expanduser().resolve()
+def _folder(model: str) -> Path | None:
+    folder = paths.MODELS / model if model == "tiny" else Path(model).expanduser().resolve()
+    return folder if folder.is_dir() else None
 
 
 def _free_port() -> int:
@@ -149,8 +141,7 @@ def _await(process: subprocess.Popen[bytes], port: int, until: float, log: IO[by
             return
         time.sleep(0.2)
     log.seek(0)
-    lines = log.read().decode(errors="replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    last = log.read().decode(errors="replace").strip().rpartition("\n")[2] or "it wrote nothing"
     ended = "did not answer in time" if process.poll() is None else f"ended with exit code {process.returncode}"
     raise Unsupported(f"transformers serve: it {ended}: {last[:300]}")
 

@@ -10,6 +10,7 @@ import email.utils
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -30,6 +31,8 @@ CONNECT_S, SILENCE_S, PAGE_S = 5.0, 300.0, 1500.0
 HURRIED_S = 30.0
 """Seconds of silence for a page that gets one try only, after others before it failed."""
 KEY = "OPENAI_API_KEY"
+_TAKES_KEY = f"give a key that it takes in {KEY}"
+_REMEDIES = {401: _TAKES_KEY, 403: _TAKES_KEY, 413: "the page is too large for it; lower max_pixels"}
 
 
 class EndpointError(RuntimeError):
@@ -38,16 +41,14 @@ class EndpointError(RuntimeError):
     `passing` says that another try can help, `pause_s` how many seconds the server asks to wait before it.
     """
 
-    def __init__(
-        self, words: str, status: Status = "error", *, passing: bool = False, pause_s: float | None = None
-    ) -> None:
+    def __init__(self, words: str, status: Status = "error", passing: bool = False, pause_s: float | None = None):
         super().__init__(words)
         self.status, self.passing, self.pause_s = status, passing, pause_s
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said of one image. Times in seconds since the request was sent; counts None where not told."""
+    """What a server said of one image. Times in seconds since the request was sent; counts None where not given."""
 
     text: str
     finish_reason: str
@@ -56,14 +57,6 @@ class Answer:
     first_s: float | None
     last_s: float
     pieces: int
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Follows an answer: `on_text` gets the text in pieces, `stop` says when the request should end early."""
-
-    on_text: Callable[[str], None] | None
-    stop: Callable[[], bool] | None
 
 
 class Client:
@@ -113,63 +106,63 @@ class Client:
         headers = {"Connection": "close"} | ({"Authorization": f"Bearer {key}"} if key else {})
         try:
             answer = self._http.get(url, headers=headers, timeout=CONNECT_S)
-            told = answer.json() if answer.status_code == 200 else {}
+            found = answer.json() if answer.status_code == 200 else {}
         except httpx2.TransportError as error:
-            raise meaning(error, self.address) from error
+            raise _meaning(error, self.address) from error
         except ValueError:
             return {}
-        return told if isinstance(told, dict) else {}
+        return found if isinstance(found, dict) else {}
 
     def ask(
-        self,
-        image_url: str,
-        prompt: str,
-        body: dict[str, Any],
-        *,
-        hurried: bool = False,
-        on_text: Callable[[str], None] | None = None,
-        stop: Callable[[], bool] | None = None,
+        self, image_url: str, prompt: str, body: dict[str, Any], *, hurried: bool = False, **followers: Any
     ) -> Answer:
         """Return the answer to an image and a prompt; what can pass is tried again, unless `hurried`.
+
+        `followers` may be `on_text`, which gets the text in pieces, and `stop`, which says when to end early.
 
         Raises:
             EndpointError: no answer came after `TRIES`; the message names the address and the remedy.
             Unsupported: the server refuses the request.
         """
-        began, listener = time.monotonic(), Listener(on_text, stop)
+        began, pause_s, left = time.monotonic(), PAUSE_S, 1 if hurried else TRIES
         content = [{"type": "image_url", "image_url": {"url": image_url}}, {"type": "text", "text": prompt}]
-        pause_s = PAUSE_S
-        for left in reversed(range(1 if hurried else TRIES)):
+        while True:
+            left -= 1
             try:
-                return self._ask(content, body, HURRIED_S if hurried else SILENCE_S, began + PAGE_S, listener)
+                return self._ask(content, body, HURRIED_S if hurried else SILENCE_S, began + PAGE_S, **followers)
             except EndpointError as error:
                 if not (left and error.passing) or time.monotonic() > began + PAGE_S / 2:
                     raise
                 time.sleep(min(pause_s, LONGEST_PAUSE_S) if error.pause_s is None else error.pause_s)
                 pause_s *= 2
-        raise AssertionError("the last try returns or raises")
 
-    def _ask(self, content: Any, body: dict[str, Any], silence_s: float, until: float, listener: Listener) -> Answer:
+    def _ask(self, content: Any, body: dict[str, Any], silence_s: float, until: float, **followers: Any) -> Answer:
         import httpx2
 
         started = time.perf_counter()
         try:
-            stream = self._openai.chat.completions.create(
+            with self._openai.chat.completions.create(
                 model=self.address.model,
                 messages=[{"role": "user", "content": content}],
                 stream=True,
                 stream_options={"include_usage": True},
                 extra_body=body,
                 timeout=httpx2.Timeout(silence_s, connect=CONNECT_S),
-            )
-            with stream:
-                return self._listen(stream, started, until, listener)
+            ) as stream:
+                return self._listen(stream, started, until, **followers)
         except (EndpointError, Unsupported):
             raise
         except Exception as error:  # the boundary where whatever a server does wrong becomes words
-            raise meaning(error, self.address) from error
+            raise _meaning(error, self.address) from error
 
-    def _listen(self, stream: Any, started: float, until: float, listener: Listener) -> Answer:
+    def _listen(
+        self,
+        stream: Any,
+        started: float,
+        until: float,
+        on_text: Callable[[str], object] = lambda _: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Answer:
         at, kind = self.address.base_url, stream.response.headers.get("content-type", "")
         if not kind.startswith("text/event-stream"):
             raise EndpointError(
@@ -177,35 +170,30 @@ class Client:
                 f"is this the API's address? Most servers answer under /v1"
             )
         usage, ended = None, ""
-        pieces: list[tuple[str, float]] = []
+        texts: list[str] = []
+        times: list[float] = []
         for chunk in stream:
             usage = chunk.usage or usage
             for choice in chunk.choices or ():
                 ended = choice.finish_reason or ended
                 if piece := choice.delta.content:
-                    pieces.append((piece, time.perf_counter() - started))
-                    if listener.on_text is not None:
-                        listener.on_text(piece)
-            if listener.stop is not None and listener.stop():
+                    texts.append(piece)
+                    times.append(time.perf_counter() - started)
+                    on_text(piece)
+            if stop():
                 ended = "length"  # ended from outside, as a criterion ends a reading in this process
                 break
             if time.monotonic() > until:
                 raise EndpointError(f"{at}: a page took longer than {PAGE_S:.0f} s; lower max_new_tokens", "timeout")
         if not ended:
-            words = f"{at}: the answer broke off after {len(pieces)} pieces, without its end; look at the server's log"
+            words = f"{at}: the answer broke off after {len(texts)} pieces, without its end; look at the server's log"
             raise EndpointError(words, "crashed", passing=True)
-        return Answer(
-            "".join(piece for piece, _ in pieces),
-            ended,
-            usage and usage.prompt_tokens,
-            usage and usage.completion_tokens,
-            pieces[0][1] if pieces else None,
-            pieces[-1][1] if pieces else 0.0,
-            len(pieces),
-        )
+        counts = (usage and usage.prompt_tokens, usage and usage.completion_tokens)
+        first_s, last_s = (times[0], times[-1]) if times else (None, 0.0)
+        return Answer("".join(texts), ended, *counts, first_s, last_s, len(texts))
 
 
-def meaning(error: Exception, address: Address) -> EndpointError | Unsupported:
+def _meaning(error: Exception, address: Address) -> EndpointError | Unsupported:
     """Return what an exception of the client means for a page."""
     import httpx2
     import openai
@@ -229,23 +217,21 @@ def meaning(error: Exception, address: Address) -> EndpointError | Unsupported:
 
 
 def _of_status(error: Any, address: Address) -> EndpointError | Unsupported:
-    code, at, told = error.status_code, address.base_url, _words(error.body) or _words(error.response.text)
+    code, said = error.status_code, _words(error.body) or _words(error.response.text) or "no message"
+    words = f"{address.base_url}: HTTP {code}: {said}"
     if code == 429 or code >= 500:
-        words = f"{at}: HTTP {code}: {told}; look at the server's log, lower batch_size"
+        words += "; look at the server's log, lower batch_size"
         status, pause_s = _status_of(words), _seconds(error.response.headers.get("retry-after"))
         passing = status != "oom" and (pause_s or 0) <= LONGEST_PAUSE_S
         words += f" (it asks to wait {pause_s:.0f} s)" if pause_s and not passing else ""
-        return EndpointError(words, status, passing=passing, pause_s=pause_s)
-    if code in {401, 403}:
-        return EndpointError(f"{at}: HTTP {code}: {told}; give a key that it takes in {KEY}")
+        return EndpointError(words, status, passing, pause_s)
     if 300 <= code < 400:
-        return EndpointError(f"{at}: it points elsewhere (HTTP {code}), which is not followed; give the final address")
-    if code == 413:
-        return EndpointError(f"{at}: the page is too large for it (HTTP 413: {told}); lower max_pixels")
+        return EndpointError(f"{words}; it points elsewhere, which is not followed; give the final address")
+    if code in _REMEDIES:
+        return EndpointError(f"{words}; {_REMEDIES[code]}")
     if code == 404:
-        words = f"no model {address.model!r} there, or no API under this path"
-        return Unsupported(f"{at}: HTTP 404: {told or 'not found'}; {words}")
-    return Unsupported(f"{at}: the server refuses the request (HTTP {code}): {told}")
+        return Unsupported(f"{words}; no model {address.model!r} there, or no API under this path")
+    return Unsupported(f"{words}; the server refuses the request")
 
 
 def _status_of(words: str) -> Status:
@@ -262,15 +248,10 @@ def _words(body: Any) -> str:
     return "a page of HTML" if text[:1] == "<" else text[:300]
 
 
-def _seconds(header: str | None) -> float | None:
-    """Return a Retry-After header's seconds from now: a number, or a date."""
-    if not header:
-        return None
-    try:
+def _seconds(header: str) -> float | None:
+    """Return a Retry-After header's seconds from now: a number, or a date; None for anything else."""
+    with suppress(TypeError, ValueError):
         return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
+    with suppress(TypeError, ValueError):
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return None
+    return None

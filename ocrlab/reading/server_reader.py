@@ -2,7 +2,7 @@
 
 `batch_size` is the number of requests in flight; a batch ends with its slowest page. Pixel limits are kept here by
 Qwen-VL's own rule before a page is sent: that works with every server, whose own resize then finds nothing to do. The
-rule needs the side of what an image token shows, which is learned from the server's token counts.
+rule needs the side of what an image token shows, which is found from the server's token counts.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from PIL import Image
 
 from ocrlab.pages import Page
-from ocrlab.reading.families import CELL_SIDES, UNLIMITED, USUAL_SIDE, resized, tokens_of
-from ocrlab.reading.inputs import Inputs, Prepared
+from ocrlab.reading.families import CELL_SIDES, UNLIMITED, USUAL_SIDE, Inputs, resized, tokens_of
+from ocrlab.reading.inputs import Prepared
 from ocrlab.reading.loading import Unsupported
 from ocrlab.reading.page_reader import PageReader
-from ocrlab.reading.result import FORCED, Reading, failed
+from ocrlab.reading.result import FIXED_LENGTH, Reading, failed
 from ocrlab.reading.server_client import Answer, Client, EndpointError, Kind
 from ocrlab.reading.settings import GENERATION, SettingNotApplied, Settings, parse_address, refuse_another_load
 from ocrlab.scoring.outcomes import Status, StopReason, judge
@@ -39,15 +39,11 @@ _ENGINES = _COMMON | {"top_k": "top_k", "repetition_penalty": "repetition_penalt
 # vLLM's and SGLang's names are from their documentation and have not been tried here.
 NAMES: dict[Kind, dict[str, str]] = {"vllm": _ENGINES, "sglang": _ENGINES, "unknown": _COMMON}
 """A setting's name in the body of a request, by kind of server; `transformers serve` takes all of them as one JSON."""
-_CALLED = {"vllm": "vLLM", "sglang": "SGLang", "unknown": "a server of a kind that is not known here"}
 _AT_LOAD = ("device", "dtype", "quantization", "attn_implementation")
 BY_THE_SERVER = ("revision", "trust_remote_code", "weights", *_AT_LOAD, "sdpa_kernel", "compile")
 """Settings that are decided when the server is started."""
-_ACTUAL = (
-    *_AT_LOAD,
-    *("vision_attn_implementation", "sdpa_kernels", "compile", "weights", "min_pixels", "max_pixels"),
-    *GENERATION,
-)
+_OTHERS = ("vision_attn_implementation", "sdpa_kernels", "compile", "weights", "min_pixels", "max_pixels")
+_ACTUAL = (*_AT_LOAD, *_OTHERS, *GENERATION)
 _DEFAULTS = {f.name: f.default for f in fields(Settings)}
 
 
@@ -56,13 +52,13 @@ class Request:
     """A request's fields beside model and messages, and the settings that it carries."""
 
     body: dict[str, Any]
-    carried: dict[str, Any] = field(default_factory=dict)
+    carried: dict[str, Any]
 
 
 def refusal(settings: Settings) -> str:
     """Return why no server can be asked for the settings, and the remedy; empty where one may."""
-    for name in BY_THE_SERVER:
-        if (value := getattr(settings, name)) != _DEFAULTS[name]:
+    for name, value in settings.changed().items():
+        if name in BY_THE_SERVER:
             return (
                 f"{name}={value!r}: a server decides this when it is started, and a request cannot change it; "
                 f"start the server with it and leave {name} at {_DEFAULTS[name]!r}"
@@ -87,10 +83,10 @@ def compose(settings: Settings, kind: Kind) -> Request:
         body, carried = {"max_tokens": asked["max_new_tokens"], "generation_config": json.dumps(config)}, asked
     else:
         names = NAMES[kind]
-        for name, value in asked.items():
-            if name not in names and name != "do_sample" and value != _DEFAULTS[name]:
+        for name, value in settings.changed().items():
+            if name in GENERATION and value is not None and name not in {*names, "do_sample"}:
                 raise Unsupported(
-                    f"{name}={value!r}: {_CALLED[kind]} does not take it with a request; leave it at "
+                    f"{name}={value!r}: a server of kind {kind!r} does not take it with a request; leave it at "
                     f"{_DEFAULTS[name]!r}, or read in this process or with `transformers serve`"
                 )
         carried = {name: value for name, value in asked.items() if name in names or name == "do_sample"}
@@ -126,8 +122,8 @@ class ServerInputs:
 
     def count(self, width: int, height: int) -> int:
         """Return about how many image tokens a page of this size will take; the server may have limits of its own."""
-        low, high = self.limits()
-        return max(1, min(max(width * height, low), high) // self.cell_pixels)
+        side = self.side or USUAL_SIDE
+        return tokens_of(resized(width, height, side, *self.limits()), side)
 
     def build(self, images: list[Image.Image], prompt: str) -> Inputs:
         """Return the pages as data URLs under `urls`, with the image tokens that they should take there.
@@ -135,7 +131,7 @@ class ServerInputs:
         These are 0 where no limit was asked for: how many there are is then the server's to tell, as for the prompt.
         """
         fitted = [self._fit(image) for image in images]
-        urls = [data_url(image) for image, _ in fitted]
+        urls = [_data_url(image) for image, _ in fitted]
         return Inputs({"urls": urls}, tuple(tokens for _, tokens in fitted), (0,) * len(images))
 
     def _fit(self, image: Image.Image) -> tuple[Image.Image, int]:
@@ -148,18 +144,16 @@ class ServerInputs:
         return image, tokens_of(resized(*image.size, self.side), self.side)
 
 
-def data_url(image: Image.Image) -> str:
+def _data_url(image: Image.Image) -> str:
     """Return an image as a PNG in a data URL, so that nothing is lost on the way."""
     held = io.BytesIO()
     image.save(held, "PNG", compress_level=1)  # time matters more than size
     return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
 
 
-def measured(counts: Sequence[int | None]) -> tuple[int | None, int | None]:
+def _measured(counts: Sequence[int | None]) -> tuple[int | None, int | None]:
     """Return the side of what an image token shows and the text's tokens from the trials' counts; None: not known."""
-    first, second = counts
-    if first is None or second is None:
-        return None, None
+    first, second = (count or 0 for count in counts)
     for side in CELL_SIDES:
         one, two = (tokens_of(resized(*size, side), side) for size in TRIALS)
         if second - first == two - one and first > one:
@@ -204,7 +198,7 @@ class ServerReader(PageReader):
         """
         refuse_another_load(self.settings, settings)
         request = compose(settings, self.kind)
-        side, text_tokens = self._try_out(settings)
+        side, text_tokens = self._cell_side(settings)
         builder = ServerInputs(side, settings.min_pixels, settings.max_pixels)
         if side is None and builder.kept:
             raise Unsupported(
@@ -218,7 +212,7 @@ class ServerReader(PageReader):
     def _known(self) -> dict[str, Any]:
         """Return every setting as `actual_*`: what pages and requests carry, and None for what only the server knows.
 
-        Nothing can be read back from a server: `actual_sent` names what it was told and did not refuse,
+        Nothing can be read back from a server: `actual_sent` names what was sent and not refused,
         `actual_not_read_back` what it alone decides.
         """
         limits = {"min_pixels": self.settings.min_pixels, "max_pixels": self.settings.max_pixels}
@@ -226,21 +220,20 @@ class ServerReader(PageReader):
         return {f"actual_{name}": sent.get(name) for name in _ACTUAL} | {
             "actual_sent": ", ".join(sent),
             "actual_not_read_back": ", ".join(name for name in _ACTUAL if name not in sent),
-            "actual_revision": served_revision(self.kind, self.client.address.model),
+            "actual_revision": _served_revision(self.kind, self.client.address.model),
             "actual_server": self.kind,
             "actual_address": self.at,
         }
 
-    def _try_out(self, settings: Settings) -> tuple[int | None, int | None]:
+    def _cell_side(self, settings: Settings) -> tuple[int | None, int | None]:
         """Return the side of what an image token shows and the tokens of the text, from two blank images."""
         body = compose(replace(settings, max_new_tokens=1, min_new_tokens=None), self.kind).body
         key = json.dumps([settings.prompt, body], sort_keys=True)
         if key not in self._trials:
-            urls = [data_url(Image.new("RGB", size, "white")) for size in TRIALS]
+            urls = [_data_url(Image.new("RGB", size, "white")) for size in TRIALS]
             try:
-                self._trials[key] = measured(
-                    [self.client.ask(url, settings.prompt, body).prompt_tokens for url in urls]
-                )
+                answers = [self.client.ask(url, settings.prompt, body) for url in urls]
+                self._trials[key] = _measured([answer.prompt_tokens for answer in answers])
             except Unsupported as error:
                 name = self.client.address.model
                 if not self.offers or name in self.offers:
@@ -301,7 +294,9 @@ class ServerReader(PageReader):
         image_tokens = answer.prompt_tokens - self._text_tokens if known else 0  # type: ignore[operator]
         self._confirm(tokens, image_tokens, expected)
         text = answer.text.strip()
-        status, reason = FORCED if self.settings.min_new_tokens is not None else judged(text, tokens, stop_reason)
+        status, reason = (
+            FIXED_LENGTH if self.settings.min_new_tokens is not None else _judged(text, tokens, stop_reason)
+        )
         decode_s = None if answer.first_s is None else answer.last_s - answer.first_s
         phases: dict[str, Any] = {"ttft_s": answer.first_s, "decode_s": decode_s}
         if decode_s and tokens > 1:
@@ -323,7 +318,7 @@ class ServerReader(PageReader):
         raise SettingNotApplied(f"{self.at}: {wrong}; set it where the server is started")
 
 
-def judged(text: str, tokens: int, stop_reason: StopReason) -> tuple[Status, str]:
+def _judged(text: str, tokens: int, stop_reason: StopReason) -> tuple[Status, str]:
     """Return the status of a text whose token ids are not known, and the reason: loops are looked for among words."""
     words = re.findall(r"\w+|\s+|[^\w\s]", text)
     order = {word: number for number, word in enumerate(dict.fromkeys(words))}
@@ -333,7 +328,7 @@ def judged(text: str, tokens: int, stop_reason: StopReason) -> tuple[Status, str
     return judge(text, range(tokens), stop_reason, finite=True)
 
 
-def served_revision(kind: Kind, model: str) -> str:
+def _served_revision(kind: Kind, model: str) -> str:
     """Return what stands for the weights that a server holds: its kind and its name for them, for it tells no more."""
     return f"{kind}: {model}"
 
@@ -347,6 +342,6 @@ def revision_at(settings: Settings) -> str:
     """
     client = Client(parse_address(settings.model_id))
     try:
-        return served_revision(client.survey()[0], client.address.model)
+        return _served_revision(client.survey()[0], client.address.model)
     finally:
         client.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -46,15 +47,15 @@ def parse_address(model_id: str) -> Address:
     url, _, model = model_id.removeprefix(PREFIX).partition("#")
     try:
         parts = urlsplit(url)
-        port = parts.port
+        good = parts.scheme in {"http", "https"} and parts.hostname and not parts.query and parts.port != 0
     except ValueError:
-        parts, port = urlsplit(""), None
-    if "@" in parts.netloc:
+        good = False
+    if "@" in url:
         raise SettingError(
             "model_id: the address holds a user name or password, which would stand in every row; leave it out: "
             "a key is taken from the environment variable OPENAI_API_KEY"
         )
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or port == 0:
+    if not good:
         raise SettingError(
             f"model_id={model_id!r}: not an address of the form {PREFIX}http://127.0.0.1:8000/v1#model "
             f"(http or https, no query)"
@@ -90,6 +91,13 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "sdpa_kernel": get_args(SdpaKernel),
     "cache_implementation": get_args(CacheImplementation),
 }
+
+
+_LOWEST = {
+    **dict.fromkeys(("min_pixels", "max_pixels", "max_new_tokens", "min_new_tokens", "num_beams", "batch_size"), 1),
+    **dict.fromkeys(("top_k", "no_repeat_ngram_size", "seed"), 0),
+}
+_ABOVE_ZERO = ("temperature", "repetition_penalty", "top_p")
 
 
 class SettingError(ValueError):
@@ -138,15 +146,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            _check_type(field.name, getattr(self, field.name), str(field.type))
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value is not None and value not in choices:
-                near = difflib.get_close_matches(str(value), choices, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise SettingError(f"{name}={value!r} is not known: use one of {', '.join(choices)}{hint}")
-        _check_ranges(self)
-        _check_pairs(self)
+            value, annotation = getattr(self, field.name), str(field.type)
+            if value is not None or "None" not in annotation:
+                _check_value(field.name, value, annotation)
+        _check_together(self)
 
     def generate_kwargs(self) -> dict[str, Any]:
         """Return the generation settings that were asked for; what is None stays the checkpoint's."""
@@ -185,9 +188,13 @@ def make_settings(values: dict[str, Any], where: str = "settings") -> Settings:
     known = [field.name for field in fields(Settings)]
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            raise SettingError(f"{where}: {name!r} is not a setting" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise SettingError(f"{where}: {name!r} is not a setting{_nearest(name, known)}")
     return Settings(**values)
+
+
+def _nearest(name: Any, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def field_types() -> dict[str, tuple[type, Any]]:
@@ -199,36 +206,31 @@ def _plain_type(annotation: str) -> type:
     return {"int": int, "float": float, "bool": bool}.get(annotation.split(" |")[0], str)
 
 
-def _check_type(name: str, value: Any, annotation: str) -> None:
-    if value is None and "None" in annotation:
-        return
+def _check_value(name: str, value: Any, annotation: str) -> None:
     wanted = _plain_type(annotation)
     whole = wanted is float and type(value) is int
     if not (whole or isinstance(value, wanted)) or (isinstance(value, bool) and wanted is not bool):
         raise SettingError(f"{name}={value!r} is a {type(value).__name__}; it takes {annotation}")
+    choices = _CHOICES.get(name, (value,))
+    if value not in choices:
+        hint = _nearest(value, choices)
+        raise SettingError(f"{name}={value!r} is not known: use one of {', '.join(choices)}{hint}")
+    low = _LOWEST.get(name)
+    if low is not None and value < low:
+        raise SettingError(f"{name}={value} is too small: give {low} or more")
+    if name in _ABOVE_ZERO and (value <= 0 or (name == "top_p" and value > 1)):
+        raise SettingError(
+            f"{name}={value} is out of range: give above 0" + (", at most 1.0" if name == "top_p" else "")
+        )
 
 
-def _check_ranges(s: Settings) -> None:
-    from_one = ("min_pixels", "max_pixels", "max_new_tokens", "min_new_tokens", "num_beams", "batch_size")
-    for name in (*from_one, "top_k", "no_repeat_ngram_size", "seed"):
-        low = int(name in from_one)
-        value = getattr(s, name)
-        if value is not None and value < low:
-            raise SettingError(f"{name}={value} is too small: give {low} or more")
-    for name, high in (("temperature", None), ("repetition_penalty", None), ("top_p", 1.0)):
-        value = getattr(s, name)
-        if value is not None and (value <= 0 or (high is not None and value > high)):
-            raise SettingError(f"{name}={value} is out of range: give above 0" + (f", at most {high}" if high else ""))
+def _check_together(s: Settings) -> None:
     if not s.model_id.strip() or not s.prompt.strip():
         raise SettingError("model_id and prompt must not be empty")
     if is_endpoint(s.model_id):
         parse_address(s.model_id)
-    device = s.device.split(":")[0]
-    if device not in {"auto", "cpu", "cuda", "mps"}:
+    if s.device.split(":")[0] not in {"auto", "cpu", "cuda", "mps"}:
         raise SettingError(f"device={s.device!r} is not known: use auto, cpu, cuda, cuda:N or mps")
-
-
-def _check_pairs(s: Settings) -> None:
     if s.trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", s.revision or ""):
         raise SettingError(
             f"trust_remote_code=True with revision={s.revision!r}: code from a repository is run for one commit only; "
@@ -242,19 +244,13 @@ def _check_pairs(s: Settings) -> None:
     if s.do_sample is False and sampling:
         raise SettingError(f"{', '.join(sampling)} only acts on sampling: set do_sample=True, or leave it out")
     if s.sdpa_kernel is not None and s.attn_implementation != "sdpa":
-        raise SettingError(
-            f"sdpa_kernel={s.sdpa_kernel!r} needs attn_implementation='sdpa', not {s.attn_implementation!r}"
-        )
+        raise SettingError(f"sdpa_kernel={s.sdpa_kernel!r} needs attn_implementation='sdpa'")
     if s.attn_implementation.startswith("flash_attention") and s.dtype == "float32":
         raise SettingError(f"{s.attn_implementation} computes in bfloat16 or float16 only: set dtype='bfloat16'")
     if s.quantization is not None and s.weights == "dummy":
-        raise SettingError(
-            f"quantization={s.quantization!r} turns a checkpoint's weights: give weights='pretrained', not 'dummy'"
-        )
+        raise SettingError(f"quantization={s.quantization!r} needs a checkpoint's weights: give weights='pretrained'")
     if s.compile and s.cache_implementation not in {"static", "offloaded_static"}:
-        raise SettingError(
-            "compile=True needs cache_implementation='static': a growing cache recompiles at every token"
-        )
+        raise SettingError("compile=True needs cache_implementation='static': others recompile at every token")
 
 
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
@@ -264,47 +260,38 @@ def load_preset(name: str | Path, **changes: Any) -> Settings:
     """Return the settings of a preset: a name that `preset_names` gives, or a path; `changes` are laid over it.
 
     Raises:
-        SettingError: no such preset, or a field that is not a setting; the message names the file.
+        SettingError: no such preset, or a field that is not a setting; the message names it.
     """
-    file, variant = _find(name)
-    values = _read(file)
-    variants = values.pop("variants", {})
-    if variants:
-        if variant not in variants:
-            names = ", ".join(f"{file.stem}-{v}" for v in variants)
-            raise SettingError(f"{file}: this preset is for cards of several sizes; give one of {names}")
-        values |= variants[variant]
-    return make_settings(values | changes, where=str(file))
+    if Path(name).suffix in {".yaml", ".yml"}:
+        values = _read(Path(name))
+    elif name in (known := _presets()):
+        values = known[str(name)]
+    else:
+        raise SettingError(
+            f"{name}: no such preset; give one of {', '.join(known)}, which the package has, or a path to a .yaml file"
+        )
+    return make_settings(values | changes, where=str(name))
 
 
 def preset_names() -> list[str]:
     """Return the names of the package's presets, variants as `blackwell-12gb`."""
-    names = []
+    return list(_presets())
+
+
+def _presets() -> dict[str, dict[str, Any]]:
+    found = {}
     for file in sorted(PRESETS.glob("*.yaml")):
-        variants = _read(file).get("variants", {})
-        names += [f"{file.stem}-{variant}" for variant in variants] or [file.stem]
-    return names
-
-
-def _find(name: str | Path) -> tuple[Path, str]:
-    """Return a preset's file and the variant that its name asks for, or an empty text."""
-    if Path(name).suffix in {".yaml", ".yml"}:
-        file, variant = Path(name), ""
-    else:
-        stem, _, last = str(name).rpartition("-")
-        options = (PRESETS / f"{name}.yaml", ""), (PRESETS / f"{stem}.yaml", last)
-        file, variant = next((option for option in options if option[0].is_file()), options[0])
-    if not file.is_file():
-        known = ", ".join(preset_names())
-        raise SettingError(f"{file}: no such preset; the package has {known}, or give a path to a .yaml file")
-    return file, variant
+        values = _read(file)
+        variants = values.pop("variants", {})
+        found |= {f"{file.stem}-{variant}": values | more for variant, more in variants.items()} or {file.stem: values}
+    return found
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingError(f"{file}: not a YAML file ({error}); write one `name: value` a line") from error
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f"{file}: not a YAML file ({error}); write one `name: value` per line") from error
     if not isinstance(values, dict):
         raise SettingError(f"{file}: a preset holds `name: value` lines, not a {type(values).__name__}")
     return values

@@ -9,14 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ocrlab.commands.plan import PlanError, load_experiments, plan_tasks, resolve_model
-from ocrlab.experiments.recommend import judge_runs
 from ocrlab.commands.parameters import CommandError
 from ocrlab.commands.plan import load_experiments, plan_tasks, resolve_model
-from ocrlab.experiments import engines as pictures
-from ocrlab.experiments import engines as study
-from ocrlab.experiments.engines import HERE, SERVED, Engine, engine_runs, engine_table, engines, same_texts
-from ocrlab.experiments.recommend import judge_runs, pareto
+from ocrlab.experiments.recommend import judge_runs
 from ocrlab.playground.capabilities import Capabilities
 from ocrlab.playground.forecast import forecast
 from ocrlab.reading.settings import SettingError, Settings

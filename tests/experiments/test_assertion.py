@@ -10,7 +10,7 @@ import torch
 
 from ocrlab.experiments import assertion
 from ocrlab.experiments.claims import verdicts
-from ocrlab.reading.open import open_reader
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.records import keep_findings, load_findings
 from tests.experiments.cells import Cells

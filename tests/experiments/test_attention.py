@@ -29,7 +29,7 @@ from ocrlab.experiments.limits import growth_exponents
 from ocrlab.machine import quarantine
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page, load_pages
-from ocrlab.reading.open import open_reader
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.compare import name_variants
 from tests.experiments import faults

@@ -12,7 +12,7 @@ import torch
 from ocrlab.experiments.fast_path import PARTS, STEPS, _parts, _Tally, gains, measure_step, same_texts, steps_between
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import load_pages
-from ocrlab.reading.open import open_reader
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.study.experiment import readings_of, run_experiment
 from tests.experiments.cells import Cells

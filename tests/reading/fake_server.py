@@ -135,9 +135,12 @@ def send(handler: Any, data: str) -> None:
 def event(piece: str | None, finish: str | None = None, usage: dict[str, int] | None = None) -> str:
     delta = {"content": piece} if piece is not None else {}
     chunk = {
-        "id": "x", "object": "chat.completion.chunk", "created": 0, "model": "m",
+        "id": "x",
+        "object": "chat.completion.chunk",
+        "created": 0,
+        "model": "m",
         "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
-    }  # fmt: skip
+    }
     return f"data: {json.dumps(chunk | ({'usage': usage} if usage else {}))}\n\n"
 
 

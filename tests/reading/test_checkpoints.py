@@ -140,7 +140,7 @@ def test_offline_and_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_missing_weight_is_refused_and_not_made_up(checkpoint: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    from ocrlab.reading.open import open_reader
+    from ocrlab.reading.reader import open_reader
 
     weights = load_file(checkpoint / "model.safetensors")
     del weights[next(name for name in weights if name.endswith("mlp.down_proj.weight"))]

@@ -20,7 +20,7 @@ from ocrlab.reading.families import FAMILIES as TABLE
 from ocrlab.reading.families import Family
 from ocrlab.reading.limits import predict
 from ocrlab.reading.loading import image_tokens_of
-from ocrlab.reading.open import open_reader
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import SettingNotApplied, Settings
 
 TINY = json.loads((paths.MODELS / "tiny" / "config.json").read_text(encoding="utf-8"))
@@ -28,35 +28,59 @@ IDS = {
     name: TINY[name] for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 }
 TEXT = {
-    "vocab_size": TINY["text_config"]["vocab_size"], "hidden_size": 64, "intermediate_size": 96,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
-    "bos_token_id": None, "eos_token_id": TINY["text_config"]["eos_token_id"],
+    "vocab_size": TINY["text_config"]["vocab_size"],
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "bos_token_id": None,
+    "eos_token_id": TINY["text_config"]["eos_token_id"],
     "pad_token_id": TINY["text_config"]["pad_token_id"],
-}  # fmt: skip
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2_5_vl": {
         "text_config": TEXT
         | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}},
         "vision_config": {
-            "depth": 2, "hidden_size": 64, "intermediate_size": 96, "num_heads": 2, "out_hidden_size": 64,
-            "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112,
+            "depth": 2,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 112,
             "fullatt_block_indexes": [1],
         },
     },
     "qwen3_vl": {
-        "text_config": TEXT | {
+        "text_config": TEXT
+        | {
             "head_dim": 16,
             "rope_parameters": {
-                "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3], "mrope_interleaved": True,
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [2, 3, 3],
+                "mrope_interleaved": True,
             },
         },
         "vision_config": {
-            "depth": 2, "hidden_size": 64, "intermediate_size": 96, "num_heads": 2, "out_hidden_size": 64,
-            "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 64,
+            "depth": 2,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "patch_size": 16,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0],
         },
     },
-}  # fmt: skip
+}
 
 
 class Fixed(Family):

@@ -16,8 +16,8 @@ from PIL import Image
 
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.isolated import IsolatedReader, Refused
-from ocrlab.reading.open import open_reader
 from ocrlab.reading.pool import ReaderPool
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings
 from ocrlab.study.experiment import run_experiment

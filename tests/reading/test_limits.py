@@ -70,10 +70,15 @@ def test_this_machine_is_measured() -> None:
     assert 1e8 < machine.bandwidth_bytes_s < 1e13 and 1e8 < machine.matmul_flops_s < 1e15
 
 
-@pytest.mark.parametrize(("gigabytes", "names"), [
-    (8, ["RTX 5060"]), (12, ["RTX 5070", "RTX 5070 Ti Laptop"]), (16, ["RTX 5060 Ti 16 GB", "RTX 5070 Ti", "RTX 5080"]),
-    (32, ["RTX 5090"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("gigabytes", "names"),
+    [
+        (8, ["RTX 5060"]),
+        (12, ["RTX 5070", "RTX 5070 Ti Laptop"]),
+        (16, ["RTX 5060 Ti 16 GB", "RTX 5070 Ti", "RTX 5080"]),
+        (32, ["RTX 5090"]),
+    ],
+)
 def test_the_blackwell_presets_fit_their_cards_at_their_full_budget(gigabytes: int, names: list[str]) -> None:
     settings = load_preset(f"blackwell-{gigabytes}gb", weights="dummy")
     tokens = (settings.max_pixels or 0) // 784

@@ -14,7 +14,7 @@ from ocrlab import paths
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading import loading
 from ocrlab.reading.loading import Unsupported
-from ocrlab.reading.open import open_reader
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import SettingNotApplied, Settings
 from tests.reading.test_families import IDS, TEXT
 
@@ -29,11 +29,21 @@ def wide(tmp_path: Path) -> Path:
     """A random Qwen2-VL whose rows are multiples of 64 weights, as the real ones are."""
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
     config = AutoConfig.for_model(
-        "qwen2_vl", tie_word_embeddings=True, **IDS,
+        "qwen2_vl",
+        tie_word_embeddings=True,
+        **IDS,
         text_config=TEXT | {"intermediate_size": 128, "rope_parameters": rope},
-        vision_config={"depth": 2, "embed_dim": 64, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2,
-                       "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2},
-    )  # fmt: skip
+        vision_config={
+            "depth": 2,
+            "embed_dim": 64,
+            "hidden_size": 64,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "patch_size": 8,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+    )
     torch.manual_seed(0)
     AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json"):

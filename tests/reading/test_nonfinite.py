@@ -9,14 +9,16 @@ import torch
 
 from ocrlab.experiments.assertion import planted_nan
 from ocrlab.pages import Page, load_pages
-from ocrlab.reading.open import open_reader
-from ocrlab.reading.reader import Reader
+from ocrlab.reading.reader import Reader, open_reader
 from ocrlab.reading.settings import Settings
 
 MODULES = (
-    "model.language_model.layers.1.mlp.down_proj", "model.language_model.layers.0.input_layernorm",
-    "model.visual.blocks.2.attn.qkv", "model.visual.merger.mlp.0", "lm_head",
-)  # fmt: skip
+    "model.language_model.layers.1.mlp.down_proj",
+    "model.language_model.layers.0.input_layernorm",
+    "model.visual.blocks.2.attn.qkv",
+    "model.visual.merger.mlp.0",
+    "lm_head",
+)
 
 
 @pytest.fixture(scope="module")

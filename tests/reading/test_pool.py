@@ -21,8 +21,8 @@ from ocrlab.commands.library import make_batches, plan_items
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading import isolated
 from ocrlab.reading.isolated import PageResult, Refused
-from ocrlab.reading.open import open_reader
 from ocrlab.reading.pool import PoolDown, ReaderPool
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings
 

@@ -13,16 +13,28 @@ from ocrlab.pages import Page, load_pages
 from ocrlab.reading import reader as reader_module
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.loading import Unsupported
-from ocrlab.reading.open import open_reader
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import SettingNotApplied, Settings, same_load
 from tests.conftest import QWEN_GENERATION
 
 ASKED = {
-    "dtype": "bfloat16", "attn_implementation": "eager", "device": "cpu", "min_pixels": 4096, "max_pixels": 16384,
-    "max_new_tokens": 7, "min_new_tokens": 3, "do_sample": True, "temperature": 0.5, "top_p": 0.9, "top_k": 5,
-    "num_beams": 2, "repetition_penalty": 1.2, "no_repeat_ngram_size": 4, "cache_implementation": "static",
+    "dtype": "bfloat16",
+    "attn_implementation": "eager",
+    "device": "cpu",
+    "min_pixels": 4096,
+    "max_pixels": 16384,
+    "max_new_tokens": 7,
+    "min_new_tokens": 3,
+    "do_sample": True,
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "top_k": 5,
+    "num_beams": 2,
+    "repetition_penalty": 1.2,
+    "no_repeat_ngram_size": 4,
+    "cache_implementation": "static",
     "weights": "pretrained",
-}  # fmt: skip
+}
 CHECKED_ELSEWHERE = {
     "model_id",
     "revision",
@@ -186,17 +198,17 @@ def test_memory_follows_the_pixels_in_a_warm_process(pages: list[Page]) -> None:
     assert peaks[1] > 2 * max(peaks[0], peaks[2])
 
 
-def test_a_leaf_of_a_pdf_is_planned_and_read_like_the_image_in_it(pages: list[Page], tmp_path: Path) -> None:
+def test_a_page_of_a_pdf_is_planned_and_read_like_the_image_in_it(pages: list[Page], tmp_path: Path) -> None:
     sheets = [page.open() for page in pages[:2]]
     sheets[0].save(tmp_path / "two.pdf", save_all=True, append_images=sheets[1:], resolution=150)
-    leaves = load_pages(tmp_path / "two.pdf")
+    drawn = load_pages(tmp_path / "two.pdf")
     with open_reader(Settings(max_new_tokens=24)) as reader:
-        for leaf in leaves:
-            leaf.open().save(tmp_path / "drawn.png")
-            found, wanted = reader.read(leaf), reader.read(load_pages(tmp_path / "drawn.png")[0])
-            assert (found.page, found.text) == (leaf.id, wanted.text) and wanted.text
-            assert reader.size_of(leaf) == found.image_tokens > 0
-        assert reader.size_of(replace(leaves[0], refused=True)) == 0
+        for one in drawn:
+            one.open().save(tmp_path / "drawn.png")
+            found, wanted = reader.read(one), reader.read(load_pages(tmp_path / "drawn.png")[0])
+            assert (found.page, found.text) == (one.id, wanted.text) and wanted.text
+            assert reader.size_of(one) == found.image_tokens > 0
+        assert reader.size_of(replace(drawn[0], refused=True)) == 0
 
 
 def test_bad_page_in_a_batch_costs_that_page_only(pages: list[Page], tmp_path: Path) -> None:
@@ -232,7 +244,7 @@ def test_out_of_memory_is_a_status(pages: list[Page], monkeypatch: pytest.Monkey
         assert reader.read(pages[0]).status != "oom"
 
 
-def test_truncated_and_forced_length(pages: list[Page]) -> None:
+def test_truncated_and_fixed_length(pages: list[Page]) -> None:
     with open_reader(Settings(max_new_tokens=2)) as reader:
         cut = reader.read(pages[0])
         reader.apply(Settings(max_new_tokens=40, min_new_tokens=40))

@@ -9,8 +9,7 @@ from dataclasses import replace
 import torch
 
 from ocrlab.pages import load_pages
-from ocrlab.reading.open import open_reader
-from ocrlab.reading.reader import Reader
+from ocrlab.reading.reader import Reader, open_reader
 from ocrlab.reading.result import READING_VERSION, Reading
 from ocrlab.reading.settings import Settings
 
@@ -27,7 +26,7 @@ def test_readings_change_only_with_their_version() -> None:
     assert READING_VERSION in EXPECTED, f"add `{READING_VERSION}: {found!r}` to EXPECTED; the readings are\n{shown}"
     assert found == EXPECTED[READING_VERSION], (
         f"the readings are no longer those of READING_VERSION {READING_VERSION}; a run that goes on would mix both. "
-        f"Raise it in ocrlab/reading/outcome.py and add its hash {found!r} to EXPECTED; the readings are\n{shown}"
+        f"Raise it in ocrlab/reading/result.py and add its hash {found!r} to EXPECTED; the readings are\n{shown}"
     )
 
 

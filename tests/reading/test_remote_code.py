@@ -70,7 +70,7 @@ def test_without_the_flag_it_is_refused_and_nothing_runs(own_code: str) -> None:
 
 
 def test_with_flag_and_commit_the_own_class_reads(own_code: str) -> None:
-    from ocrlab.reading.open import open_reader
+    from ocrlab.reading.reader import open_reader
 
     asked = Settings(
         model_id=MODEL, revision=own_code, trust_remote_code=True, dtype="float32", max_new_tokens=40, max_pixels=65536
@@ -96,7 +96,7 @@ def test_a_folder_is_never_trusted(checkpoint: Path) -> None:
         locate(Settings(model_id=str(checkpoint), revision="0" * 40, trust_remote_code=True))
 
 
-def test_dots_ocr_gives_rows_with_the_reason_and_the_way_that_works(tmp_path: Path) -> None:
+def test_dots_ocr_gives_rows_with_the_reason_and_what_works_instead(tmp_path: Path) -> None:
     preset = load_preset("dots-ocr")
     assert len(preset.revision or "") == 40 and preset.trust_remote_code
     rows = run_experiment("dots", [preset], load_pages("lines")[:1], folder=tmp_path)

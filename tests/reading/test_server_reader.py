@@ -25,8 +25,8 @@ from ocrlab.reading.checkpoints import CheckpointError, locate
 from ocrlab.reading.isolated import IsolatedReader
 from ocrlab.reading.limits import predict
 from ocrlab.reading.loading import Unsupported
-from ocrlab.reading.open import in_this_process, open_reader
 from ocrlab.reading.quarantine import held_in_quarantine
+from ocrlab.reading.reader import in_this_process, open_reader
 from ocrlab.reading.serve import running_server
 from ocrlab.reading.server_client import EndpointError
 from ocrlab.reading.server_reader import ServerReader, compose
@@ -52,13 +52,16 @@ def settings(fake: Fake, **changes: Any) -> Settings:
     return Settings(model_id=fake.model_id, max_new_tokens=16, **changes)
 
 
-@pytest.mark.parametrize("url, words", [
-    ("http://127.0.0.1:8000/v1", "name the model after a #"),
-    ("ftp://127.0.0.1/v1#m", "http or https"),
-    ("127.0.0.1:8000#m", "http or https"),
-    ("http://127.0.0.1:99999999/v1#m", "http or https"),
-    ("http://127.0.0.1/v1?key=1#m", "no query"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "url, words",
+    [
+        ("http://127.0.0.1:8000/v1", "name the model after a #"),
+        ("ftp://127.0.0.1/v1#m", "http or https"),
+        ("127.0.0.1:8000#m", "http or https"),
+        ("http://127.0.0.1:99999999/v1#m", "http or https"),
+        ("http://127.0.0.1/v1?key=1#m", "no query"),
+    ],
+)
 def test_an_address_that_cannot_be_is_refused_with_the_form(url: str, words: str) -> None:
     with pytest.raises(SettingError, match=words):
         Settings(model_id=f"endpoint:{url}")
@@ -70,31 +73,38 @@ def test_a_password_is_refused_and_not_repeated() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_what_a_server_is_told_depends_on_its_kind() -> None:
+def test_what_is_sent_depends_on_its_kind() -> None:
     asked = Settings(model_id=CLOSED, max_new_tokens=50)
     assert compose(asked, "vllm").body == {"max_tokens": 50, "temperature": 0, "repetition_penalty": 1.0}
     assert compose(asked, "unknown").body == {"max_tokens": 50, "temperature": 0}
     body = compose(replace(asked, num_beams=2, min_new_tokens=5), "transformers").body
     assert body["max_tokens"] == 50
     assert json.loads(body["generation_config"]) == {
-        "do_sample": False, "num_beams": 2, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_new_tokens": 5,
-    }  # fmt: skip
+        "do_sample": False,
+        "num_beams": 2,
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "min_new_tokens": 5,
+    }
     sampled = compose(replace(asked, do_sample=True, temperature=0.5, top_k=3, seed=7), "sglang").body
     assert sampled == {"max_tokens": 50, "temperature": 0.5, "top_k": 3, "repetition_penalty": 1.0, "seed": 7}
     assert compose(replace(asked, min_new_tokens=9), "vllm").body["min_tokens"] == 9
 
 
-@pytest.mark.parametrize("changes, kind", [
-    ({"dtype": "float32"}, "transformers"),
-    ({"attn_implementation": "eager"}, "vllm"),
-    ({"device": "cpu"}, "vllm"),
-    ({"weights": "dummy"}, "vllm"),
-    ({"num_beams": 4}, "vllm"),
-    ({"no_repeat_ngram_size": 3}, "sglang"),
-    ({"repetition_penalty": 1.2}, "unknown"),
-    ({"min_new_tokens": 4}, "unknown"),
-    ({"cache_implementation": "static"}, "vllm"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, kind",
+    [
+        ({"dtype": "float32"}, "transformers"),
+        ({"attn_implementation": "eager"}, "vllm"),
+        ({"device": "cpu"}, "vllm"),
+        ({"weights": "dummy"}, "vllm"),
+        ({"num_beams": 4}, "vllm"),
+        ({"no_repeat_ngram_size": 3}, "sglang"),
+        ({"repetition_penalty": 1.2}, "unknown"),
+        ({"min_new_tokens": 4}, "unknown"),
+        ({"cache_implementation": "static"}, "vllm"),
+    ],
+)
 def test_what_was_asked_for_and_cannot_be_sent_is_refused(changes: dict[str, Any], kind: Any) -> None:
     name = next(iter(changes))
     with pytest.raises(Unsupported, match=f"{name}=.*leave"):
@@ -165,9 +175,16 @@ def test_so_many_requests_are_in_flight_as_asked(pages: list[Page]) -> None:
         assert fake.most_at_once == 4 and readings[0].batch_pages == 4
 
 
-@pytest.mark.parametrize("turns", [
-    [status(429)], [status(503), status(500)], [cut], [cut, status(502), cut],
-], ids=["429", "5xx", "cut", "mixed"])  # fmt: skip
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [status(429)],
+        [status(503), status(500)],
+        [cut],
+        [cut, status(502), cut],
+    ],
+    ids=["429", "5xx", "cut", "mixed"],
+)
 def test_what_passes_is_tried_again(turns: list[Callable[[Any], None]], pages: list[Page]) -> None:
     with fake_server(turns=list(turns)) as fake, open_reader(settings(fake)) as reader:
         assert reader.read(pages[0]).text == "read well"
@@ -212,20 +229,24 @@ def _filtered(handler: Any) -> None:
     end(handler, "content_filter", 1)
 
 
-@pytest.mark.parametrize("turn, state, words, tries", [
-    (status(500, "boom"), "error", "HTTP 500: boom", client.TRIES),
-    (status(500, "CUDA out of memory. Tried to allocate"), "oom", "out of memory", 1),
-    (cut, "crashed", "connection|broke off", client.TRIES),
-    (_silent_end, "crashed", "broke off after 1 pieces", client.TRIES),
-    (_html, "error", "text/html", 1),
-    (_broken, "error", "not the JSON", 1),
-    (_said, "oom", "broke off: .*out of memory", 1),
-    (_filtered, "error", "content_filter", 1),
-    (status(307, Location="http://127.0.0.1:9/"), "error", "points elsewhere", 1),
-    (status(401, "no such key"), "error", "OPENAI_API_KEY", 1),
-    (status(413, "too big"), "error", "lower max_pixels", 1),
-    (status(422, "Unexpected fields in the request"), "unsupported", "Unexpected fields", 1),
-], ids=lambda value: getattr(value, "__name__", str(value))[:12])  # fmt: skip
+@pytest.mark.parametrize(
+    "turn, state, words, tries",
+    [
+        (status(500, "boom"), "error", "HTTP 500: boom", client.TRIES),
+        (status(500, "CUDA out of memory. Tried to allocate"), "oom", "out of memory", 1),
+        (cut, "crashed", "connection|broke off", client.TRIES),
+        (_silent_end, "crashed", "broke off after 1 pieces", client.TRIES),
+        (_html, "error", "text/html", 1),
+        (_broken, "error", "not the JSON", 1),
+        (_said, "oom", "broke off: .*out of memory", 1),
+        (_filtered, "error", "content_filter", 1),
+        (status(307, Location="http://127.0.0.1:9/"), "error", "points elsewhere", 1),
+        (status(401, "no such key"), "error", "OPENAI_API_KEY", 1),
+        (status(413, "too big"), "error", "lower max_pixels", 1),
+        (status(422, "Unexpected fields in the request"), "unsupported", "Unexpected fields", 1),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value))[:12],
+)
 def test_a_failure_is_the_page_s_and_says_where(
     turn: Callable[[Any], None], state: str, words: str, tries: int, pages: list[Page]
 ) -> None:
@@ -274,7 +295,7 @@ def test_a_server_that_comes_back_is_read_from_again(pages: list[Page]) -> None:
     assert states == ["crashed"] * 4 + ["ok"] * 4
 
 
-def test_a_wrong_name_is_told_what_there_is() -> None:
+def test_a_wrong_name_is_answered_with_what_there_is() -> None:
     with (
         fake_server(always=status(404, "The model `other` does not exist.")) as fake,
         pytest.raises(Unsupported, match=r"does not exist.*it lists m, not 'other'"),

@@ -16,7 +16,7 @@ from data.recipes.batches import CURRICULUM, SLOTS, Batches, stage_at
 from data.recipes.sampler import is_held_out, training_line
 from data.recipes.train import AFTER, BEFORE, SYSTEM, Trainer, rate_at
 from ocrlab.paths import MODELS
-from ocrlab.reading.open import open_reader
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
 
 pytest.importorskip("wordfreq", reason="the training extra is not installed")
