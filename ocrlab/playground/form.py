@@ -11,14 +11,7 @@ import ipywidgets as w
 from ocrlab import paths
 from ocrlab.playground.html import block, note
 from ocrlab.reading import settings
-from ocrlab.reading.settings import (
-    GENERATION,
-    SettingError,
-    Settings,
-    field_types,
-    load_preset,
-    preset_names,
-)
+from ocrlab.reading.settings import GENERATION, SettingError, Settings, field_types, load_preset, preset_names
 
 MARKED = ("dtype", "quantization", "attn_implementation", "sdpa_kernel", "device")
 """Settings whose choices may not run on a machine."""
