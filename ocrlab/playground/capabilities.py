@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ocrlab.reading.loading import Unsupported, refuse_before_loading
 from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.server_reader import refusal
 from ocrlab.reading.settings import SettingError, Settings, is_endpoint
+from ocrlab.study.provenance import runs_here
 from ocrlab.study.records import read_records, record_files
 
 CASES = ("vision", "decode")
@@ -80,19 +81,19 @@ class Capabilities:
         return self.bounds.get((device.split(":")[0], dtype))
 
 
-def find_capabilities(runs: Iterable[Path]) -> Capabilities:
-    """Return what the newest 01-machine among `runs` found on this machine with this torch and transformers.
+def find_capabilities(results: Path, *own: Path) -> Capabilities:
+    """Return what the newest 01-machine of this machine found with this torch and transformers.
+
+    Searched are the runs in `results` that were made here, and the folders `own`, which no other machine writes.
 
     Raises:
         RecordError: a file of findings is damaged; the message names it.
     """
-    installed = versions()
-    stack = {"machine": machine_name()} | {name: installed.get(name) for name in ("torch", "transformers")}
-    known = Capabilities(" · ".join([machine_name(), *(f"{name} {stack[name]}" for name in ("torch", "transformers"))]))
-    files = [file for run in runs for file in record_files(run / "findings", "probes")]
+    stack = {"machine": machine_name()} | {name: versions().get(name) for name in ("torch", "transformers")}
+    known = Capabilities(f"{stack['machine']} · torch {stack['torch']} · transformers {stack['transformers']}")
+    files = {file for run in (*runs_here(results), *own) for file in record_files(run / "findings", "probes")}
     for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
-        probes = [line for line in read_records(file) if stack.items() <= line.items()]
-        if probes:
+        if probes := [line for line in read_records(file) if stack.items() <= line.items()]:
             known.source = file.parent.parent.name
             known.stack += f" · findings of 01-machine in {known.source}"
             known.bounds = _bounds(file.parent, probes[0]["device"], known.source)
@@ -149,7 +150,7 @@ class Helper:
             if self.closed:
                 raise HelperError("it was closed")
             outcome = self._worker.call(_offline, function, *args)
-            if outcome.fatal and not self.closed:  # what killed it was not the function: a person, or the system
+            if outcome.fatal and not self.closed:  # a person or the system killed it, not the function
                 outcome = self._worker.call(_offline, function, *args)
         if not outcome.ok:
             raise HelperError(outcome.reason)

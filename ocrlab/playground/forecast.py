@@ -1,4 +1,4 @@
-"""What a reading will take, told before it: image tokens, memory, and the least time that the machine allows."""
+"""What a reading will take, before it begins: image tokens, memory, and the least time that the machine allows."""
 
 from __future__ import annotations
 
@@ -64,4 +64,4 @@ def _costs(settings: Settings, tokens: int, known: Capabilities, before: Sequenc
     same_model = [row for row in before if all(row[name] == getattr(settings, name) for name in LOAD_SETTINGS)]
     if times := [row["tpot_s"] for row in same_model if row.get("tpot_s")]:
         values[f"per token, median of {len(times)} here"] = duration(median(times))
-    return chips(values.items()) + note(warning, "bad")
+    return chips(values) + note(warning, "bad")
