@@ -24,10 +24,7 @@ _TEXTS = ("id", "file", "sha256", "set", "language", "kind", "degradation", "fon
 
 def set_names() -> list[str]:
     """Return the names of the sets in `data/pages`, ours first, then folders that users put there."""
-    try:
-        found = sorted(f.name for f in paths.PAGES.iterdir() if f.is_dir() and not f.name.startswith("."))
-    except OSError:
-        found = []
+    found = sorted(folder.name for folder in paths.PAGES.glob("[!.]*/"))
     return [*(name for name in OWN_SETS if name in found), *(name for name in found if name not in OWN_SETS)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -82,24 +82,19 @@ def _pages(store: Any, path: str, url: str, recursive: bool, dpi: int) -> Iterat
     else:
         found = store.find(path, maxdepth=None if recursive else 1)
         keys = {key.removeprefix(path.rstrip("/") + "/"): key for key in found}
-        urls = _urls(url, keys, recursive)
+        if MANIFEST in keys:
+            raise PageError(f"{url}: holds a {MANIFEST}, which is read in local folders only; copy the folder")
+        # Keys may hold any text: `..`, which would lead out of a folder, counts as hidden.
+        shown = [name for name in keys if is_page(PurePosixPath(name)) and not _HIDDEN.search(name)]
+        # Of chained URLs (`zip://in::s3://b/a.zip`) the first with a path is the folder.
+        protocol, _, rest = url.partition("://")
+        folder, chain, target = rest.partition("::")
+        urls = {n: f"{protocol}://{folder.rstrip('/')}/{n}{chain}{target}" for n in in_order(url, shown, recursive)}
     for name, at in urls.items():
         sha256 = hashlib.sha256(f"{at} {store.checksum(keys[name])}".encode()).hexdigest()
         page = StoredPage(name, Path(at), sha256, place.name, dpi=dpi, where=at, name=name.lstrip("/"), version=sha256)
         parts = parts_of(page) if name.lower().endswith(SEVERAL) else [page]
         yield from (one if one.refused else _with_truth(store, one, PurePosixPath(name), keys) for one in parts)
-
-
-def _urls(url: str, names: Iterable[str], recursive: bool) -> dict[str, str]:
-    """Return the URLs of the pages among a folder's names, in natural order."""
-    if MANIFEST in names:
-        raise PageError(f"{url}: holds a {MANIFEST}, which is read in local folders only; copy the folder")
-    # Keys may hold any text: `..`, which would lead out of a folder, counts as hidden.
-    shown = [name for name in names if is_page(PurePosixPath(name)) and not _HIDDEN.search(name)]
-    # Of chained URLs (`zip://in::s3://b/a.zip`) the first with a path is the folder.
-    protocol, _, rest = url.partition("://")
-    folder, chain, target = rest.partition("::")
-    return {n: f"{protocol}://{folder.rstrip('/')}/{n}{chain}{target}" for n in in_order(url, shown, recursive)}
 
 
 def _with_truth(store: Any, page: StoredPage, file: PurePosixPath, keys: Mapping[str, str]) -> StoredPage:
@@ -128,5 +123,4 @@ def _store(url: str) -> Iterator[tuple[Any, str]]:
         raise
     except Exception as error:  # each store's client raises errors of its own kinds
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        remedy = "check the name, the network and your credentials (taken from the environment), then run this again"
-        raise PageError(f"{url}: cannot be read ({said}); {remedy}") from error
+        raise PageError(f"{url}: cannot be read ({said}); check the name, the network and your credentials") from error
