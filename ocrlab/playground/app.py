@@ -12,9 +12,8 @@ from IPython.display import Javascript, display
 
 from ocrlab import paths
 from ocrlab.pages import Page
-from ocrlab.playground.capabilities import Capabilities, Helper, HelperError, find_capabilities
+from ocrlab.playground.capabilities import Capabilities, Helper, HelperError, find_capabilities, forecast
 from ocrlab.playground.column import Column
-from ocrlab.playground.forecast import forecast
 from ocrlab.playground.form import MARKED, SettingsForm, card, side_by_side, wide
 from ocrlab.playground.html import STYLE, block, busy, costs, note, ruled_out, table
 from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES, Picker
@@ -24,7 +23,7 @@ from ocrlab.scoring.metrics import character_edits, first_divergence
 from ocrlab.study import tables
 
 _TITLE = "<h1>ocrlab playground</h1>"
-_GUARD = (Path(__file__).parent / "guard.js").read_text(encoding="utf-8")
+_SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 _HINT = (
     "01-machine has not run here with this stack, so kernels are known by rules alone and there is no least time. "
     "To find out: make reproduce ONLY=01-machine, then open this again"
@@ -62,7 +61,7 @@ class Playground:
         threading.Thread(target=self._background, daemon=True).start()
 
     def _ipython_display_(self) -> None:
-        display(Javascript(_GUARD.replace("LIMIT", str(UPLOAD_LIMIT_BYTES), 1)), self.box)
+        display(Javascript(_SCRIPT.replace("LIMIT", str(UPLOAD_LIMIT_BYTES), 1)), self.box)
 
     def read(self, column: int = 0) -> PageResult | None:
         """Read the chosen page with column A (0) or B (1), show it, and return what came once it is there."""

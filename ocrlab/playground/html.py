@@ -85,13 +85,8 @@ def savable(text: str, name: str, label: str) -> str:
     The text travels as base64, so no character of it can end the attribute that holds it.
     """
     data = base64.b64encode(text.encode()).decode()
-    copy = (
-        "const b=this.dataset.text,t=new TextDecoder().decode(Uint8Array.from(atob(b),c=>c.charCodeAt(0)));"
-        "navigator.clipboard.writeText(t).then("
-        "()=>{this.textContent='copied'},()=>{this.textContent='not allowed here'})"
-    )
     return (
-        f'<span class="ocr-save"><button type="button" class="ocr-copy" data-text="{data}" onclick="{copy}">'
+        f'<span class="ocr-save"><button type="button" class="ocr-copy" data-text="{data}" onclick="ocrlabCopy(this)">'
         f"copy {escaped(label)}</button>"
         f'<a class="ocr-download" download="{escaped(file_name(name))}" '
         f'href="data:text/plain;charset=utf-8;base64,{data}">download {escaped(label)}</a></span>'

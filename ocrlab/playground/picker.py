@@ -55,7 +55,7 @@ class Picker:
         for name in ("source", "sets", "pages", "upload", "path", "status", "truth"):
             getattr(self, name).add_class(f"ocr-pick-{name}")
         limit = f"images, PDF, TIFF; at most {UPLOAD_LIMIT_BYTES >> 20} MiB"
-        refused = w.HTML('<div class="ocr-refused"></div>')  # where guard.js says what it held back
+        refused = w.HTML('<div class="ocr-refused"></div>')  # where page.js says what it held back
         self._panes = {
             _SET: labelled("set", self.sets),
             _UPLOAD: w.VBox([labelled(limit, self.upload), refused], layout=wide()),

@@ -14,8 +14,7 @@ from ocrlab.experiments import engines as pictures
 from ocrlab.experiments import engines as study
 from ocrlab.experiments.engines import HERE, SERVED, Engine, engine_runs, engine_table, engines, same_texts
 from ocrlab.experiments.recommend import judge_runs, pareto
-from ocrlab.playground.capabilities import Capabilities
-from ocrlab.playground.forecast import forecast
+from ocrlab.playground.capabilities import Capabilities, forecast
 from ocrlab.reading.settings import Settings
 from ocrlab.report.share import anonymiser
 from ocrlab.study.plots import cost_against_tokens, memory_against_tokens
