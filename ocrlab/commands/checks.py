@@ -109,8 +109,8 @@ def _folder(name: str | None) -> Path:
     if not name:
         try:
             return find_run_here(None)
-        except PlanError as error:
-            raise PlanError(f"{error}; or name one with --run NAME, and it is made") from error
+        except CommandError as error:
+            raise CommandError(f"{error}; or name one with --run NAME, and it is made") from error
     folder = run_folder(paths.RESULTS.absolute(), name, "soak")
     if not read_record(folder):
         write_record(folder, start_record(folder.name, "soak", "asked for") | {"profile": "soak"})

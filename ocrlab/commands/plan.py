@@ -15,11 +15,10 @@ from pydantic import BaseModel, PositiveInt, TypeAdapter, ValidationError
 
 from ocrlab import paths
 from ocrlab.commands.parameters import CommandError, Yaml, check, read_parameters, suggest
-from ocrlab.machine.describe import Choice, describe_machine, machine_name
+from ocrlab.machine.describe import Choice, machine_name
 from ocrlab.reading.settings import is_endpoint, parse_address
-from ocrlab.study.provenance import read_record
+from ocrlab.study.provenance import known_runs, read_record, runs_here
 
-_MACHINE = ("system", "cpu", "cores", "gpu")
 # What a run may write before its first figure; a disk with less room is as good as full.
 _PROBE_BYTES = 4 * 2**20
 
@@ -177,12 +176,6 @@ def load_experiments(file: Path = paths.EXPERIMENTS, notebooks: Path = paths.NOT
     return {name: one.model_copy(update={"notebook": notebooks / f"{name}.ipynb"}) for name, one in known.items()}
 
 
-def known_runs(results: Path) -> list[Path]:
-    """Return the folders of `results` that are runs, the newest first."""
-    runs = [folder for folder in paths.runs_in(results) if read_record(folder)]
-    return sorted(runs, key=lambda folder: str(read_record(folder).get("started", "")), reverse=True)
-
-
 def find_run(name: str | None, results: Path | None = None) -> Path:
     """Return the folder of a run by name or path, by default of the newest.
 
@@ -200,21 +193,6 @@ def find_run(name: str | None, results: Path | None = None) -> Path:
         here = ", ".join(run.name for run in runs) or "none yet"
         raise CommandError(f"{folder}: no run there, or its run.json is damaged; the runs here are: {here}")
     return folder
-
-
-def runs_here(results: Path) -> list[Path]:
-    """Return the runs that were made on this machine, the newest first: not the committed one, not those added.
-
-    What changes with an upgrade or a reboot (torch's build, bytes of memory) does not make another machine.
-    """
-    here = {name: describe_machine()[name] for name in _MACHINE}
-    return [
-        run
-        for run, record in ((run, read_record(run)) for run in known_runs(results))
-        if not run.name.startswith("reference-")
-        and "added" not in record
-        and {name: record.get("machine", {}).get(name) for name in _MACHINE} == here
-    ]
 
 
 def find_run_here(name: str | None, results: Path | None = None) -> Path:

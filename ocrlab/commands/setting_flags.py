@@ -63,7 +63,7 @@ def _value(text: str, kind: type) -> Any:
 
 def _recommended() -> Path:
     """Return the newest recommendation that a run on this machine wrote."""
-    from ocrlab.commands.plan import runs_here
+    from ocrlab.study.provenance import runs_here
 
     for run in runs_here(paths.RESULTS):
         if (run / "recommended.yaml").is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from ocrlab.machine.worker import Outcome, Worker
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 Attention = Callable[["Tensor", "Tensor", "Tensor", "Tensor | None", bool], "Tensor"]
@@ -88,10 +88,7 @@ ATTENTIONS: dict[str, Attention] = {
 
 def attention(name: str) -> Attention:
     """Return an attention by name, or the function at a dotted path (which is how tests plant a corrupt one)."""
-    if name in ATTENTIONS:
-        return ATTENTIONS[name]
-    module, _, function = name.rpartition(".")
-    return getattr(importlib.import_module(module), function)
+    return ATTENTIONS.get(name) or pkgutil.resolve_name(name)
 
 
 def pinned(kernel: str | None) -> Any:
@@ -113,24 +110,21 @@ def profiler(**options: Any) -> Any:
 
 def kernel_name(event: str) -> str:
     """Return which SDPA kernel an operator's name, as the profiler gives it, stands for; empty for another operator."""
-    return next(
-        (name for name in SDPA_KERNELS if re.search(f"_product_({name}_attention|attention_{name})", event)), ""
-    )
+    found = re.search("_product_(?:({0})_attention|attention_({0}))".format("|".join(SDPA_KERNELS)), event)
+    return next(filter(None, found.groups()), "") if found else ""
 
 
 Verdict = Literal["works", "wrong", "unsupported", "not installed", "crashed", "timed out"]
-Case = Literal["vision", "prefill", "padded", "decode"]
-
-CASES: tuple[Case, ...] = ("vision", "prefill", "padded", "decode")
 SDPA_KERNELS = ("math", "flash", "efficient", "cudnn")
 DTYPES = ("float32", "bfloat16", "float16")
 # (batch, query heads, key heads, query tokens, key tokens, width): Qwen2-VL-2B's own, on a page of 256 image tokens.
-_SHAPES: dict[Case, tuple[int, int, int, int, int, int]] = {
+_SHAPES = {
     "vision": (1, 16, 16, 1024, 1024, 80),
     "prefill": (1, 12, 2, 512, 512, 128),
     "padded": (2, 12, 2, 512, 512, 128),
     "decode": (1, 12, 2, 1, 512, 128),
 }
+CASES = tuple(_SHAPES)
 _PADDING = 100
 _REMEDIES = {
     "flash_attention_2": "pip install flash-attn (wheels for Linux; from 2.8.0.post2 on with sm_120), or use sdpa",
@@ -147,7 +141,7 @@ class Probe:
     attention: str
     kernel: str | None
     dtype: str
-    case: Case
+    case: str
     device: str = "cpu"
 
 
@@ -168,13 +162,14 @@ class Result:
 
     def row(self) -> dict[str, Any]:
         """Return everything by name, flat."""
-        return asdict(self.probe) | {k: v for k, v in asdict(self).items() if k != "probe"}
+        row = asdict(self)
+        return row.pop("probe") | row
 
 
-def all_probes(device: str, dtypes: Sequence[str] = DTYPES, cases: Sequence[Case] = CASES) -> list[Probe]:
+def all_probes(device: str, dtypes: Sequence[str] = DTYPES) -> list[Probe]:
     """Return every attention × kernel × dtype × case for a device."""
     variants = [(name, None) for name in ATTENTIONS] + [("sdpa", kernel) for kernel in SDPA_KERNELS]
-    return [Probe(name, kernel, dtype, case, device) for name, kernel in variants for dtype in dtypes for case in cases]
+    return [Probe(name, kernel, dtype, case, device) for name, kernel in variants for dtype in dtypes for case in CASES]
 
 
 def run_probes(probes: Sequence[Probe], timeout_s: float = 120) -> Iterator[Result]:
@@ -187,13 +182,12 @@ def run_probes(probes: Sequence[Probe], timeout_s: float = 120) -> Iterator[Resu
 def _result(probe: Probe, outcome: Outcome) -> Result:
     if outcome.ok:
         return Result(probe, **outcome.value, seconds=outcome.seconds)
-    verdict: Verdict = "timed out" if outcome.kind == "timeout" else "crashed"
-    reason = outcome.reason
-    if verdict == "crashed" and not outcome.fatal:
-        missing = reason.startswith(("ModuleNotFoundError", "ImportError"))
-        verdict = "not installed" if missing else "unsupported"
-        reason = f"{reason[:300]}; {_REMEDIES.get(probe.attention, 'use sdpa, or eager')}"
-    return Result(probe, verdict, reason, seconds=outcome.seconds)
+    if outcome.fatal:
+        verdict: Verdict = "timed out" if outcome.kind == "timeout" else "crashed"
+        return Result(probe, verdict, outcome.reason, seconds=outcome.seconds)
+    missing = outcome.reason.startswith(("ModuleNotFoundError", "ImportError"))
+    reason = f"{outcome.reason[:300]}; {_REMEDIES.get(probe.attention, 'use sdpa, or eager')}"
+    return Result(probe, "not installed" if missing else "unsupported", reason, seconds=outcome.seconds)
 
 
 def launch(probe: Probe) -> dict[str, Any]:
@@ -201,14 +195,15 @@ def launch(probe: Probe) -> dict[str, Any]:
     import torch
 
     q, k, v, mask, causal, rows = _inputs(probe)
-    expected = eager(q.double(), k.double(), v.double(), mask, causal)
     there: list[Any] = [t if t is None else t.to(probe.device) for t in (q, k, v, mask)]
     with torch.inference_mode(), pinned(probe.kernel), profiler() as profile:
         output = attention(probe.attention)(there[0], there[1], there[2], there[3], causal).double().cpu()
-    error, bound = _distance(output[rows], expected[rows]), 8 * torch.finfo(q.dtype).eps
+    expected = eager(q.double(), k.double(), v.double(), mask, causal)[rows]  # last: most launches fail before it
+    output = output[rows]
+    error, bound = float((output - expected).norm() / expected.norm()), 8 * torch.finfo(q.dtype).eps
     took = ", ".join(sorted({kernel_name(e.key) for e in profile.key_averages()} - {""}))
     found = {"error": error, "bound": bound, "took": took, "verdict": "works"}
-    if not torch.isfinite(output[rows]).all():
+    if not output.isfinite().all():
         return found | {"verdict": "wrong", "error": None, "reason": "its output has values that are not finite"}
     if error > bound:
         reason = f"relative error {error:.2g}, where rounding explains {bound:.2g}"
@@ -233,7 +228,3 @@ def _inputs(probe: Probe) -> tuple[Any, Any, Any, Any, bool, Any]:
     mask = torch.ones(queries, keys, dtype=torch.bool).tril() & real[:, None, None, :]
     rows[0, :, :_PADDING] = False
     return q, k, v, mask, False, rows
-
-
-def _distance(output: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((output - expected).norm() / expected.norm())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +15,10 @@ from typing import Any
 
 import psutil
 
-_LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow")
-_NOTEBOOKS = ("papermill", "nbconvert", "jupyterlab")
-_OPTIONAL = ("flash-attn", "kernels", "bitsandbytes", "torchao", "torchvision", "vllm")
-PACKAGES = (*_LIBRARIES, *_NOTEBOOKS, *_OPTIONAL)
+PACKAGES = (
+    *("torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow", "papermill", "nbconvert", "jupyterlab"),
+    *("flash-attn", "kernels", "bitsandbytes", "torchao", "torchvision", "vllm"),  # optional
+)
 
 
 @dataclass(frozen=True)
@@ -34,20 +36,16 @@ def versions() -> dict[str, str]:
     """Return the installed version of each package that bears on a reading; absent ones are left out."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
 def cpu_name() -> str:
     """Return the processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.lower().startswith("model name"):
-                return line.split(":", 1)[1].strip()
+    with suppress(OSError):
+        if found := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.M | re.I):
+            return found[1].strip()
     return platform.processor() or platform.machine()
 
 
@@ -56,9 +54,8 @@ def describe_machine() -> dict[str, Any]:
     """Return what identifies this machine in a row: system, cores, memory in bytes, GPU; no host or user name."""
     import torch
 
-    wsl = "microsoft" in platform.uname().release.lower()
     machine: dict[str, Any] = {
-        "system": platform.system() + (" (WSL)" if wsl else ""),
+        "system": platform.system() + " (WSL)" * _wsl(),
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
@@ -74,6 +71,10 @@ def describe_machine() -> dict[str, Any]:
             "multiprocessors": gpu.multi_processor_count,
         }
     return machine
+
+
+def _wsl() -> bool:
+    return "microsoft" in platform.release().lower()
 
 
 def machine_name() -> str:
@@ -136,7 +137,7 @@ def describe_stack() -> dict[str, Any]:
 
     return {
         "system": f"{platform.system()} {platform.release()}",
-        "wsl": "microsoft" in platform.uname().release.lower(),
+        "wsl": _wsl(),
         "versions": dict.fromkeys(PACKAGES, "not installed") | versions(),
         "torch_cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,6 +13,8 @@ from typing import Any, Literal
 
 import psutil
 import yaml
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from ocrlab import paths
@@ -41,8 +44,7 @@ def _room() -> Iterator[Line]:
         ("memory", memory.available, said, "close other programs; 2 GiB are enough for the CPU run"),
         ("disk", disk.free, f"{disk.free / _GIB:.1f} GiB free", "free 2 GiB; 6 for a 2B model"),
     ):
-        enough = free > 2 * _GIB
-        yield Line(name, "ok" if enough else "warning", found, "" if enough else remedy)
+        yield Line(name, "ok", found) if free > 2 * _GIB else Line(name, "warning", found, remedy)
 
 
 def _cache() -> Line:
@@ -64,26 +66,19 @@ def _quarantine() -> Line:
         return Line("quarantine", "problem", str(error), "remove that file")
     if not held:
         return Line("quarantine", "ok", "the canary holds no setting (make reproduce ONLY=01-machine asks it)")
-    told = "; ".join(f"{' '.join(filter(None, h.variant))}: {h.reason}" for h in held)
-    return Line(
-        "quarantine",
-        "warning",
-        f"experiments refuse {told}",
-        "use another setting; it ends with the next version of torch",
-    )
+    refused = "; ".join(f"{' '.join(filter(None, h.variant))}: {h.reason}" for h in held)
+    remedy = "use another setting; it ends with the next version of torch"
+    return Line("quarantine", "warning", f"experiments refuse {refused}", remedy)
 
 
 def _websocket() -> Line:
     """Jupyter's server drops a message above this size without a word: an image uploaded in a widget, for one."""
-    from jupyter_core.paths import jupyter_config_path
-    from traitlets.config.loader import JSONFileConfigLoader
+    from jupyter_core.application import JupyterApp
 
-    limit = 10 * 2**20  # tornado's own default
-    for folder in reversed(jupyter_config_path()):
-        file = Path(folder) / "jupyter_server_config.json"
-        if file.is_file():
-            settings = JSONFileConfigLoader(file.name, str(file.parent)).load_config()
-            limit = settings.get("ServerApp", {}).get("tornado_settings", {}).get("websocket_max_message_size", limit)
+    app = JupyterApp(config_file_name="jupyter_server_config")
+    app.load_config_file()
+    own = app.config.ServerApp.get("tornado_settings", {})
+    limit = own.get("websocket_max_message_size", 10 * 2**20)  # tornado's own default
     return Line("websocket", "ok", f"Jupyter takes messages of up to {limit / 2**20:.0f} MiB; larger uploads vanish")
 
 
@@ -106,7 +101,7 @@ def examine() -> list[Line]:
     machine = stack["machine"]
     card = tuple(int(n) for n in machine["compute_capability"].split(".")) if machine["gpu"] else None
     installed = Installed(
-        versions=_all_versions(),
+        versions={canonicalize_name(one.metadata["Name"]): one.version for one in importlib.metadata.distributions()},
         torch_cuda=stack["torch_cuda"],
         arch_list=tuple(stack["arch_list"]),
         card=card,  # type: ignore[arg-type]
@@ -130,10 +125,6 @@ def as_dicts(lines: list[Line]) -> list[dict[str, Any]]:
     return [asdict(line) for line in lines]
 
 
-def _all_versions() -> dict[str, str]:
-    return {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
-
-
 def _hardware(stack: dict[str, Any]) -> Line:
     machine, gpu = stack["machine"], stack["gpu_details"]
     device = choose_device("auto")
@@ -146,37 +137,34 @@ def _hardware(stack: dict[str, Any]) -> Line:
 
 
 def _pins(installed: Installed) -> Iterator[Line]:
-    pins = {}
-    for line in (installed.root / "constraints.txt").read_text(encoding="utf-8").splitlines():
-        if "==" in line and not line.startswith("#"):
-            name, version = line.split("==")
-            pins[name.strip().lower().replace("_", "-")] = version.strip()
+    text = (installed.root / "constraints.txt").read_text(encoding="utf-8")
+    pins = {canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.M)}
     needed = ("torch", "transformers", "accelerate", "papermill", "jupyterlab", "pillow", "rapidfuzz", "pandas")
-    missing = [name for name in needed if name not in installed.versions]
-    if missing:
+    if missing := [name for name in needed if name not in installed.versions]:
         yield Line("packages", "problem", f"not installed: {', '.join(missing)}", "make setup")
-    other = {
-        name: installed.versions[name]
-        for name, pin in pins.items()
-        if name in installed.versions and Version(installed.versions[name]).public != Version(pin).public
-    }
+    here = {name: version for name, version in sorted(installed.versions.items()) if name in pins}
+    other = [
+        f"{name} {version} (pinned {pins[name]})"
+        for name, version in here.items()
+        if Version(version).public != Version(pins[name]).public
+    ]
     if other:
-        told = ", ".join(f"{name} {version} (pinned {pins[name]})" for name, version in sorted(other.items())[:6])
         rest = f" and {len(other) - 6} more" if len(other) > 6 else ""
-        yield Line("versions", "warning", f"not what constraints.txt pins: {told}{rest}", "make setup")
+        found = f"not what constraints.txt pins: {', '.join(other[:6])}{rest}"
+        yield Line("versions", "warning", found, "make setup")
     elif not missing:
         yield Line("versions", "ok", f"all as constraints.txt pins them (torch {installed.versions.get('torch')})")
 
 
 def _card(installed: Installed) -> Line:
     if installed.card is None:
-        if installed.driver and installed.torch_cuda is None:
+        if not installed.driver:
+            return Line("card", "ok", "no GPU here: the embedded reader runs on the CPU")
+        why, remedy = "torch sees no device", "run nvidia-smi; restart"
+        if installed.torch_cuda is None:
+            why = "this torch is a CPU build"
             remedy = "remove .venv and run `make setup` where pip finds the CUDA build"
-            return Line("card", "warning", "an NVIDIA driver is here, but this torch is a CPU build", remedy)
-        if installed.driver:
-            unseen = "an NVIDIA driver is here, but torch sees no device"
-            return Line("card", "warning", unseen, "run nvidia-smi; restart")
-        return Line("card", "ok", "no GPU here: the embedded reader runs on the CPU")
+        return Line("card", "warning", f"an NVIDIA driver is here, but {why}", remedy)
     found = coverage(installed.arch_list, installed.card)
     if found.how == "no":
         return Line("card", "problem", found.reason, "make setup, after removing .venv")
@@ -185,23 +173,17 @@ def _card(installed: Installed) -> Line:
 
 def _pairs(installed: Installed) -> Iterator[Line]:
     build = "cpu" if installed.torch_cuda is None else "cuda"
+    card = installed.card and "{}.{}".format(*installed.card)
     for pair in yaml.safe_load(KNOWN_PAIRS.read_text(encoding="utf-8")):
         version = installed.versions.get(pair["package"])
-        if version is None or not _within(Version(version), pair.get("since"), pair.get("until")):
-            continue
-        low, high = pair.get("card_from"), pair.get("card_until")
-        if (low or high) and installed.card is None:
-            continue
-        if (low and installed.card < tuple(low)) or (high and installed.card >= tuple(high)):  # type: ignore[operator]
-            continue
-        if pair.get("build", build) != build or pair.get("with", "torch") not in installed.versions:
-            continue
-        found = f"{pair['package']} {version}: {pair['what']} ({pair['reference']})"
-        yield Line(pair["id"], pair["level"], found, pair["remedy"])
+        applies = _within(version, pair.get("versions", "")) and pair.get("build", build) == build
+        if applies and ("card" not in pair or _within(card, pair["card"])):
+            found = f"{pair['package']} {version}: {pair['what']} ({pair['reference']})"
+            yield Line(pair["id"], pair["level"], found, pair["remedy"])
 
 
-def _within(version: Version, since: str | None, until: str | None) -> bool:
-    return (since is None or version >= Version(since)) and (until is None or version < Version(until))
+def _within(version: str | None, asked: str) -> bool:
+    return version is not None and SpecifierSet(asked).contains(version, prereleases=True)
 
 
 def _embedded(installed: Installed) -> Line:

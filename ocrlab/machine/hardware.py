@@ -11,8 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import yaml
 
+from ocrlab.machine.describe import describe_machine, machine_name
 from ocrlab.scoring.statistics import Spread, median_spread
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # What a CUDA context and its libraries hold beside a model, and what the allocator cannot use: as seen by others on
 # RTX 50 cards (0.4 to 0.6 GiB); to be measured on each card.
 CONTEXT_BYTES = 600 * 2**20
-_ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
+_ARCHITECTURE = re.compile(r"(sm|compute)_\d{2,}([af]?)")
 _SLOW_S = 0.5
 _UNITS = {"copy": "GB/s", "gemv": "GB/s", "matmul": "TFLOP/s"}
 Capability = tuple[int, int]
@@ -87,16 +87,11 @@ def measured_machine(dtype: str, device: str = "cpu") -> Machine:
     Raises:
         ValueError: the device cannot compute in the dtype.
     """
-    import psutil
-
-    from ocrlab.machine.describe import describe_machine, machine_name
-
     found = {m.ceiling: m.spread for m in measure_ceilings(device, (dtype,))}
     gemv, matmul = found["gemv"], found["matmul"]
     if gemv is None or matmul is None:
         raise ValueError(f"{dtype} cannot be measured on {device}: see 01-machine")
-    memory = describe_machine().get("gpu_memory_bytes") if device.startswith("cuda") else None
-    held = int(memory or psutil.virtual_memory().total)
+    held = describe_machine()["gpu_memory_bytes" if device.startswith("cuda") else "memory_bytes"]
     return Machine(machine_name(), held, gemv.median * 1e9, matmul.median * 1e12, "measured here", device.split(":")[0])
 
 
@@ -113,15 +108,13 @@ def runs_on(architecture: str, card: Capability) -> bool:
     Raises:
         ValueError: not such a name.
     """
-    match = _ARCHITECTURE.fullmatch(architecture.strip())
+    match = _ARCHITECTURE.fullmatch(architecture)
     if match is None:
         raise ValueError(f"{architecture!r} is not an architecture; one looks like sm_90, sm_120f or compute_120")
-    own, suffix = _capability(architecture), match[4]
-    if suffix == "a":
+    own = _capability(architecture)
+    if match[2] == "a":
         return card == own
-    if suffix == "f" or match[1] == "sm":
-        return card[0] == own[0] and card >= own
-    return card >= own
+    return card >= own and (card[0] == own[0] or (match[1] == "compute" and not match[2]))
 
 
 def _capability(architecture: str) -> Capability:
@@ -139,8 +132,7 @@ def coverage(build: Sequence[str], card: Capability) -> Coverage:
         return Coverage("no", "this is a CPU build of torch; install a CUDA build (pip install torch on Linux is one)")
     said = f"{card[0]}.{card[1]}"
     runs = sorted((name for name in build if runs_on(name, card)), key=_capability)
-    native = [name for name in runs if name.startswith("sm")]
-    if native:
+    if native := [name for name in runs if name.startswith("sm")]:
         other = "" if _capability(native[-1]) == card else f" and runs on {said}, its own major"
         return Coverage("native", f"{native[-1]} is in the build{other}")
     if runs:
@@ -151,10 +143,8 @@ def coverage(build: Sequence[str], card: Capability) -> Coverage:
 def _remedy(card: Capability) -> str:
     if card < (7, 5):
         return "CUDA 13 builds end at 7.5: install a CUDA 12.6 build of torch, or use the CPU"
-    if card >= (12, 0):
-        return "install a CUDA 12.8 or newer build of torch 2.7 or newer (2.13's default on Linux carries sm_120)"
     if card >= (10, 0):
-        return "install a CUDA 12.8 or newer build of torch 2.7 or newer"
+        return "install a CUDA 12.8 or newer build of torch 2.7 or newer (2.13's default on Linux is one)"
     return "install the default build of a current torch"
 
 
@@ -203,15 +193,20 @@ def _dtypes(device: str) -> tuple[str, ...]:
 
 
 def _measure(ceiling: Ceiling, dtype: str, device: str, repeats: int) -> Measured:
+    import torch
+
     unit = _UNITS[ceiling]
     if dtype.startswith("float8") and ceiling == "gemv":
         return Measured(ceiling, dtype, unit, None, "torch has no matrix-vector product in float8")
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, dtype == "tf32"
     try:
-        with _tf32(dtype == "tf32"):
-            work, amount = _work(ceiling, "float32" if dtype == "tf32" else dtype, device)
-            seconds = _timed(work, device, repeats)
+        work, amount = _work(ceiling, "float32" if dtype == "tf32" else dtype, device)
+        seconds = _timed(work, device, repeats)
     except (RuntimeError, NotImplementedError) as error:
         return Measured(ceiling, dtype, unit, None, " ".join(str(error).split())[:200])
+    finally:
+        matmul.allow_tf32 = before
     scale = 1e12 if ceiling == "matmul" else 1e9
     return Measured(ceiling, dtype, unit, median_spread([amount / s / scale for s in seconds]))
 
@@ -258,15 +253,3 @@ def _timed(work: Callable[[], Any], device: str, repeats: int) -> list[float]:
     slow = lap(1) > _SLOW_S  # float16 products on a CPU that has none take seconds, with little spread
     inner = 1 if slow else max(1, int(0.02 / max(lap(2), 1e-6)))  # at least 20 ms a repetition
     return [lap(inner) for _ in range(min(repeats, 3) if slow else repeats)]
-
-
-@contextmanager
-def _tf32(on: bool) -> Iterator[None]:
-    import torch
-
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = on
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before

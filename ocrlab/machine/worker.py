@@ -7,19 +7,20 @@ is no recovery inside a process whose CUDA context is lost (pytorch/pytorch#2300
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import pickle
 import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import psutil
 
-from ocrlab.machine.worker_process import STOP, context, serve
+from ocrlab.machine.worker_process import context, serve
 
 IMPORTS_BYTES = 400_000_000
 """What importing torch and transformers takes, which a memory limit does not count."""
@@ -70,7 +71,8 @@ class Worker:
         self.fresh = fresh
         self.starts = 0
         self._process: Any = None
-        self._connection: Connection | None = None
+        self._connection: Any = None
+        self._stopping = multiprocessing.RawValue("b")  # shared, and without a lock that a killed process would keep
         self._lock = threading.Lock()
         self._running = False
         self._stop_by: float | None = None
@@ -116,7 +118,7 @@ class Worker:
             raise ValueError(f"{function!r} or its arguments cannot be sent to a process: {error}") from error
         started = time.perf_counter()
         with self._lock:
-            self._running, self._stop_by = True, None
+            self._running, self._stop_by, self._stopping.value = True, None, False
         try:
             self._ensure()
             kind, value, reason = self._run(request, timeout_s, {"progress": on_progress, "question": on_question})
@@ -142,7 +144,7 @@ class Worker:
             if not self._running:
                 return
             self._stop_by = min(by, self._stop_by or by)
-        self._send(STOP)
+            self._stopping.value = True
 
     def close(self) -> None:
         """End the process and what it started: an idle one may leave by itself, in three seconds at most."""
@@ -151,7 +153,7 @@ class Worker:
     def _end(self, patience_s: float) -> None:
         process, connection = self._process, self._connection
         self._process = self._connection = None
-        if process is None or connection is None:
+        if process is None:
             return
         children = []
         with contextlib.suppress(psutil.NoSuchProcess):  # before the process leaves them behind
@@ -171,7 +173,7 @@ class Worker:
         self.close()
         start = context(self.fresh)
         ours, theirs = start.Pipe()
-        process = start.Process(target=serve, args=(theirs,), daemon=False)
+        process = start.Process(target=serve, args=(theirs, self._stopping), daemon=False)
         process.start()
         theirs.close()
         self._process, self._connection = process, ours
@@ -182,7 +184,6 @@ class Worker:
         self, request: bytes, timeout_s: float | None, heard: dict[str, Callable[[Any], Any]]
     ) -> tuple[Kind, Any, str]:
         connection, process = self._connection, self._process
-        assert connection is not None
         kills = kernel_kills()
         self._send(request)
         last = time.perf_counter()
@@ -212,9 +213,8 @@ class Worker:
                 return "oom", None, f"out of memory: held more than its limit of {self.memory_limit_bytes:,} bytes"
 
     def _send(self, message: bytes) -> None:
-        with self._lock, contextlib.suppress(OSError):  # a process that is gone shows at the next look
-            if self._connection is not None:
-                self._connection.send_bytes(message)
+        with contextlib.suppress(OSError):  # a process that is gone shows at the next look
+            self._connection.send_bytes(message)
 
 
 def sticky(reason: str) -> Kind | None:

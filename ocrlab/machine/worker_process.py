@@ -19,8 +19,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-STOP = b"stop"
-"""A message that a caller may send while a call goes on; a late one is dropped before the next call."""
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, CUDA under WSL, ROCm
 # By torch once it is imported, by us for its profiler, by pytest for each test.
 _SET_WHILE_RUNNING = {"KINETO_LOG_LEVEL", "KMP_DUPLICATE_LIB_OK", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
@@ -28,7 +26,7 @@ _SET_WHILE_RUNNING |= {"TORCH_WARM_POOL"}
 _preloaded = {"torch": None}
 _environment: dict[str, str] | None = None
 _caller: Connection | None = None  # in the worker's process, while a call goes on
-_stopped = False
+_stopping: Any = None  # there: a shared byte that the caller sets to end a call early
 
 
 def preload(*modules: str) -> None:
@@ -75,26 +73,21 @@ def ask(question: Any) -> Any:
     Raises:
         RuntimeError: outside a worker's call nobody answers.
     """
-    global _stopped
     if _caller is None:
         raise RuntimeError("ask: nobody answers outside a worker's call")
     _caller.send(("question", question, ""))
-    while (answer := _caller.recv_bytes()) == STOP:
-        _stopped = True
-    return pickle.loads(answer)
+    return _caller.recv()
 
 
 def stop_asked() -> bool:
     """Return whether the caller wants this call to end early; a function that can, looks every now and then."""
-    global _stopped
-    while _caller is not None and not _stopped and _caller.poll(0):
-        _stopped = _caller.recv_bytes() == STOP
-    return _stopped
+    return _caller is not None and bool(_stopping.value)
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, stopping: Any) -> None:
     """The process's own loop: receive a function, run it, answer; ends when the caller is gone."""
-    global _caller, _stopped
+    global _caller, _stopping
+    _stopping = stopping
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle; it ends this process
     if hasattr(signal, "pthread_sigmask"):
@@ -104,9 +97,7 @@ def serve(connection: Connection) -> None:
             request = connection.recv_bytes()
         except (EOFError, OSError):
             return
-        if request == STOP:
-            continue  # it came after the answer that it was to prevent
-        _caller, _stopped = connection, False
+        _caller = connection
         answer = _answer(request)
         _caller = None
         connection.send_bytes(answer)

@@ -11,18 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
 
 from ocrlab.pages import images
-from ocrlab.pages.images import (
-    DECODER_ERRORS,
-    PageError,
-    begins_as,
-    begins_as_pdf,
-    large_allowed,
-    shape_problem,
-    to_rgb,
-)
+from ocrlab.pages.images import DECODER_ERRORS, PageError, begins_as, large_allowed, shape_problem, to_rgb
 
 PDF_DPI = 150
 """Dots per inch at which a PDF page is drawn: print of 10 points is then some 20 pixels high."""
@@ -106,7 +98,7 @@ def _kind(file: Path) -> str:
             start = opened.read(1024)
     except OSError as error:
         raise PageError(f"{file}: cannot be read ({error.strerror}); check that it is a file you may read") from error
-    return "PDF" if begins_as_pdf(start) or file.suffix.lower() == ".pdf" else begins_as(start)
+    return "PDF" if file.suffix.lower() == ".pdf" else begins_as(start)
 
 
 def _sizes(file: Path, pdf: bool) -> tuple[Size, ...]:
@@ -130,10 +122,8 @@ def _frame_sizes(file: Path) -> Iterator[Size]:
     """Yield the size of each frame of a TIFF, None for a smaller copy of another."""
     try:
         with large_allowed(), Image.open(file, formats=("TIFF",)) as image:
-            for number in range(getattr(image, "n_frames", 1)):
-                image.seek(number)
-                tags = getattr(image, "tag_v2", {})
-                yield None if tags.get(_SUBFILE_TYPE, 0) & _REDUCED else image.size
+            for frame in ImageSequence.Iterator(image):
+                yield None if frame.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED else frame.size
     except DECODER_ERRORS as error:
         raise PageError(f"{file}: damaged TIFF ({error}); export it again or remove it") from error
 

@@ -38,7 +38,7 @@ def in_folder(folder: Path, *, recursive: bool = False) -> list[Path]:
         PageError: the folder cannot be listed, or holds none.
     """
     try:
-        files = list(_below(folder, set())) if recursive else [f for f in folder.iterdir() if is_page(f)]
+        files = list(_below(folder, set()) if recursive else filter(is_page, folder.iterdir()))
     except OSError as error:
         raise PageError(f"{folder}: cannot be listed ({error.strerror}); check that you may read it") from error
     return in_order(folder, files, recursive)
@@ -136,15 +136,13 @@ def hash_of(file: Path) -> tuple[str, str]:
     try:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest(), ""
-    except FileNotFoundError:
-        return "", f"{file}: no such file; put it back or remove its entry"
-    except IsADirectoryError:
-        return "", f"{file}: a folder, not a page; check that you may list it, or give its files"
     except (OSError, ValueError) as error:
-        return "", f"{file}: cannot be read ({error}); check that it is a file you may read"
+        why = str(getattr(error, "strerror", error)).lower()
+        return "", f"{file}: {why}; put it back, remove its entry, or check that you may read it"
 
 
 def is_page(file: PurePath) -> bool:
     """Return whether a file's name is that of an image or PDF, not hidden."""
-    listed = file.suffix.lower() in LISTED and not file.name.startswith(".")
-    return listed and not (isinstance(file, Path) and file.is_dir())
+    if file.suffix.lower() not in LISTED or file.name.startswith("."):
+        return False
+    return not (isinstance(file, Path) and file.is_dir())

@@ -108,13 +108,10 @@ def large_allowed() -> Iterator[None]:
         yield
 
 
-def begins_as_pdf(start: bytes) -> bool:
-    """Return whether a file's first bytes are a PDF's."""
-    return start[:1024].lstrip().startswith(b"%PDF")
-
-
 def begins_as(start: bytes) -> str:
-    """Return the image format that a file's first bytes announce, by Pillow's name, or an empty string."""
+    """Return the format that a file's first bytes announce, by Pillow's name or "PDF", or an empty string."""
+    if start[:1024].lstrip().startswith(b"%PDF"):
+        return "PDF"
     start = start[8:] if start.startswith(b"RIFF") else start
     return next((name for name, magic in _MAGIC.items() if start.startswith(magic)), "")
 
@@ -152,13 +149,12 @@ def _from_16_bit(path: str | Path, image: Image.Image, tags: dict[int, Any]) -> 
 def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise PageError(f"{path}: no such file; check the name") from None
     except OSError as error:
-        raise PageError(f"{path}: cannot be read ({error.strerror}); check that it is a file you may read") from error
+        why = str(error.strerror).lower()
+        raise PageError(f"{path}: cannot be read ({why}); check the name, and that you may read it") from error
     if not data:
         raise PageError(f"{path}: the file is empty (0 bytes); export it again or remove it")
-    if begins_as_pdf(data):
+    if begins_as(data) == "PDF":
         raise PageError(f"{path}: is a PDF, not an image; load_pages gives each of its pages")
     return data
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,7 @@ _TEXTS = ("id", "file", "sha256", "set", "language", "kind", "degradation", "fon
 
 def set_names() -> list[str]:
     """Return the names of the sets in `data/pages`, ours first, then folders that users put there."""
-    try:
-        found = sorted(f.name for f in paths.PAGES.iterdir() if f.is_dir() and not f.name.startswith("."))
-    except OSError:
-        found = []
+    found = sorted(folder.name for folder in paths.PAGES.glob("[!.]*/"))
     return [*(name for name in OWN_SETS if name in found), *(name for name in found if name not in OWN_SETS)]
 
 
@@ -62,21 +59,21 @@ def load_pages(
     return [pages[index * len(pages) // spread] for index in range(spread)]
 
 
-def expand(lines: bytes | Iterable[str | bytes], *, dpi: int = PDF_DPI) -> list[Page]:
+def expand(listed: bytes, *, dpi: int = PDF_DPI) -> list[Page]:
     """Return the pages of the files that a list names, in its order; a file named twice is taken once.
 
-    The list is all of standard input as bytes, or its lines: UTF-8 (UTF-16 with its mark), one path per line, or with
-    NUL between as `find -print0` writes it. Empty lines, a byte order mark and CRLF are passed over. A path that is
-    no page becomes a refused page that names its line. Ids are paths below the lowest folder that holds all.
+    The list is UTF-8 (UTF-16 with its mark), with one path per line, or with NUL between paths as `find -print0`
+    writes it. Empty lines, a byte order mark and CRLF are passed over. A path that is no page becomes a refused page
+    that names its line. Ids are paths below the lowest folder that holds all.
 
     Raises:
         PageError: dpi below 1.
     """
     _check_dpi(dpi)
     named: dict[Path, int] = {}
-    for number, name in enumerate(_names(lines), 1):
+    for number, name in enumerate(_names(listed), 1):
         if name.strip():
-            named.setdefault(Path(os.path.normpath(Path(name).absolute())), number)
+            named.setdefault(Path(os.path.normpath(Path(os.fsdecode(name)).absolute())), number)
     if not named:
         return []
     return [_numbered(page, named[page.file]) for page in files.as_pages(list(named), _root_of(list(named)), dpi=dpi)]
@@ -90,16 +87,11 @@ def _numbered(page: Page, line: int) -> Page:
     return replace(page, problem=f"line {line} of the list: {problem}", refused=True)
 
 
-def _names(lines: bytes | Iterable[str | bytes]) -> list[str]:
-    items = [lines] if isinstance(lines, bytes) else [os.fsencode(line) for line in lines]
-    whole = b"".join(items)
-    if whole.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        items = [whole.decode("utf-16", "replace").encode()]
-    elif b"\0" in whole:
-        return [os.fsdecode(name) for name in whole.removeprefix(codecs.BOM_UTF8).split(b"\0")]
-    if items:
-        items[0] = items[0].removeprefix(codecs.BOM_UTF8)
-    return [os.fsdecode(name.removesuffix(b"\r")) for item in items for name in item.removesuffix(b"\n").split(b"\n")]
+def _names(listed: bytes) -> list[bytes]:
+    if listed.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        listed = listed.decode("utf-16", "replace").encode()
+    listed = listed.removeprefix(codecs.BOM_UTF8)
+    return listed.split(b"\0") if b"\0" in listed else listed.replace(b"\r\n", b"\n").split(b"\n")
 
 
 def _check_dpi(dpi: int) -> None:
@@ -213,14 +205,12 @@ def _as_page(manifest: Path, entry: dict[str, Any], *, hash_needed: bool) -> Pag
     if not problem:
         sha256, problem = files.hash_of(file)
     problem = problem or _hash_problem(manifest, file, sha256, entry.get("sha256", ""), hash_needed)
-    page = Page(entry["id"], file, sha256, entry.get("set") or manifest.parent.resolve().name)
-    page = replace(
-        page, **{name: entry.get(name, "") for name in ("language", "kind", "degradation", "font", "licence")}
-    )
-    if problem:
-        return replace(page, problem=problem, refused=True)
-    truth, unusable = (entry["truth"], "") if "truth" in entry else truth_beside(file)
-    return replace(page, truth=truth, problem=unusable)
+    refused, truth = bool(problem), None
+    if not refused:
+        truth, problem = (entry["truth"], "") if "truth" in entry else truth_beside(file)
+    about = {name: entry.get(name, "") for name in ("language", "kind", "degradation", "font", "licence")}
+    name = entry.get("set") or manifest.parent.resolve().name
+    return Page(entry["id"], file, sha256, name, truth=truth, problem=problem, refused=refused, **about)
 
 
 def _outside(manifest: Path, name: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from ocrlab.pages.files import MANIFEST, SEVERAL, in_order, is_page, parts_of
 from ocrlab.pages.images import PageError, size_from
 from ocrlab.pages.page import Page
-from ocrlab.pages.truth import decoded, names_beside
+from ocrlab.pages.truth import names_beside, read_truth
 
 _SECRET = re.compile(r"://[^/@]*:[^/@]*@|[?&][^=&]*(sig|token|secret|pass|key|credential|auth)[^=&]*=", re.IGNORECASE)
 _HIDDEN = re.compile(r"(^|[/\\])\.")
@@ -37,7 +37,7 @@ class StoredPage(Page):
 
     def size(self) -> tuple[int, int]:
         """Return width and height in pixels, of an image from its first 64 KiB where they show it."""
-        start = b"" if self.leaf else _fetch(self.where, self.version, 1 << 16)
+        start = b"" if self.leaf else _read(self.where, self.version, end=1 << 16)
         return size_from(start) or super().size()
 
     @contextmanager
@@ -49,7 +49,7 @@ class StoredPage(Page):
         """
         with tempfile.TemporaryDirectory(prefix="ocrlab-page-") as folder:
             file = Path(folder) / f"page{PurePosixPath(self.name).suffix}"
-            file.write_bytes(_fetch(self.where, self.version))
+            file.write_bytes(_read(self.where, self.version))
             try:
                 yield file
             except PageError as error:
@@ -66,7 +66,7 @@ def pages_at(url: str, *, limit: int | None, recursive: bool, dpi: int) -> list[
         PageError: no such place, no page there, no access, a protocol or package that is missing; the URL is named.
     """
     if _SECRET.search(url):
-        remedy = "leave it out: credentials are taken from your environment, as the store's own tools take them"
+        remedy = "leave it out: credentials are taken from your environment"
         raise PageError(f"{url.partition(':')[0]}://…: the URL holds a password or key, kept in every row; {remedy}")
     with _store(url) as (store, path):
         return list(islice(_pages(store, path, url, recursive, dpi), limit))
@@ -82,43 +82,34 @@ def _pages(store: Any, path: str, url: str, recursive: bool, dpi: int) -> Iterat
     else:
         found = store.find(path, maxdepth=None if recursive else 1)
         keys = {key.removeprefix(path.rstrip("/") + "/"): key for key in found}
-        urls = _urls(url, keys, recursive)
+        if MANIFEST in keys:
+            raise PageError(f"{url}: holds a {MANIFEST}, which is read in local folders only; copy the folder")
+        # Keys may hold any text: `..`, which would lead out of a folder, counts as hidden.
+        shown = [name for name in keys if is_page(PurePosixPath(name)) and not _HIDDEN.search(name)]
+        # Of chained URLs (`zip://in::s3://b/a.zip`) the first with a path is the folder.
+        protocol, _, rest = url.partition("://")
+        folder, chain, target = rest.partition("::")
+        urls = {n: f"{protocol}://{folder.rstrip('/')}/{n}{chain}{target}" for n in in_order(url, shown, recursive)}
     for name, at in urls.items():
-        version = hashlib.sha256(f"{at} {store.checksum(keys[name])}".encode()).hexdigest()
-        page = StoredPage(name, Path(at), version, place.name, dpi=dpi, where=at, version=version)
-        page = replace(page, name=name.lstrip("/"))
+        sha256 = hashlib.sha256(f"{at} {store.checksum(keys[name])}".encode()).hexdigest()
+        page = StoredPage(name, Path(at), sha256, place.name, dpi=dpi, where=at, name=name.lstrip("/"), version=sha256)
         parts = parts_of(page) if name.lower().endswith(SEVERAL) else [page]
         yield from (one if one.refused else _with_truth(store, one, PurePosixPath(name), keys) for one in parts)
 
 
-def _urls(url: str, names: Iterable[str], recursive: bool) -> dict[str, str]:
-    """Return the URLs of the pages among a folder's names, in natural order."""
-    if MANIFEST in names:
-        raise PageError(f"{url}: holds a {MANIFEST}, which is read in local folders only; copy the folder")
-    # Keys may hold any text: `..`, which would lead out of a folder, counts as hidden.
-    shown = [name for name in names if is_page(PurePosixPath(name)) and not _HIDDEN.search(name)]
-    # Of chained URLs (`zip://in::s3://b/a.zip`) the first with a path is the folder.
-    protocol, _, rest = url.partition("://")
-    folder, chain, target = rest.partition("::")
-    return {n: f"{protocol}://{folder.rstrip('/')}/{n}{chain}{target}" for n in in_order(url, shown, recursive)}
-
-
 def _with_truth(store: Any, page: StoredPage, file: PurePosixPath, keys: Mapping[str, str]) -> StoredPage:
-    for beside in (str(file.with_name(name)) for name in names_beside(file.stem, page.leaf)):
-        if beside in keys:
-            try:
-                with _store(page.where):
-                    truth, problem = decoded(f"{page.where}: {beside}", store.cat_file(keys[beside]))
-            except PageError as error:
-                truth, problem = None, f"{error}; the page has no score"
+    for name in names_beside(file.stem, page.leaf):
+        if key := keys.get(str(file.with_name(name))):
+            truth, problem = read_truth(f"{page.where}: {name}", partial(_read, page.where, store.checksum(key), key))
             return replace(page, truth=truth, problem=problem)
     return page
 
 
 @lru_cache(maxsize=1)  # the pages of one file are mostly opened one after the other
-def _fetch(url: str, _version: str, end: int | None = None) -> bytes:
+def _read(url: str, _version: object, key: str | None = None, end: int | None = None) -> bytes:
+    """Return the bytes of a URL's object, or of the object `key` in the same store, up to `end`."""
     with _store(url) as (store, path):
-        return bytes(store.cat_file(path, end=end))
+        return bytes(store.cat_file(key or path, end=end))
 
 
 @contextmanager
@@ -132,5 +123,4 @@ def _store(url: str) -> Iterator[tuple[Any, str]]:
         raise
     except Exception as error:  # each store's client raises errors of its own kinds
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        remedy = "check the name, the network and your credentials (taken from the environment), then run this again"
-        raise PageError(f"{url}: cannot be read ({said}); {remedy}") from error
+        raise PageError(f"{url}: cannot be read ({said}); check the name, the network and your credentials") from error

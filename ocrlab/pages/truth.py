@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+from ocrlab.pages.images import PageError
 
 
 def truth_beside(file: Path, leaf: int | None = None) -> tuple[str | None, str]:
@@ -14,7 +17,7 @@ def truth_beside(file: Path, leaf: int | None = None) -> tuple[str | None, str]:
     for name in names_beside(file.stem, leaf):
         beside = file.with_name(name)
         if beside.is_file():
-            return _read(beside)
+            return read_truth(str(beside), beside.read_bytes)
     return None, ""
 
 
@@ -24,18 +27,12 @@ def names_beside(stem: str, leaf: int | None = None) -> tuple[str, str]:
     return f"{stem}.gt.txt", f"{stem}.txt"
 
 
-def _read(file: Path) -> tuple[str | None, str]:
+def read_truth(name: str, read: Callable[[], bytes]) -> tuple[str | None, str]:
+    """Return a truth's text, or None, and what is wrong with it; `read` gives its bytes, `name` is for the message."""
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        return None, f"{file}: the truth cannot be read ({error.strerror}), so the page has no score"
-    return decoded(str(file), data)
-
-
-def decoded(name: str, data: bytes) -> tuple[str | None, str]:
-    """Return a truth's text from its bytes, or None, and what is wrong with it; `name` is for the words."""
-    try:
-        text = data.decode("utf-8-sig")
+        text = read().decode("utf-8-sig")
+    except (OSError, PageError) as error:
+        return None, f"{name}: the truth cannot be read ({error}), so the page has no score"
     except UnicodeDecodeError as error:
         return None, (
             f"{name}: the truth is not UTF-8 (byte {error.start:,} is 0x{error.object[error.start]:02x}), so the page "

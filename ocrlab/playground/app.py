@@ -12,11 +12,10 @@ from IPython.display import Javascript, display
 
 from ocrlab import paths
 from ocrlab.pages import Page
-from ocrlab.playground.capabilities import Capabilities, Helper, HelperError, find_capabilities
+from ocrlab.playground.capabilities import Capabilities, Helper, HelperError, find_capabilities, forecast
 from ocrlab.playground.column import Column
-from ocrlab.playground.forecast import forecast
-from ocrlab.playground.form import MARKED, SettingsForm, side_by_side, wide
-from ocrlab.playground.html import STYLE, block, busy, duration, note, ruled_out, table
+from ocrlab.playground.form import MARKED, SettingsForm, card, side_by_side, wide
+from ocrlab.playground.html import STYLE, block, busy, costs, note, ruled_out, table
 from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES, Picker
 from ocrlab.playground.session import Session
 from ocrlab.reading.isolated import PageResult
@@ -24,7 +23,7 @@ from ocrlab.scoring.metrics import character_edits, first_divergence
 from ocrlab.study import tables
 
 _TITLE = "<h1>ocrlab playground</h1>"
-_GUARD = (Path(__file__).parent / "guard.js").read_text(encoding="utf-8")
+_SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 _HINT = (
     "01-machine has not run here with this stack, so kernels are known by rules alone and there is no least time. "
     "To find out: make reproduce ONLY=01-machine, then open this again"
@@ -42,33 +41,27 @@ class Playground:
     def __init__(self, preset: str = "tiny", page_set: str = "lines", page: int = 0) -> None:
         self.helper, self.known = Helper(), Capabilities()
         self.session = Session(self.helper)
-        self._asked, self._ready = threading.Event(), False
+        self._asked = threading.Event()
+        self.columns: list[Column] = []  # none while the picker opens its first page
         self.picker = Picker(page_set, page, self._ask)
         forms = [SettingsForm(preset, self._ask) for _ in "AB"]
         self.columns = [Column(*pair, self.session, self.picker, self._done) for pair in zip("AB", forms, strict=True)]
         self.compare = w.ToggleButton(description="Compare two settings", icon="columns", layout=wide())
-        self.compare.add_class("ocr-compare")
-        self.compare.observe(self._arrange, "value")
-        self.head, self.status, self.comparison = w.HTML(_TITLE), w.HTML(), w.HTML()
-        self.history = w.HTML(self.session.html())
-        self.head.add_class("ocr-head")
-        self.comparison.add_class("ocr-comparison")
-        self.history.add_class("ocr-history")
+        self.compare.add_class("ocr-compare").observe(self._arrange, "value")
+        self.head, self.status = w.HTML(_TITLE).add_class("ocr-head"), w.HTML()
+        self.comparison = w.HTML().add_class("ocr-comparison")
+        self.history = w.HTML(self.session.html()).add_class("ocr-history")
         self.cards = side_by_side([], 340, "14px")
-        past = w.VBox([w.HTML("<h2>This session</h2>"), self.history], layout=wide())
-        past.add_class("ocr-card")
         top = w.HBox([self.head, self.compare], layout=wide(flex_flow="row wrap", justify_content="space-between"))
         style = w.HTML(STYLE, layout={"display": "none"})
-        parts = [style, top, self.status, self.cards, self.comparison, past]
-        self.box = w.VBox(parts, layout=wide(grid_gap="12px"))
-        self.box.add_class("ocr-app")
+        parts = [style, top, self.status, self.cards, self.comparison, card("This session", self.history)]
+        self.box = w.VBox(parts, layout=wide(grid_gap="12px")).add_class("ocr-app")
         self._arrange()
-        self._ready = True
         atexit.register(self.close)  # before multiprocessing waits for its processes
         threading.Thread(target=self._background, daemon=True).start()
 
     def _ipython_display_(self) -> None:
-        display(Javascript(_GUARD.replace("LIMIT", str(UPLOAD_LIMIT_BYTES), 1)), self.box)
+        display(Javascript(_SCRIPT.replace("LIMIT", str(UPLOAD_LIMIT_BYTES), 1)), self.box)
 
     def read(self, column: int = 0) -> PageResult | None:
         """Read the chosen page with column A (0) or B (1), show it, and return what came once it is there."""
@@ -91,9 +84,8 @@ class Playground:
 
     def _ask(self) -> None:
         """Have the forecasts made again; called at every change of page or settings."""
-        if self._ready:
-            for column in self.columns:
-                column.show_settings()
+        for column in self.columns:
+            column.show_settings()
         self._asked.set()
 
     def _done(self, column: Column) -> None:
@@ -112,8 +104,8 @@ class Playground:
             self.status.value = busy("loading the embedded reader")
             self.session.prepare(first)
         try:
-            runs = {*paths.runs_in(paths.RESULTS), paths.BUILD / "scratch", self.session.folder}
-            self.known = self.helper.call(find_capabilities, runs)
+            own = paths.BUILD / "scratch", self.session.folder
+            self.known = self.helper.call(find_capabilities, paths.RESULTS, *own)
             self.head.value = _TITLE + block(self.known.stack, "ocr-quiet")
             self.status.value = "" if self.known.source else note(_HINT)
         except HelperError as error:
@@ -147,18 +139,15 @@ def compared(one: PageResult | None, other: PageResult | None, page: Page | None
     if (page.id, page.sha256) != (same.id, same.sha256):
         return note("A and B read different pages; read the same one with both to compare them.", "warn")
     a, b = one.reading, other.reading
-    at, different = first_divergence(a.text, b.text), ""
-    if at is None:
-        words = note(f"A and B read the same {len(a.text)} letters.", "good")
-    else:
+    words, different = note(f"A and B read the same {len(a.text)} letters.", "good"), ""
+    if (at := first_divergence(a.text, b.text)) is not None:
         edits = character_edits(b.text, a.text).edits
-        words = f"A and B first differ at letter {at + 1}, by {edits} edits in all (white space collapsed)."
-        words, different = note(words, "warn"), str(tables.diff(b.text, a.text, ("A", "B")).data)
+        said = f"A and B first differ at letter {at + 1}, by {edits} edits in all (white space collapsed)."
+        words, different = note(said, "warn"), str(tables.diff(b.text, a.text, ("A", "B")).data)
     lines: list[tuple[str, ...]] = [("status", a.status, b.status)]
     if page.truth is not None:
         lines.append(("CER", *(f"{character_edits(r.text, page.truth).rate:.2%}" for r in (a, b))))
-    for name, field in (("to the first token", "ttft_s"), ("per token", "tpot_s"), ("per page", "page_s")):
-        lines.append((name, duration(getattr(a, field)), duration(getattr(b, field))))
-    lines.append(("image tokens", str(a.image_tokens), str(b.image_tokens)))
+    other_costs = costs(b)
+    lines += [(name, value, other_costs[name]) for name, value in costs(a).items()]
     once = note("One reading each: small differences in time are noise; a run of 02 to 05 tells with intervals.")
     return f'<div class="ocr-card"><h2>A and B</h2>{words}{table(("", "A", "B"), lines)}{different}{once}</div>'

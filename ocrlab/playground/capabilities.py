@@ -1,21 +1,26 @@
-"""What cannot run on this machine and why, and what bounds a reading: static rules, and what 01-machine found here."""
+"""What cannot run on this machine and why, and what a reading will take: by static rules and 01-machine's findings."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ocrlab.machine.describe import choose_device, choose_dtype, describe_machine, machine_name, versions
 from ocrlab.machine.hardware import Machine, UnknownCard, card
 from ocrlab.machine.worker import Worker
-from ocrlab.reading.loading import Unsupported, refuse_before_loading
+from ocrlab.playground.html import chips, duration, note, size
+from ocrlab.reading.checkpoints import CheckpointError
+from ocrlab.reading.limits import predict
+from ocrlab.reading.loading import Unsupported, refuse_before_loading, token_counter
 from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.server_reader import refusal
-from ocrlab.reading.settings import SettingError, Settings, is_endpoint
+from ocrlab.reading.settings import LOAD_SETTINGS, SettingError, Settings, is_endpoint
+from ocrlab.study.provenance import runs_here
 from ocrlab.study.records import read_records, record_files
 
 CASES = ("vision", "decode")
@@ -80,19 +85,19 @@ class Capabilities:
         return self.bounds.get((device.split(":")[0], dtype))
 
 
-def find_capabilities(runs: Iterable[Path]) -> Capabilities:
-    """Return what the newest 01-machine among `runs` found on this machine with this torch and transformers.
+def find_capabilities(results: Path, *own: Path) -> Capabilities:
+    """Return what the newest 01-machine of this machine found with this torch and transformers.
+
+    Searched are the runs in `results` that were made here, and the folders `own`, which no other machine writes.
 
     Raises:
         RecordError: a file of findings is damaged; the message names it.
     """
-    installed = versions()
-    stack = {"machine": machine_name()} | {name: installed.get(name) for name in ("torch", "transformers")}
-    known = Capabilities(" · ".join([machine_name(), *(f"{name} {stack[name]}" for name in ("torch", "transformers"))]))
-    files = [file for run in runs for file in record_files(run / "findings", "probes")]
+    stack = {"machine": machine_name()} | {name: versions().get(name) for name in ("torch", "transformers")}
+    known = Capabilities(f"{stack['machine']} · torch {stack['torch']} · transformers {stack['transformers']}")
+    files = {file for run in (*runs_here(results), *own) for file in record_files(run / "findings", "probes")}
     for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
-        probes = [line for line in read_records(file) if stack.items() <= line.items()]
-        if probes:
+        if probes := [line for line in read_records(file) if stack.items() <= line.items()]:
             known.source = file.parent.parent.name
             known.stack += f" · findings of 01-machine in {known.source}"
             known.bounds = _bounds(file.parent, probes[0]["device"], known.source)
@@ -119,6 +124,58 @@ def resolve(settings: Settings) -> tuple[str, str]:
     """Return the device and dtype that the settings come to here; raises ValueError where the device is not here."""
     device = choose_device(settings.device).value
     return device, choose_dtype(settings.dtype, device).value
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """HTML to show, why the settings cannot run (empty where they may), and each choice's reason by setting."""
+
+    html: str
+    against: str = ""
+    reasons: dict[str, dict[Any, str]] = field(default_factory=dict)
+
+
+def forecast(
+    settings: Settings,
+    page_size: tuple[int, int] | None,
+    known: Capabilities,
+    choices: Mapping[str, tuple[Any, ...]],
+    before: Sequence[dict[str, Any]],
+) -> Forecast:
+    """Return what the settings will take for a page of this size in pixels, and which `choices` do not run beside them.
+
+    `before` holds earlier rows: those of the same model say how long a token took.
+    """
+    against = known.reason(settings)
+    reasons = {name: known.reasons(settings, name, values) for name, values in choices.items()}
+    if page_size is None or against:
+        return Forecast("", against, reasons)
+    try:
+        return Forecast(_costs(settings, token_counter(settings)(*page_size), known, before), "", reasons)
+    except CheckpointError as error:
+        return Forecast(note(f"no forecast: {error}"), "", reasons)
+
+
+def _costs(settings: Settings, tokens: int, known: Capabilities, before: Sequence[dict[str, Any]]) -> str:
+    device, dtype = resolve(settings)
+    machine = known.machine(device, dtype)
+    found = predict(replace(settings, device=device), tokens, machine, dtype)
+    memory, floors, warning = found.memory, found.floors, ""
+    values = {
+        "image tokens": f"{tokens:,}",
+        "predicted peak": size(memory.peak_bytes),
+        "of that for weights": size(memory.weights_bytes),
+    }
+    if machine is not None and floors is not None and found.margin_bytes is not None:
+        values["to the first token, at best"] = duration(floors.vision_s + floors.prefill_s)
+        values["per token, at best"] = duration(floors.tpot_s)
+        if found.margin_bytes < 0:
+            missing = size(-found.margin_bytes)
+            warning = f"it needs {missing} more than {machine.name} has: lower max_pixels, or use sdpa"
+    same_model = [row for row in before if all(row[name] == getattr(settings, name) for name in LOAD_SETTINGS)]
+    if times := [row["tpot_s"] for row in same_model if row.get("tpot_s")]:
+        values[f"per token, median of {len(times)} here"] = duration(median(times))
+    return chips(values) + note(warning, "bad")
 
 
 def _key(settings: Settings) -> tuple[Any, ...]:
@@ -149,7 +206,7 @@ class Helper:
             if self.closed:
                 raise HelperError("it was closed")
             outcome = self._worker.call(_offline, function, *args)
-            if outcome.fatal and not self.closed:  # what killed it was not the function: a person, or the system
+            if outcome.fatal and not self.closed:  # a person or the system killed it, not the function
                 outcome = self._worker.call(_offline, function, *args)
         if not outcome.ok:
             raise HelperError(outcome.reason)

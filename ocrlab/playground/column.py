@@ -10,8 +10,8 @@ import ipywidgets as w
 
 from ocrlab.pages import Page
 from ocrlab.playground.capabilities import HelperError
-from ocrlab.playground.form import SettingsForm, folded, wide
-from ocrlab.playground.html import STATUS_KIND, block, busy, costs, note, savable
+from ocrlab.playground.form import SettingsForm, card, folded, wide
+from ocrlab.playground.html import STATUS_KIND, block, busy, chips, costs, note, savable
 from ocrlab.playground.picker import Picker
 from ocrlab.playground.session import Session
 from ocrlab.reading.isolated import PageResult
@@ -44,9 +44,7 @@ class Column:
         buttons = w.HBox([self.read_button, self.cancel_button], layout=wide())
         export = folded("export these settings", self.export)
         parts = [self.form.box, self.forecast, buttons, self.state, self.text, self.result, export]
-        self.box = w.VBox([w.HTML(f"<h2>Settings {name}</h2>"), *parts])
-        self.box.add_class("ocr-card")
-        self.box.add_class(f"ocr-column-{name.lower()}")
+        self.box = card(f"Settings {name}", *parts).add_class(f"ocr-column-{name.lower()}")
         self.show_settings()
 
     def show_settings(self) -> Settings | None:
@@ -59,12 +57,8 @@ class Column:
             return None
         self._against = ""
         preset, cell = preset_text(settings), cell_source(settings)
-        self.export.value = (
-            block(preset, "ocr-text")
-            + savable(preset, "playground.yaml", "preset")
-            + block(cell, "ocr-text")
-            + savable(cell, "playground-cell.py", "cell")
-        )
+        files = (preset, "playground.yaml", "preset"), (cell, "playground-cell.py", "cell")
+        self.export.value = "".join(block(text, "ocr-text") + savable(text, *names) for text, *names in files)
         self._allow()
         return settings
 
@@ -125,7 +119,7 @@ class Column:
         lost = ". The process that held the model is gone; the next Read starts a fresh one" if seen.died else ""
         words = f"{reading.status}: {reading.reason or 'read to its end'}{lost}"
         self.state.value = note(words, STATUS_KIND.get(reading.status, "bad"))
-        parts = [costs(reading)]
+        parts = [chips(costs(reading))]
         if page.truth is not None and reading.status in WITH_TEXT:
             found = character_edits(reading.text, page.truth)
             words = f"CER {found.rate:.2%}: {found.edits} edits in {found.length} letters, white space collapsed"

@@ -11,14 +11,7 @@ import ipywidgets as w
 from ocrlab import paths
 from ocrlab.playground.html import block, note
 from ocrlab.reading import settings
-from ocrlab.reading.settings import (
-    GENERATION,
-    SettingError,
-    Settings,
-    field_types,
-    load_preset,
-    preset_names,
-)
+from ocrlab.reading.settings import GENERATION, SettingError, Settings, field_types, load_preset, preset_names
 
 MARKED = ("dtype", "quantization", "attn_implementation", "sdpa_kernel", "device")
 """Settings whose choices may not run on a machine."""
@@ -66,10 +59,9 @@ def folded(title: str, widget: w.DOMWidget) -> w.Accordion:
     return w.Accordion([widget], titles=(title,), selected_index=None, layout=wide())
 
 
-def offered_presets() -> list[str]:
-    """Return the package's presets, then those that runs in `results/` wrote, as paths from there."""
-    written = sorted(paths.RESULTS.glob("*/*.yaml"))
-    return [*preset_names(), *(str(p.relative_to(paths.RESULTS)) for p in written)]
+def card(title: str, *children: w.Widget) -> w.VBox:
+    """Return widgets below each other under a title, in a frame."""
+    return w.VBox([w.HTML(f"<h2>{title}</h2>"), *children], layout=wide()).add_class("ocr-card")
 
 
 def find_preset(name: str) -> Settings:
@@ -87,15 +79,14 @@ class SettingsForm:
 
     def __init__(self, preset: str, changed: Callable[[], None]) -> None:
         self._base, self._changed, self._quiet = find_preset(preset), changed, False
-        self._devices = _CHOICES["device"]
-        names = offered_presets()
-        self.preset = w.Dropdown(options=names if preset in names else [*names, preset], value=preset, layout=wide())
+        written = (str(file.relative_to(paths.RESULTS)) for file in sorted(paths.RESULTS.glob("*/*.yaml")))
+        names = list(dict.fromkeys([*preset_names(), *written, preset]))
+        self.preset = w.Dropdown(options=names, value=preset, layout=wide()).add_class("ocr-preset")
         self.fields = {name: self._widget(name) for name in (*_OPEN, *_FOLDED)}
         self.problem = w.HTML()
         first, more = (side_by_side([labelled(n, self.fields[n]) for n in part], 150) for part in (_OPEN, _FOLDED))
         parts = [labelled("preset", self.preset), first, folded("prompt and generation", more), self.problem]
         self.box = w.VBox(parts, layout=wide())
-        self.preset.add_class("ocr-preset")
         self._fill(self._base)
         self.preset.observe(self._take_preset, "value")
         for widget in self.fields.values():
@@ -110,8 +101,8 @@ class SettingsForm:
         return replace(self._base, **{name: self._value(name) for name in self.fields})
 
     def choices(self, name: str) -> tuple[Any, ...]:
-        """Return what can be chosen for a setting of few values."""
-        return self._devices if name == "device" else _CHOICES[name]
+        """Return what can be chosen for a setting of few values: the usual ones, and the preset's own (`cuda:1`)."""
+        return tuple(dict.fromkeys([*_CHOICES[name], getattr(self._base, name)]))
 
     def mark(self, reasons: Mapping[str, Mapping[Any, str]]) -> None:
         """Mark the choices that do not run here; each stays open to choose, and `reasons` are shown elsewhere."""
@@ -126,13 +117,11 @@ class SettingsForm:
         self._quiet = False
 
     def _options(self, name: str, bad: Iterable[Any] = ()) -> list[tuple[str, Any]]:
-        def label(value: Any) -> str:
-            return _LABELS.get((name, value), "the checkpoint's" if value is None else str(value))
-
-        return [
-            (label(value) + "  ✗ not here" * (value in bad), _NOTHING if value is None else value)
-            for value in self.choices(name)
-        ]
+        options = []
+        for value in self.choices(name):
+            label = _LABELS.get((name, value), "the checkpoint's" if value is None else str(value))
+            options.append((label + "  ✗ not here" * (value in bad), _NOTHING if value is None else value))
+        return options
 
     def _widget(self, name: str) -> Any:
         if name in _CHOICES:
@@ -143,8 +132,7 @@ class SettingsForm:
             widget = w.Textarea(rows=2, continuous_update=False, layout=wide())
         else:
             widget = w.Text(placeholder="the checkpoint's", continuous_update=False, layout=wide())
-        widget.add_class(f"ocr-{name}")
-        return widget
+        return widget.add_class(f"ocr-{name}")
 
     def _value(self, name: str) -> Any:
         value = self.fields[name].value
@@ -162,8 +150,7 @@ class SettingsForm:
         self._quiet = True
         for name, widget in self.fields.items():
             value = getattr(settings, name)
-            if name == "device" and value not in self.choices(name):
-                self._devices = (*self._devices, value)
+            if name in _CHOICES:
                 widget.options = self._options(name)
             widget.value = _NOTHING if value is None else value if name in _CHOICES else str(value)
         self._quiet = False

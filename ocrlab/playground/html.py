@@ -37,24 +37,27 @@ def busy(text: object) -> str:
     return f'<div class="ocr-note ocr-quiet"><span class="ocr-ring"></span>{escaped(text)}</div>'
 
 
-def chips(pairs: Iterable[tuple[str, str]]) -> str:
-    """Return names and values side by side, each pair in one piece; pairs without a value are left out."""
-    spans = (f'<span class="ocr-chip"><b>{escaped(v)}</b> {escaped(k)}</span>' for k, v in pairs if v)
+def chips(values: Mapping[str, str]) -> str:
+    """Return names and values side by side, each pair in one piece; names without a value are left out."""
+    spans = (f'<span class="ocr-chip"><b>{escaped(v)}</b> {escaped(k)}</span>' for k, v in values.items() if v)
     return f'<div class="ocr-chips">{"".join(spans)}</div>'
 
 
-def costs(reading: Reading) -> str:
-    """Return what a reading cost, as chips."""
-    speed, peak = reading.tokens_per_second, reading.peak_memory_bytes
-    values = {
+def costs(reading: Reading) -> dict[str, str]:
+    """Return what a reading cost, in words by name; a cost that is not known is empty."""
+    peak = reading.peak_memory_bytes
+    return {
         "to the first token": duration(reading.ttft_s),
-        "the page": duration(reading.page_s),
-        "tokens/s": f"{speed:,.0f}" if speed else "",
-        "tokens": f"{reading.tokens:,}" if reading.tokens else "",
-        "image tokens": f"{reading.image_tokens:,}" if reading.image_tokens else "",
-        "above the model": size(peak) if peak is not None else "",
+        "per page": duration(reading.page_s),
+        "tokens/s": _count(reading.tokens_per_second),
+        "tokens": _count(reading.tokens),
+        "image tokens": _count(reading.image_tokens),
+        "above the model": "" if peak is None else size(peak),
     }
-    return chips(values.items())
+
+
+def _count(number: float | None) -> str:
+    return f"{number:,.0f}" if number else ""
 
 
 def duration(seconds: float | None) -> str:
@@ -82,13 +85,8 @@ def savable(text: str, name: str, label: str) -> str:
     The text travels as base64, so no character of it can end the attribute that holds it.
     """
     data = base64.b64encode(text.encode()).decode()
-    copy = (
-        "const b=this.dataset.text,t=new TextDecoder().decode(Uint8Array.from(atob(b),c=>c.charCodeAt(0)));"
-        "navigator.clipboard.writeText(t).then("
-        "()=>{this.textContent='copied'},()=>{this.textContent='not allowed here'})"
-    )
     return (
-        f'<span class="ocr-save"><button type="button" class="ocr-copy" data-text="{data}" onclick="{copy}">'
+        f'<span class="ocr-save"><button type="button" class="ocr-copy" data-text="{data}" onclick="ocrlabCopy(this)">'
         f"copy {escaped(label)}</button>"
         f'<a class="ocr-download" download="{escaped(file_name(name))}" '
         f'href="data:text/plain;charset=utf-8;base64,{data}">download {escaped(label)}</a></span>'

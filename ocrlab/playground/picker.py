@@ -12,7 +12,7 @@ from typing import Any
 import ipywidgets as w
 
 from ocrlab.pages import Page, PageError, load_pages, set_names
-from ocrlab.playground.form import folded, labelled, wide
+from ocrlab.playground.form import card, folded, labelled, wide
 from ocrlab.playground.html import file_name, note
 
 UPLOAD_LIMIT_BYTES = 50 * 2**20
@@ -28,25 +28,21 @@ class Picker:
         self.size = (0, 0)
         self._folder = tempfile.TemporaryDirectory(prefix="ocrlab-pages-", ignore_cleanup_errors=True)
         self._listed: dict[str, Page] = {}
-        self._opened: Page | None = None
         self._changed = changed
         self._make_widgets()
-        sets = set_names()
-        self.sets.options = sets if page_set in sets else [*sets, page_set]
+        self.sets.options = list(dict.fromkeys([*set_names(), page_set]))
         self.sets.value = page_set
-        self._list(page_set)
-        if number and self._listed:
-            self.pages.value = list(self._listed)[min(number, len(self._listed) - 1)]
-            self._open()
-        for widget, act in (
-            (self.source, self._turn),
-            (self.sets, self._turn),
-            (self.path, self._turn),
-            (self.upload, self._from_upload),
-            (self.pages, self._open),
-            (self.truth, self._take_truth),
+        for act, widgets in (
+            (self._turn, (self.source, self.sets, self.path)),
+            (self._from_upload, (self.upload,)),
+            (self._open, (self.pages,)),
+            (self._take_truth, (self.truth,)),
         ):
-            widget.observe(lambda _, act=act: act(), "value")
+            for widget in widgets:
+                widget.observe(lambda _, act=act: act(), "value")
+        self._list(page_set)
+        if self._listed:
+            self.pages.index = min(number, len(self._listed) - 1)
 
     def _make_widgets(self) -> None:
         self.source = w.ToggleButtons(options=(_SET, _UPLOAD, _PATH), style={"button_width": "auto"}, layout=wide())
@@ -59,18 +55,16 @@ class Picker:
         for name in ("source", "sets", "pages", "upload", "path", "status", "truth"):
             getattr(self, name).add_class(f"ocr-pick-{name}")
         limit = f"images, PDF, TIFF; at most {UPLOAD_LIMIT_BYTES >> 20} MiB"
-        refused = w.HTML('<div class="ocr-refused"></div>')  # where guard.js says what it held back
+        refused = w.HTML('<div class="ocr-refused"></div>')  # where page.js says what it held back
         self._panes = {
             _SET: labelled("set", self.sets),
             _UPLOAD: w.VBox([labelled(limit, self.upload), refused], layout=wide()),
             _PATH: labelled("a file on this computer", self.path),
         }
         self._pane = w.VBox([self._panes[_SET]], layout=wide())
-        shown = w.Box([self.image], layout=wide(justify_content="center"))
-        shown.add_class("ocr-page")
+        shown = w.Box([self.image], layout=wide(justify_content="center")).add_class("ocr-page")
         parts = [self.source, self._pane, labelled("page", self.pages), shown, self.status, folded("truth", self.truth)]
-        self.box = w.VBox([w.HTML("<h2>Page</h2>"), *parts])
-        self.box.add_class("ocr-card")
+        self.box = card("Page", *parts)
 
     def _turn(self) -> None:
         self._pane.children = (self._panes[self.source.value],)
@@ -110,14 +104,14 @@ class Picker:
 
     def _open(self) -> None:
         page = self._listed.get(self.pages.value)
-        if page is None or page is self._opened:
+        if page is None or page is self.page:
             return
         try:
             image = page.open()
         except (PageError, OSError) as error:
             self._refuse(error)
             return
-        self.page, self._opened, self.size = page, page, image.size
+        self.page, self.size = page, image.size
         image.thumbnail((1100, 1400))
         stored = io.BytesIO()
         image.save(stored, "PNG")
@@ -135,6 +129,6 @@ class Picker:
             self._changed()
 
     def _refuse(self, error: Exception) -> None:
-        self.page, self._opened, self.image.layout.display = None, None, "none"
+        self.page, self.image.layout.display = None, "none"
         self.status.value = note(error, "bad")
         self._changed()

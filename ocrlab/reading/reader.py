@@ -15,7 +15,7 @@ from ocrlab.machine.worker import sticky
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.families import InputBuilder, Inputs
-from ocrlab.reading.inputs import Inputs, Prepared, prepare
+from ocrlab.reading.inputs import Prepared, prepare
 from ocrlab.reading.loading import Unsupported, load, quantization_of, refuse_before_loading, stored_bytes
 from ocrlab.reading.meter import MemoryMeter, StepMeter
 from ocrlab.reading.nonfinite import NotFinite, Trace, tracing

@@ -17,6 +17,8 @@ from ocrlab.machine.describe import describe_machine, versions
 from ocrlab.reading.settings import make_settings
 from ocrlab.study.records import RecordError, read_records, record_files
 
+_SAME_MACHINE = ("system", "cpu", "cores", "gpu")
+
 
 def read_json(file: Path) -> dict[str, Any]:
     """Return a JSON file's object, or nothing where it is absent or damaged."""
@@ -56,6 +58,27 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     part = folder / "run.json.part"
     part.write_text(json.dumps(_plain(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(folder / "run.json")
+
+
+def known_runs(results: Path) -> list[Path]:
+    """Return the folders of `results` that are runs, the newest first."""
+    runs = [folder for folder in paths.runs_in(results) if read_record(folder)]
+    return sorted(runs, key=lambda folder: str(read_record(folder).get("started", "")), reverse=True)
+
+
+def runs_here(results: Path) -> list[Path]:
+    """Return the runs that were made on this machine, the newest first: not the committed one, not those added.
+
+    What changes with an upgrade or a reboot (torch's build, bytes of memory) does not make another machine.
+    """
+    here = {name: describe_machine()[name] for name in _SAME_MACHINE}
+    return [
+        run
+        for run, record in ((run, read_record(run)) for run in known_runs(results))
+        if not run.name.startswith("reference-")
+        and "added" not in record
+        and {name: record.get("machine", {}).get(name) for name in _SAME_MACHINE} == here
+    ]
 
 
 def code_state(root: Path = paths.ROOT) -> dict[str, Any]:

@@ -12,8 +12,7 @@ import pytest
 from ocrlab.commands.parameters import CommandError
 from ocrlab.commands.plan import load_experiments, plan_tasks, resolve_model
 from ocrlab.experiments.recommend import judge_runs
-from ocrlab.playground.capabilities import Capabilities
-from ocrlab.playground.forecast import forecast
+from ocrlab.playground.capabilities import Capabilities, forecast
 from ocrlab.reading.settings import SettingError, Settings
 from ocrlab.report.share import anonymiser
 from ocrlab.study.plots import cost_against_tokens, memory_against_tokens

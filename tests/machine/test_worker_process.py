@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ocrlab.machine.worker import Worker
-from ocrlab.machine.worker_process import STOP, ask, report, stop_asked
+from ocrlab.machine.worker_process import ask, report, stop_asked
 from tests.machine import deaths, talkers
 
 
@@ -81,6 +81,5 @@ def test_a_stop_that_comes_late_hurts_nobody(worker: Worker) -> None:
     worker.call(deaths.add, 1, 1)
     before = worker.pid
     worker.stop()  # nothing goes on
-    assert worker._connection is not None
-    worker._connection.send_bytes(STOP)  # one that crossed with the answer
-    assert worker.call(talkers.count_aloud, 2).value == "done" and worker.pid == before
+    worker._stopping.value = True  # one that crossed with the answer
+    assert worker.call(talkers.ask_squares, 1, on_question=abs).value == ([0], False) and worker.pid == before

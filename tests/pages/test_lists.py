@@ -33,28 +33,24 @@ NAMES = ["b.png", "наб ор/p 1.png", "two.pdf", "a.png"]
         ("\ufeff" + "\r\n".join(["", *NAMES, "  "]) + "\r\n").encode(),
         ("\0".join(NAMES) + "\0").encode(),
         ("\ufeff" + "\r\n".join(NAMES)).encode("utf-16-le"),
-        NAMES,
-        [f"{name}\n" for name in NAMES],
-        [f"{name}\n".encode() for name in NAMES],
-        iter(f"{name}\0".encode() for name in NAMES),
     ],
-    ids=["lines", "bom, crlf, empty", "nul", "utf-16", "names", "file", "bytes", "nul in pieces"],
+    ids=["lines", "bom, crlf, empty", "nul", "utf-16"],
 )
 @pytest.mark.usefixtures("here")
-def test_a_list_in_any_form_keeps_its_order(lines: object) -> None:
-    pages = expand(lines)  # type: ignore[arg-type]
+def test_a_list_in_any_form_keeps_its_order(lines: bytes) -> None:
+    pages = expand(lines)
     assert [page.id for page in pages] == IDS and not any(page.problem for page in pages)
     assert pages[2].open().size == (25, 17)
 
 
 def test_absolute_paths_and_twice_the_same_file(here: Path) -> None:
-    pages = expand([str(here / "a.png"), "a.png", "./наб ор/../a.png", "b.png"])
+    pages = expand(f"{here / 'a.png'}\na.png\n./наб ор/../a.png\nb.png".encode())
     assert [page.id for page in pages] == ["a.png", "b.png"]
     assert expand(b"two.pdf", dpi=300)[0].open().size == (50, 34)
 
 
 def test_what_is_no_page_is_refused_with_its_line(here: Path) -> None:
-    found = expand(["b.png", "", "gone.png", "notes.txt", "наб ор", "a.png"])
+    found = expand("b.png\n\ngone.png\nnotes.txt\nнаб ор\na.png".encode())
     assert [page.refused for page in found] == [False, True, True, True, False]
     gone, notes, folder = found[1:4]
     assert gone.problem.startswith(f"line 3 of the list: {here / 'gone.png'}: no such file")
@@ -72,8 +68,6 @@ def test_a_name_may_hold_what_lines_cannot(here: Path) -> None:
         pytest.skip("this file system takes no line end in a name")
     (page,) = expand(f"{name}\0".encode())
     assert page.id == name and page.open().size == (12, 8)
-    (page,) = expand([f"{name}\0"])
-    assert page.id == name
 
 
 def test_a_name_that_is_not_utf8(here: Path) -> None:
@@ -87,6 +81,6 @@ def test_a_name_that_is_not_utf8(here: Path) -> None:
 
 
 def test_nothing_is_no_page() -> None:
-    assert expand(b"") == expand([]) == expand(b"\n\n") == expand(b"\xef\xbb\xbf\r\n") == []
+    assert expand(b"") == expand(b"\n\n") == expand(b"\xef\xbb\xbf\r\n") == []
     with pytest.raises(PageError, match="dpi=-1"):
         expand(b"a.png", dpi=-1)

@@ -13,14 +13,13 @@ import psutil
 import pytest
 
 from ocrlab import paths
-from ocrlab.machine.describe import machine_name, versions
+from ocrlab.machine.describe import describe_machine, machine_name, versions
 from ocrlab.machine.hardware import card
 from ocrlab.pages import load_pages
 from ocrlab.playground import html
 from ocrlab.playground.app import compared
-from ocrlab.playground.capabilities import Capabilities, Helper, HelperError, find_capabilities
+from ocrlab.playground.capabilities import Capabilities, Helper, HelperError, find_capabilities, forecast
 from ocrlab.playground.column import cell_source, preset_text
-from ocrlab.playground.forecast import forecast
 from ocrlab.playground.form import SettingsForm
 from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES, Picker
 from ocrlab.playground.session import Session, keep_reading
@@ -63,8 +62,8 @@ def test_nothing_that_was_read_typed_or_named_becomes_markup(text: str) -> None:
     session = Session(Helper(), Path(text))
     session.rows.append(row)
     pieces = [
-        html.block(text, "ocr-text"), html.note(text), html.busy(text), html.chips([(text, text)]),
-        html.table([text], [[text]]), html.savable(text, text, text), html.costs(reading),
+        html.block(text, "ocr-text"), html.note(text), html.busy(text), html.chips({text: text}),
+        html.table([text], [[text]]), html.savable(text, text, text), html.chips(html.costs(reading)),
         html.ruled_out({text: {text: text}}), session.html(),
         compared(PageResult(reading), PageResult(replace(reading, text=text[::-1])), page, page),
     ]  # fmt: skip
@@ -148,8 +147,8 @@ def test_choices_are_ruled_out_by_rules_by_readings_and_by_what_cannot_be_togeth
     assert found.against == kernels["cudnn"] and found.html == "" and "Metal" in found.reasons["device"]["mps"]
 
 
-def findings(run: Path, **stack: str | None) -> Path:
-    """Write a run's findings as 01-machine does, of one failed probe and of two ceilings."""
+def findings(run: Path, record: dict[str, object] | None = None, **stack: str | None) -> Path:
+    """Write a run of this machine with findings as 01-machine leaves them: one failed probe and two ceilings."""
     here = {"machine": machine_name()} | {name: versions()[name] for name in ("torch", "transformers")} | stack
     probe = {
         "attention": "eager",
@@ -170,24 +169,39 @@ def findings(run: Path, **stack: str | None) -> Path:
     for name, lines in {"probes": probes, "ceilings": ceilings}.items():
         text = "".join(json.dumps(line | here) + "\n" for line in lines)
         (run / "findings" / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    record = {"run": run.name, "machine": describe_machine()} | (record or {})
+    (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
     return run
 
 
+EAGER = replace(CPU, attn_implementation="eager")
+
+
 def test_what_01_machine_found_counts_on_this_machine_with_this_stack_only(tmp_path: Path) -> None:
-    others = [findings(tmp_path / "a", machine="another"), findings(tmp_path / "b", torch="1.0"), tmp_path / "none"]
-    unknown = find_capabilities(others)
-    assert not unknown.source and not unknown.reason(replace(CPU, attn_implementation="eager"))
+    findings(tmp_path / "a", machine="another")
+    findings(tmp_path / "b", torch="1.0")
+    unknown = find_capabilities(tmp_path, tmp_path / "none")
+    assert not unknown.source and not unknown.reason(EAGER)
     assert unknown.machine("cpu", "float32") is None and machine_name() in unknown.stack
-    known = find_capabilities([*others, findings(tmp_path / "mine")])
+    findings(tmp_path / "mine")
+    known = find_capabilities(tmp_path)
     assert known.source == "mine"
-    assert known.reason(replace(CPU, attn_implementation="eager")) == "wrong: relative error 1 (01-machine)"
+    assert known.reason(EAGER) == "wrong: relative error 1 (01-machine)"
     assert not known.reason(CPU), "a page is read alone: what fails on a padded batch does not rule an attention out"
     machine = known.machine("cpu", "float32")
     assert machine is not None and (machine.bandwidth_bytes_s, machine.matmul_flops_s) == (20e9, 0.5e12)
     assert "per token, at best" in forecast(CPU, (300, 60), known, {}, []).html
     (tmp_path / "mine" / "findings" / "probes.jsonl").write_text("{\n", encoding="utf-8")
     with pytest.raises(ValueError, match="line 1 is not JSON"):
-        find_capabilities([tmp_path / "mine"])
+        find_capabilities(tmp_path)
+
+
+def test_a_run_that_was_not_made_here_tells_nothing_of_this_machine(tmp_path: Path) -> None:
+    findings(tmp_path / "reference-cpu")  # committed: made on a machine of the same name, it says nothing of this one
+    findings(tmp_path / "shared", {"added": "2026-11-25"})
+    findings(tmp_path / "other", {"machine": describe_machine() | {"cores": 1024}})
+    assert not find_capabilities(tmp_path).source
+    assert find_capabilities(tmp_path / "none", findings(tmp_path / "session")).source == "session"
 
 
 def given(name: str, content: bytes) -> tuple[dict[str, object], ...]:
