@@ -147,7 +147,7 @@ def _reread(chosen: list[Mapping[str, Any]], here: Mapping[str, Any]) -> list[Ag
             done.append(again)
             bar.update()
             if again.outcome == "different":
-                where = "; ".join(filter(None, [str(again.parting or ""), again.reason]))
+                where = "; ".join(filter(None, [str(again.difference or ""), again.reason]))
                 tqdm.write(f"{again.page} ({again.experiment}: {again.setting}): {where}", file=sys.stdout)
     return done
 

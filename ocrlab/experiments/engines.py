@@ -15,7 +15,7 @@ from ocrlab.reading.serve import running_server
 from ocrlab.reading.server_reader import BY_THE_SERVER
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.scoring.outcomes import WITH_TEXT
-from ocrlab.study.compare import parting
+from ocrlab.study.compare import first_difference
 from ocrlab.study.plots import COLOURS, GREY, blank_figure
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _held_against(read: pd.DataFrame, first: dict[str, str]) -> dict[str, Any]:
     both = read[read["page"].isin(list(first))]
     parted = {
         page: where for page, text in zip(both["page"], both["text"], strict=True)
-        if (where := parting(first[page], text)) is not None
+        if (where := first_difference(first[page], text)) is not None
     }  # fmt: skip
     pages = both["page"].nunique()
     parts = f"{next(iter(parted))}: {next(iter(parted.values()))}" if parted else ""
