@@ -100,7 +100,7 @@ def read_records(file: Path, *, repair: bool = False) -> list[dict[str, Any]]:
     for number, record in parse_records(whole):
         if isinstance(record, ValueError):
             raise RecordError(f"{file}: line {number} is {record}; remove that line")
-        records[record.get("key", number)] = record
+        records[repr(record.get("key", number))] = record
     return list(records.values())
 
 

@@ -88,7 +88,7 @@ def test_a_truth_that_comes_later_counts_in_the_same_run(
         rows = run_experiment("x", [BASE], given, folder=tmp_path)
         assert rows["cer"].notna().all() and load_rows(tmp_path).equals(rows)
         assert readings_of("x", tmp_path)["truth"].tolist() == [page.truth for page in pages[:2]]
-        assert count_readings(tmp_path) == {"x.jsonl": {rows["status"][0]: 2}}
+        assert sum(count_readings(tmp_path)["x.jsonl"].values()) == 2
     wrong = [replace(page, truth="something else") for page in pages[:2]]
     assert (run_experiment("x", [BASE], wrong, folder=tmp_path)["cer"] > 0.5).all()
 
