@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from ocrlab.experiments.embedded_reader import pages_by_hash
 from ocrlab.reading.settings import make_settings
-from ocrlab.scoring.metrics import align, score, shown_metrics
+from ocrlab.scoring.metrics import align, shown_metrics
 from ocrlab.scoring.outcomes import WITHOUT_TEXT
 from ocrlab.study.compare import summarise
 from ocrlab.study.records import parse_records, record_files, row_of, setting_label
@@ -31,7 +31,7 @@ class Reading:
     status: str
     reason: str
     text: str
-    scores: dict[str, float | int | None]
+    scores: dict[str, Any]
     line: Markup
     settings: list[str] = field(default_factory=list)
     experiments: list[str] = field(default_factory=list)
@@ -74,43 +74,34 @@ class Sheet:
     readings: list[Reading] = field(default_factory=list)
 
 
-@dataclass
-class Barred:
-    """A setting that read no page at all in an experiment, and the first reason why."""
-
-    experiment: str
-    setting: str
-    status: str
-    reason: str
-    pages: int
-
-
-def barred_of(readings: Sequence[dict[str, Any]]) -> list[Barred]:
-    """Return the settings that read no page: said once, as their reason is not the pages'."""
+def unread_settings(readings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the settings that read no page in an experiment, each with its first reason and how many pages it had."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for reading in readings:
         groups.setdefault((reading["experiment"], reading["setting"]), []).append(reading)
     return [
-        Barred(*names, mine[0]["status"], mine[0]["reason"], len({reading["page"] for reading in mine}))
-        for names, mine in groups.items()
+        {name: mine[0][name] for name in ("experiment", "setting", "status", "reason")}
+        | {"pages": len({reading["page"] for reading in mine})}
+        for mine in groups.values()
         if all(reading["status"] in WITHOUT_TEXT for reading in mine)
     ]
 
 
 def sheets_of(readings: Sequence[dict[str, Any]], run: Path) -> list[Sheet]:
-    """Return the pages with their readings, failures first on each page and over all; less those of `barred_of`.
+    """Return the pages with their readings, failures first on each page and over all; less `unread_settings`.
 
     A page's image is linked where the run has a copy (`pages/`), or where it is one of our page sets and unchanged.
     """
     sheets: dict[tuple[str, str, str | None], Sheet] = {}
     found: dict[tuple[str, str, str | None, str, str], Reading] = {}
-    barred = {(one.experiment, one.setting) for one in barred_of(readings)}
-    for reading in (r for r in readings if (r["experiment"], r["setting"]) not in barred):
+    unread = {(one["experiment"], one["setting"]) for one in unread_settings(readings)}
+    for reading in (r for r in readings if (r["experiment"], r["setting"]) not in unread):
         page = (reading["page"], reading["page_sha256"], reading["truth"])
         text = "" if reading["status"] in WITHOUT_TEXT else reading["text"]
         key = (*page, reading["status"], text or reading["reason"])
         if key not in found:
-            found[key] = _reading(reading["status"], reading["reason"], text, reading["truth"])
+            marked = Markup(_marked(text, reading["truth"]))  # escaped there, piece by piece
+            found[key] = Reading(reading["status"], reading["reason"], text, row_of(reading), marked)
             sheets.setdefault(page, Sheet(*page)).readings.append(found[key])
         same = found[key]
         same.count += 1
@@ -127,11 +118,6 @@ def sheets_of(readings: Sequence[dict[str, Any]], run: Path) -> list[Sheet]:
 def picture_name(sha256: str) -> str:
     """Return the name of a page's copy in a run's `pages/`."""
     return f"{sha256[:16]}.png"
-
-
-def _reading(status: str, reason: str, text: str, truth: str | None) -> Reading:
-    scores = {} if truth is None or status in WITHOUT_TEXT else score(text, truth)
-    return Reading(status, reason, text, scores, Markup(_marked(text, truth)))  # escaped there, piece by piece
 
 
 def _marked(text: str, truth: str | None) -> str:

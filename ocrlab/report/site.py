@@ -11,14 +11,21 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 from pygments.formatters import HtmlFormatter
 
 from ocrlab import paths
-from ocrlab.report.evidence import barred_of, begun, count_readings, natural, settings_lines, sheets_of, usable_readings
+from ocrlab.report.evidence import (
+    begun,
+    count_readings,
+    natural,
+    settings_lines,
+    sheets_of,
+    unread_settings,
+    usable_readings,
+)
 from ocrlab.report.notebook import NotebookPage, link_figures, render_notebook, slug
 from ocrlab.scoring.metrics import shown_metrics
 from ocrlab.study.provenance import read_json
@@ -67,7 +74,7 @@ def build_site(run_folder: Path) -> Path:
     if readings:
         sheets = sheets_of(readings, run_folder)
         outcomes = list(dict.fromkeys(reading.outcome for sheet in sheets for reading in sheet.readings))
-        values = {"sheets": sheets, "outcomes": outcomes, "barred": barred_of(readings), "run": run}
+        values = {"sheets": sheets, "outcomes": outcomes, "unread": unread_settings(readings), "run": run}
         _write(run_folder / "readings.html", pages, "readings.html.j2", **values)
     values = {
         "items": items,
@@ -147,20 +154,16 @@ def _entries(record: dict[str, Any], run_folder: Path) -> list[tuple[str, dict[s
 def _item(name: str, entry: dict[str, Any], run_folder: Path, target: str) -> dict[str, Any]:
     name = Path(name).name
     file = run_folder / "notebooks" / f"{name}.ipynb"
-    page: NotebookPage | None = None
-    problem = ""
-    if file.is_file():
-        try:
-            page = render_notebook(file, run_folder / "figures")
-        except ValueError as error:
-            problem = str(error)
+    page, problem = None, ""
+    try:
+        page = render_notebook(file, run_folder / "figures") if file.is_file() else None
+    except ValueError as error:
+        problem = str(error)
     status = str(entry.get("status", "not recorded"))
-    asked = entry.get("parameters")
-    parameters: dict[str, Any] = asked if isinstance(asked, dict) else {}
+    parameters = asked if isinstance(asked := entry.get("parameters"), dict) else {}
     command = command_of(name, target, entry.get("profile"), page.parameters if page else parameters)
     return {
         "name": name,
-        "href": quote(f"{name}.html"),
         "title": page.title if page else name,
         "page": page,
         "html": Markup(_with_command(page, command)) if page else "",  # sanitised; the command escaped
@@ -181,9 +184,8 @@ def _with_command(page: NotebookPage, command: str) -> str:
         return page.html
     files = {figure.file for figure in page.figures}
     shown = f'<details class="again"><summary>make it again</summary><code>{escape(command)}</code></details>'
-    return re.sub(
-        r'<img [^>]*src="figures/([\w.%-]+)"[^>]*>', lambda m: m[0] + (shown if m[1] in files else ""), page.html
-    )
+    image = r'<img [^>]*src="figures/([\w.%-]+)"[^>]*>'
+    return re.sub(image, lambda m: m[0] + (shown if m[1] in files else ""), page.html)
 
 
 def _drop_old_figures(folder: Path, items: list[dict[str, Any]]) -> None:
@@ -204,7 +206,6 @@ def _overview_line(folder: Path) -> dict[str, Any]:
     rows = sum((Counter(statuses) for statuses in count_readings(folder).values()), Counter())
     return {
         "name": folder.name,
-        "href": f"{quote(folder.name)}/index.html",
         "started": begun(record),
         "profile": str(record.get("profile") or ""),
         "machine": str(machine.get("gpu") or machine.get("cpu") or ""),
@@ -227,7 +228,7 @@ def _html_templates() -> Environment:
     script = (_HERE / "site.js").read_text(encoding="utf-8")
     environment.globals["script"] = Markup(script)  # our own file
     environment.globals["script_hash"] = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment.filters |= {"duration": _duration, "amount": _amount, "label": _label, "clock": _clock}
+    environment.filters |= {"duration": _duration, "amount": _amount, "clock": _clock}
     return environment
 
 
@@ -285,8 +286,3 @@ def _amount(value: Any, name: str) -> str:
     if str(name).endswith("_bytes") and isinstance(value, int | float):
         return f"{value / 2**30:.1f} GiB"
     return "none" if value is None else str(value)
-
-
-def _label(name: Any) -> str:
-    """Return a column's name in plain words."""
-    return str(name).removesuffix("_bytes").replace("_", " ")
