@@ -51,7 +51,7 @@ def run_experiment(
     limits = {"page_timeout_s": page_timeout_s, "memory_limit_bytes": memory_limit_bytes}
     todo = store.missing(jobs)
     with tqdm(total=len(todo), desc=name, unit="page", disable=not todo) as bar:
-        read = (_spread(name, todo, limits) if engine_is_ray() else _read(name, todo, bar, limits)) if todo else ()
+        read = (_spread(name, todo, limits) if engine_is_ray() else _read(todo, name, limits, bar)) if todo else ()
         for record in read:
             if record["key"] not in store.readings.by_key:  # a lost machine's task begins again
                 store.append(record)
@@ -60,7 +60,7 @@ def run_experiment(
 
 
 def readings_of(name: str, folder: Path | None = None) -> pd.DataFrame:
-    """Return an experiment's saved readings with text and truth, one line a reading."""
+    """Return an experiment's saved readings with text and truth, one line per reading."""
     import pandas as pd
 
     return pd.DataFrame(Store(name, folder).readings.records)
@@ -70,7 +70,7 @@ def _spread(name: str, jobs: Sequence[Job], limits: dict[str, Any]) -> Iterable[
     """Yield records from the machines of a Ray cluster; what a task that failed for good left over says so."""
     connect(None)
     left = _groups(jobs)
-    for index, value in spread(_records, list(left), name, limits):
+    for index, value in spread(_read, list(left), name, limits):
         if not isinstance(value, BaseException):
             left[index] = [job for job in left[index] if job.key != value["key"]]
             yield value
@@ -79,16 +79,13 @@ def _spread(name: str, jobs: Sequence[Job], limits: dict[str, Any]) -> Iterable[
             yield record_of(name, job, PageResult(failed(job.page.id, value)))
 
 
-def _records(jobs: Sequence[Job], name: str, limits: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    with tqdm(disable=True) as bar:
-        yield from _read(name, jobs, bar, limits)
-
-
-def _read(name: str, jobs: Sequence[Job], bar: Any, limits: dict[str, Any]) -> Iterable[dict[str, Any]]:
+def _read(jobs: Sequence[Job], name: str, limits: dict[str, Any], bar: Any = None) -> Iterable[dict[str, Any]]:
+    """Yield a record of every job as it is read; `bar` shows the setting."""
     with ReaderPool(jobs[0].settings, **limits) as pool:
         for settings in dict.fromkeys(job.settings for group in _groups(jobs) for job in group):
             mine = [job for job in jobs if job.settings == settings]
-            bar.set_postfix_str(setting_label(settings.as_dict())[-60:])
+            if bar is not None:
+                bar.set_postfix_str(setting_label(settings.as_dict())[-60:])
             pool.apply(settings)
             for repeat in sorted({job.repeat for job in mine}):
                 yield from _readings(name, pool, {job.page.id: job for job in mine if job.repeat == repeat})
