@@ -237,11 +237,9 @@ def _headline(node: nbformat.NotebookNode) -> str:
     for cell in node.cells:
         if cell.cell_type == "code" and "headline" in cell.metadata.get("tags", []):
             for output in cell.outputs:
-                if output.output_type == "stream" and output.name == "stdout":
-                    said.append(output.text)
-                elif "data" in output:
-                    markdown = output.data.get("text/markdown")
-                    said.append(plain(markdown) if markdown else output.data.get("text/plain", ""))
+                data = output.get("data", {})
+                said.append(output.text if output.get("name") == "stdout" else plain(data.get("text/markdown", "")))
+                said.append("" if "text/markdown" in data else data.get("text/plain", ""))
     return " ".join(" ".join(said).split())[:600]
 
 

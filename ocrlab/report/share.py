@@ -31,18 +31,14 @@ from ocrlab.study.records import parse_object, parse_records
 Anonymise = Callable[[str], str]
 
 MANIFEST = "manifest.json"
-FORMAT = "ocrlab run"
-SCHEMA = 1
+FORMAT, SCHEMA = "ocrlab run", 1
 # The largest zip that is made or added, and what it may grow to, records unpacked.
 MOST_BYTES = 10_000_000
 MOST_UNPACKED_BYTES = 150_000_000
 MOST_FILES = 2_000
-# How many times larger a file may become; a run's own records reach about 40.
-MOST_RATIO = 250
-
+MOST_RATIO = 250  # how many times larger a file may become; a run's own records reach about 40
 _LONGEST_TEXT = 100_000
-# What `measured` holds beside numbers.
-_WORDS = {"stop_reason", "retried"}
+_WORDS = {"stop_reason", "retried"}  # what `measured` holds beside numbers
 _READING = {
     **dict.fromkeys(("key", "experiment", "page", "status", "reason", "text", "machine", "page_sha256"), str),
     **dict.fromkeys(("asked", "actual", "measured"), dict),
@@ -54,13 +50,10 @@ _EVIDENCE = re.compile(rf"run\.json|(?:readings|findings)/{_NAME}\.jsonl(?:\.gz)
 _VIEWS = re.compile(rf"{_NAME}\.html|style\.css|report\.md|rows/{_NAME}\.jsonl(?:\.gz)?")
 _FOREIGN = re.compile(rf"notebooks/{_NAME}\.ipynb|figures/{_NAME}\.(?:png|jpg)|pages/{_NAME}\.png")
 _RUN = re.compile(r"\w[\w.+-]{0,99}(?<!\.)")
-# One date for all, so that the same run gives the same zip.
-_DATE = (2026, 1, 1, 0, 0, 0)
+_DATE = (2026, 1, 1, 0, 0, 0)  # one for all, so that the same run gives the same zip
 
 # They name a role and not a person, and are words of page texts and messages.
-_ANYBODY = """
-    root user users admin administrator ubuntu debian runner jovyan work home guest localhost localdomain
-    """
+_ANYBODY = "root user users admin administrator ubuntu debian runner jovyan work home guest localhost localdomain"
 _HOMES = re.compile(
     r"""(?:/(?:home|Users|export/home|var/home)/|[A-Za-z]:(?:\\{1,2}|/)Users(?:\\{1,2}|/))[^\s/\\"'<>|:;,]+"""
     r"|(?<![\w/])/root(?![\w-])"
@@ -114,8 +107,8 @@ def pack_run(run: Path, target: Path, images: Path | None = None, anonymise: Ano
 def unpack_run(file: Path, folder: Path) -> tuple[str, list[str]]:
     """Write a zip's evidence, checked, into an empty folder; return the run's own name and what was passed over.
 
-    Every entry's name, kind and size is looked at before anything is unpacked. Notebooks and pictures are passed over:
-    nothing of others is opened or run. Pages and rows are to be made from the evidence by whoever calls.
+    Every entry's name, kind and size is checked first. Notebooks and pictures are passed over: nothing of others is
+    opened or run, and pages and rows are made from the evidence here.
 
     Raises:
         ShareError: it is no such zip, or holds what a run does not; the message says what, and what to do.
@@ -144,9 +137,8 @@ def unpack_run(file: Path, folder: Path) -> tuple[str, list[str]]:
 def anonymiser(user: str | None = None, hosts: tuple[str, ...] | None = None, home: Path | None = None) -> Anonymise:
     """Return what replaces home folders by `~`, this checkout's path by `CHECKOUT`, user by `USER`, hosts by `HOST`.
 
-    Hosts are this machine, and servers that a model_id names. Names count as whole words in any case; names of under
-    three letters and those that anybody has (`root`, `ubuntu`) stay where they are no home folder. The defaults are of
-    whoever runs this.
+    Hosts are this machine, and servers that a model_id names. Names count as whole words in any case; short names and
+    those that anybody has (`root`, `ubuntu`) stay, except in a home folder. The defaults are of whoever runs this.
     """
     try:
         user = getpass.getuser() if user is None else user
@@ -262,9 +254,10 @@ def _checked_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 
 def _check_entry(entry: zipfile.ZipInfo) -> None:
     name, bomb = entry.filename, f"unpacks to {entry.file_size:,} bytes from {entry.compress_size:,}: a zip bomb"
+    outside = re.match(r"[/\\]|[A-Za-z]:", name) or "\\" in name or ".." in name.split("/")
     known = name == MANIFEST or entry.is_dir() or any(kind.fullmatch(name) for kind in (_EVIDENCE, _VIEWS, _FOREIGN))
     for bad, words in (
-        (re.match(r"[/\\]|[A-Za-z]:", name) or "\\" in name or ".." in name.split("/"), "would be written outside"),
+        (outside, "would be written outside the run's folder"),
         (stat.S_ISLNK(entry.external_attr >> 16), "is a link"),
         (entry.flag_bits & 0x1, "is encrypted"),
         (
@@ -332,9 +325,8 @@ def _check_reading(record: dict[str, Any]) -> None:
     """Refuse a reading with values that the other parts do not expect."""
     if any(isinstance(value, str) and len(value) > _LONGEST_TEXT for value in record.values()):
         raise ShareError(f"it holds a text of more than {_LONGEST_TEXT:,} letters")
-    for field in ("key", "experiment", "page"):
-        if not record[field].isprintable():
-            raise ShareError(f"its {field!r} holds control characters")
+    if odd := [field for field in ("key", "experiment", "page") if not record[field].isprintable()]:
+        raise ShareError(f"its {odd[0]!r} holds control characters")
     if record["status"] not in STATUSES:
         raise ShareError(f"status {record['status'][:40]!r} is not one of {', '.join(STATUSES)}")
     if any(type(record.get(field, 1)) is not int or record.get(field, 1) < 1 for field in ("leaf", "dpi")):

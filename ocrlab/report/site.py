@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup, escape
 from pygments.formatters import HtmlFormatter
 
@@ -91,7 +91,7 @@ def build_site(run_folder: Path) -> Path:
 
 
 def build_overview(results: Path) -> Path:
-    """Return the `index.html` over all runs, made from their `run.json` and rows; the newest run comes first.
+    """Return the `index.html` over all runs, made from their `run.json` and readings; the newest run comes first.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -201,29 +201,22 @@ def _drop_old_figures(folder: Path, items: list[dict[str, Any]]) -> None:
 def _overview_line(folder: Path) -> dict[str, Any]:
     record = read_json(folder / "run.json")
     states = Counter(str(entry.get("status", "not recorded")) for _, entry in _entries(record, folder / "none"))
-    objects = {name: record[name] for name in ("machine", "versions", "added") if isinstance(record.get(name), dict)}
-    machine = objects.get("machine", {})
-    rows = sum((Counter(statuses) for statuses in count_readings(folder).values()), Counter())
+    readings = sum((Counter(statuses) for statuses in count_readings(folder).values()), Counter())
     return {
         "name": folder.name,
         "started": begun(record),
-        "profile": str(record.get("profile") or ""),
-        "machine": str(machine.get("gpu") or machine.get("cpu") or ""),
-        "memory_bytes": machine.get("gpu_memory_bytes") or machine.get("memory_bytes"),
-        "versions": objects.get("versions", {}),
-        "commit": str(record.get("commit") or "")[:12],
-        "dirty": bool(record.get("dirty")),
-        "added": objects.get("added"),
+        "record": record,
         "states": states,
         "failed": sum(states.values()) - states["ok"] - states["skipped"] - states["not recorded"],
-        "rows": rows.total(),
-        "not_ok": rows.total() - rows["ok"],
+        "readings": readings.total(),
+        "not_ok": readings.total() - readings["ok"],
     }
 
 
 def _html_templates() -> Environment:
     """Return the environment of the pages: autoescaped, with one small script that only its own hash lets run."""
-    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=ChainableUndefined)
+    environment.loader = FileSystemLoader(_HERE)
     # Inline and pinned: a policy that allowed script files from disk would allow every file on that disk.
     script = (_HERE / "site.js").read_text(encoding="utf-8")
     environment.globals["script"] = Markup(script)  # our own file

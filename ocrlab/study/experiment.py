@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,18 +88,19 @@ def _read(jobs: Sequence[Job], name: str, limits: dict[str, Any], bar: Any = Non
                 bar.set_postfix_str(setting_label(settings.as_dict())[-60:])
             pool.apply(settings)
             for repeat in sorted({job.repeat for job in mine}):
-                yield from _readings(name, pool, {job.page.id: job for job in mine if job.repeat == repeat})
+                yield from read_jobs(name, [job for job in mine if job.repeat == repeat], lambda: pool)
 
 
-def _readings(name: str, pool: ReaderPool, jobs: dict[str, Job]) -> Iterable[dict[str, Any]]:
-    """Yield a record of every job, by page, of one setting; those of a setting that is refused say so."""
+def read_jobs(name: str, jobs: Sequence[Job], open_pool: Callable[[], ReaderPool]) -> Iterable[dict[str, Any]]:
+    """Yield a record of every job, all of one setting and of different pages; where it is refused, records say so."""
+    left = {job.page.id: job for job in jobs}
     try:
-        if refused := next(iter(jobs.values())).refused:
-            raise Refused("unsupported", refused)
-        for result in pool.read([job.page for job in jobs.values()]):
-            yield record_of(name, jobs.pop(result.reading.page), result)
+        if jobs[0].refused:
+            raise Refused("unsupported", jobs[0].refused)
+        for result in open_pool().read([job.page for job in jobs]):
+            yield record_of(name, left.pop(result.reading.page), result)
     except Refused as error:
-        for job in jobs.values():
+        for job in left.values():
             yield record_of(name, job, PageResult(failed(job.page.id, error)))
 
 

@@ -106,9 +106,8 @@ def cost_against_tokens(rows: pd.DataFrame, cost: str, by: str = "max_pixels") -
     middle, low, high = (table[f"{cost}{end}"] * 1000 for end in ("", "_low", "_high"))
     spread = [middle - low, high - middle]
     axes.errorbar(table["image_tokens"], middle, yerr=spread, marker="o", capsize=4, color=COLOURS[1])
-    axes.set(xlabel="image tokens per page (median)", ylabel=f"{cost.removesuffix('_s')}, ms")
+    axes.set(xlabel="image tokens per page (median)", ylabel=f"{cost.removesuffix('_s')}, ms", ylim=(0, None))
     axes.set_title(f"{_conditions(rows)}: median and quartiles over pages", fontsize=9)
-    axes.set_ylim(0, None)
     return figure
 
 
@@ -120,9 +119,8 @@ def memory_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
     most = known.groupby(by).max()
     figure, axes = blank_figure()
     axes.plot(most["image_tokens"], most["peak_memory_bytes"] / 2**20, marker="o", color=COLOURS[2])
-    axes.set(xlabel="image tokens of the largest page", ylabel="peak above the model at rest, MiB")
+    axes.set(xlabel="image tokens of the largest page", ylabel="peak above the model at rest, MiB", ylim=(0, None))
     axes.set_title(f"{_conditions(rows)}: the most over pages", fontsize=9)
-    axes.set_ylim(0, None)
     return figure
 
 

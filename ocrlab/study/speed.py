@@ -6,17 +6,17 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from ocrlab.pages import Page
-from ocrlab.reading.isolated import PageResult, Refused
+from ocrlab.reading.isolated import Refused
 from ocrlab.reading.pool import ReaderPool
-from ocrlab.reading.result import failed
 from ocrlab.reading.settings import Settings, same_load
-from ocrlab.study.experiment import Job, Store, plan_jobs, record_of
+from ocrlab.study.experiment import Job, Store, plan_jobs, read_jobs
 from ocrlab.study.records import setting_label
 
 if TYPE_CHECKING:
@@ -95,16 +95,8 @@ def _records(name: str, todo: Sequence[Job], fleet: _Fleet, rng: random.Random, 
         for batch in batches:
             settings = batch[0].settings
             bar.set_postfix_str(setting_label(settings.as_dict())[-60:])
-            by_page = {job.page.id: job for job in batch}
-            try:
-                if batch[0].refused:
-                    raise Refused("unsupported", batch[0].refused)
-                reader = fleet.reader(settings, every.get(settings) or [job.page for job in batch])
-                for result in reader.read([job.page for job in batch]):
-                    yield record_of(name, by_page.pop(result.reading.page), result)
-            except Refused as error:
-                for job in by_page.values():
-                    yield record_of(name, job, PageResult(failed(job.page.id, error)))
+            warming = every.get(settings) or [job.page for job in batch]
+            yield from read_jobs(name, batch, partial(fleet.reader, settings, warming))
 
 
 def _batches(jobs: Sequence[Job]) -> list[list[Job]]:

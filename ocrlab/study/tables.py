@@ -47,13 +47,9 @@ def diff(reading: str, truth: str, names: tuple[str, str] = ("truth", "reading")
     def line(side: str) -> str:
         parts = []
         for piece in align(reading, truth):
-            text = html.escape(getattr(piece, side)).replace("\n", "⏎<br>")
-            if piece.kind == "equal":
-                parts.append(text)
-            elif text:
-                parts.append(f'<span style="background:{_COLOURS[piece.kind]};color:#000">{text}</span>')
-            else:
-                parts.append(f'<span style="color:{_COLOURS[piece.kind]}">▁</span>')
+            text, colour = html.escape(getattr(piece, side)).replace("\n", "⏎<br>"), _COLOURS.get(piece.kind)
+            style = f"background:{colour};color:#000" if text else f"color:{colour}"
+            parts.append(f'<span style="{style}">{text or "▁"}</span>' if colour else text)
         return "".join(parts)
 
     left = "text-align:left"
