@@ -10,7 +10,8 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor ready soak lab app reproduce test check report share add verify notebooks pages train-tiny clean
+.PHONY: help setup doctor ready soak upgrade rollback lab app reproduce test check report share add verify notebooks \
+	pages train-tiny clean
 
 help: ## this list
 	@echo "ocrlab: which settings should read my documents with Qwen2-VL, on this machine?"; echo
@@ -36,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 doctor: $(READY) ## what is wrong with this installation, and what to do about it
 	@$(BIN)/python -m ocrlab doctor
 
-ready: $(READY) ## is this machine ready? checks over a run's rows, exit code by THRESHOLD=; RUN=
+ready: $(READY) ## is this machine ready? checks over a run's rows; fails below THRESHOLD=; RUN=
 	@$(BIN)/python -m ocrlab ready $(if $(RUN),--run "$(RUN)") $(if $(THRESHOLD),--threshold "$(THRESHOLD)")
 
 soak: $(READY) ## read pages for MINUTES=60: does memory grow, does a text change? PAGES= PRESET= RUN=
@@ -55,7 +56,7 @@ lab: $(READY) ## explore in JupyterLab (this computer only)
 app: $(READY) ## try pages and settings by hand, in the browser (this computer only); PRESET=
 	@$(BIN)/python -m ocrlab app $(if $(PRESET),--preset "$(PRESET)")
 
-reproduce: $(READY) ## run every notebook and build the site; PROFILE= MODEL= ONLY= RUN= PARAMS= ENGINE=
+reproduce: $(READY) ## run every notebook and build the site; PROFILE= MODEL= ONLY= RUN= PARAMS= ENGINE= ADDRESS=
 	@$(BIN)/python -m ocrlab reproduce $(if $(PROFILE),--profile "$(PROFILE)") $(if $(MODEL),--model "$(MODEL)") \
 		$(if $(ONLY),--only "$(ONLY)") $(if $(RUN),--run "$(RUN)") $(if $(PARAMS),--params "$(PARAMS)") \
 		$(if $(ENGINE),--engine "$(ENGINE)") $(if $(ADDRESS),--address "$(ADDRESS)")
@@ -65,7 +66,7 @@ $(READY_TEST): $(READY)
 	@$(COMPILE)
 	@touch $(READY_TEST)
 
-# One thread a process: the embedded reader gains nothing from two, and a busy neighbour cannot stall it.
+# One thread per process: the embedded reader gains nothing from two, and a busy neighbour cannot stall it.
 JOBS ?= 2
 test: export OMP_NUM_THREADS ?= 1
 test: $(READY_TEST) ## all tests, and every notebook checked cell by cell with nbval; JOBS=2 processes

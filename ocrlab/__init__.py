@@ -1,4 +1,4 @@
-"""ocrlab: which settings should read my documents with Qwen2-VL, what do they cost, and what does not work here.
+"""Measures which settings should read documents with Qwen2-VL, what they cost, and what does not work here and why.
 
 Names are loaded when first used, so that `import ocrlab` is light and torch comes only with a model.
 """
@@ -20,18 +20,31 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Page", "Reader", "Settings", "load_pages", "load_preset", "load_rows", "open_image", "open_reader", "plots",
-    "readings_of", "run_experiment", "score", "tables",
-]  # fmt: skip
+    "Page",
+    "Reader",
+    "Settings",
+    "load_pages",
+    "load_preset",
+    "load_rows",
+    "open_image",
+    "open_reader",
+    "plots",
+    "readings_of",
+    "run_experiment",
+    "score",
+    "tables",
+]
 
-_HOMES = {
-    "Page": "ocrlab.pages", "load_pages": "ocrlab.pages", "open_image": "ocrlab.pages",
-    "Reader": "ocrlab.reading.reader", "open_reader": "ocrlab.reading.reader",
-    "Settings": "ocrlab.reading.settings", "load_preset": "ocrlab.reading.settings",
-    "score": "ocrlab.scoring.metrics",
-    "run_experiment": "ocrlab.study.experiment", "readings_of": "ocrlab.study.experiment",
-    "load_rows": "ocrlab.study.records",
-}  # fmt: skip
+_NAMES = {
+    "ocrlab.pages": ("Page", "load_pages", "open_image"),
+    "ocrlab.reading.reader": ("Reader",),
+    "ocrlab.reading.open": ("open_reader",),
+    "ocrlab.reading.settings": ("Settings", "load_preset"),
+    "ocrlab.scoring.metrics": ("score",),
+    "ocrlab.study.experiment": ("run_experiment", "readings_of"),
+    "ocrlab.study.records": ("load_rows",),
+}
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

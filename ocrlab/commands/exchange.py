@@ -130,7 +130,7 @@ def verify(
     for again in bar:
         done.append(again)
         if again.outcome == "different":
-            where = "; ".join(filter(None, [str(again.parting or ""), again.reason]))
+            where = "; ".join(filter(None, [str(again.difference or ""), again.reason]))
             tqdm.write(f"{again.page} ({again.experiment}: {again.setting}): {where}", file=sys.stdout)
     return _summary(done)
 

@@ -20,7 +20,7 @@ from ocrlab.machine.hardware import Machine
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import BYTES, predict
 from ocrlab.reading.settings import Settings, make_settings
-from ocrlab.study.compare import compare, parting, summarise
+from ocrlab.study.compare import compare, first_difference, summarise
 from ocrlab.study.plots import COLOURS, STYLE, nothing
 from ocrlab.study.records import load_findings, readings_in, record_files, row_of, setting_label, settings_of
 from ocrlab.study.rereading import repeatable
@@ -261,7 +261,7 @@ def _readings(folder: Path) -> dict[tuple[Any, str], Mapping[str, Any]]:
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any] | None:
-    where = parting(one["text"], other["text"])
+    where = first_difference(one["text"], other["text"])
     if where is None:
         return None
     actual = [(one["actual"].get(name), other["actual"].get(name)) for name in ("actual_dtype", "actual_device")]

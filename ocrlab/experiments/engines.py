@@ -13,7 +13,7 @@ from ocrlab.reading.serve import running_server
 from ocrlab.reading.server_reader import BY_THE_SERVER
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.scoring.outcomes import WITH_TEXT
-from ocrlab.study.compare import parting
+from ocrlab.study.compare import first_difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +101,7 @@ def engine_table(readings: pd.DataFrame, choices: Sequence[Engine], in_flight: S
 def _compared_with(first: dict[str, str], read: pd.DataFrame) -> dict[str, Any]:
     both = read[read["page"].isin(list(first))]
     texts = zip(both["page"], both["text"], strict=True)
-    others = {page: where for page, text in texts if (where := parting(first[page], text))}
+    others = {page: where for page, text in texts if (where := first_difference(first[page], text))}
     pages = both["page"].nunique()
     difference = next((f"{page}: {where}" for page, where in others.items()), "")
     return {"pages": pages, "same": pages - len(others), "difference": difference}

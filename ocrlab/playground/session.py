@@ -110,7 +110,7 @@ def keep_reading(folder: Path, settings: Settings, page: Page, seen: PageResult)
     store = Store(EXPERIMENT, folder)
     checkpoint = str(seen.actual.get("actual_revision", "absent"))
     repeat = 0
-    while (key := row_key(settings, page, checkpoint, repeat)) in store.readings.keys:
+    while (key := row_key(settings, page, checkpoint, repeat)) in store.readings.by_key:
         repeat += 1
     # Times of a reading that was looked at hold what looking costs.
     actual = seen.actual | {"actual_streamed": True}

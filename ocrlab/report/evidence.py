@@ -6,7 +6,7 @@ import gzip
 import html
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from ocrlab.reading.settings import make_settings
-from ocrlab.scoring.metrics import align, score, shown_metrics
+from ocrlab.scoring.metrics import align, shown_metrics
 from ocrlab.scoring.outcomes import WITHOUT_TEXT
 from ocrlab.study.compare import summarise
 from ocrlab.study.records import parse_records, record_files, row_of, setting_label
-from ocrlab.study.rereading import dpis_of, pages_by_hash
+from ocrlab.study.rereading import pages_by_hash
 
 _LONGEST = 6_000
 
@@ -31,7 +31,7 @@ class Reading:
     status: str
     reason: str
     text: str
-    scores: dict[str, float | int | None]
+    scores: dict[str, Any]
     line: Markup
     settings: list[str] = field(default_factory=list)
     experiments: list[str] = field(default_factory=list)
@@ -45,12 +45,9 @@ class Reading:
     @property
     def words(self) -> str:
         """Return what the metrics that are shown say, but for those that are perfect."""
-        told = [(metric, self.scores.get(name)) for name, metric in shown_metrics().items()]
-        return ", ".join(
-            f"{metric.label} {metric.words(value)}"
-            for metric, value in told
-            if value is not None and value != (metric.better == "high")
-        )
+        shown = [(metric, self.scores.get(name)) for name, metric in shown_metrics().items()]
+        imperfect = [(metric, value) for metric, value in shown if value not in (None, metric.better == "high")]
+        return ", ".join(f"{metric.label} {metric.words(value)}" for metric, value in imperfect)
 
     @property
     def outcome(self) -> str:
@@ -77,44 +74,34 @@ class Sheet:
     readings: list[Reading] = field(default_factory=list)
 
 
-@dataclass
-class Barred:
-    """A setting that read no page at all in an experiment, and the first reason why."""
-
-    experiment: str
-    setting: str
-    status: str
-    reason: str
-    pages: int
-
-
-def barred_of(readings: Sequence[dict[str, Any]]) -> list[Barred]:
-    """Return the settings that read no page: said once, as their reason is not the pages'."""
+def unread_settings(readings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the settings that read no page in an experiment, each with its first reason and how many pages it had."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for reading in readings:
         groups.setdefault((reading["experiment"], reading["setting"]), []).append(reading)
     return [
-        Barred(*names, mine[0]["status"], mine[0]["reason"], len({reading["page"] for reading in mine}))
-        for names, mine in groups.items() if all(reading["status"] in WITHOUT_TEXT for reading in mine)
-    ]  # fmt: skip
+        {name: mine[0][name] for name in ("experiment", "setting", "status", "reason")}
+        | {"pages": len({reading["page"] for reading in mine})}
+        for mine in groups.values()
+        if all(reading["status"] in WITHOUT_TEXT for reading in mine)
+    ]
 
 
 def sheets_of(readings: Sequence[dict[str, Any]], run: Path) -> list[Sheet]:
-    """Return the pages with their readings, failures first on each page and over all; less those of `barred_of`.
+    """Return the pages with their readings, failures first on each page and over all; less `unread_settings`.
 
     A page's image is linked where the run has a copy (`pages/`), or where it is one of our page sets and unchanged.
     """
     sheets: dict[tuple[str, str, str | None], Sheet] = {}
     found: dict[tuple[str, str, str | None, str, str], Reading] = {}
-    barred = {(one.experiment, one.setting) for one in barred_of(readings)}
-    for reading in (r for r in readings if (r["experiment"], r["setting"]) not in barred):
-        truth, sha256 = reading.get("truth"), reading.get("page_sha256")
-        known = truth if isinstance(truth, str) else None
-        page = (reading["page"], sha256 if isinstance(sha256, str) else "", known)
+    unread = {(one["experiment"], one["setting"]) for one in unread_settings(readings)}
+    for reading in (r for r in readings if (r["experiment"], r["setting"]) not in unread):
+        page = (reading["page"], reading["page_sha256"], reading["truth"])
         text = "" if reading["status"] in WITHOUT_TEXT else reading["text"]
         key = (*page, reading["status"], text or reading["reason"])
         if key not in found:
-            found[key] = _reading(reading["status"], reading["reason"], text, known)
+            marked = Markup(_marked(text, reading["truth"]))  # escaped there, piece by piece
+            found[key] = Reading(reading["status"], reading["reason"], text, row_of(reading), marked)
             sheets.setdefault(page, Sheet(*page)).readings.append(found[key])
         same = found[key]
         same.count += 1
@@ -131,11 +118,6 @@ def sheets_of(readings: Sequence[dict[str, Any]], run: Path) -> list[Sheet]:
 def picture_name(sha256: str) -> str:
     """Return the name of a page's copy in a run's `pages/`."""
     return f"{sha256[:16]}.png"
-
-
-def _reading(status: str, reason: str, text: str, truth: str | None) -> Reading:
-    scores = {} if truth is None or status in WITHOUT_TEXT else score(text, truth)
-    return Reading(status, reason, text, scores, Markup(_marked(text, truth)))  # escaped there, piece by piece
 
 
 def _marked(text: str, truth: str | None) -> str:
@@ -177,13 +159,11 @@ def begun(record: dict[str, Any]) -> str:
 
 def count_readings(run: Path) -> dict[str, dict[str, int]]:
     """Return the number of readings of each status by file; a line that is none counts as `damaged`."""
-    files = {file: file.name.removesuffix(".gz") for file in record_files(run / "readings")}
-    return {
-        name: dict(
-            Counter("damaged" if line is None else str(line.get("status", "no status")) for line in _lines(file))
-        )
-        for file, name in files.items()
-    }
+    found = {}
+    for file in record_files(run / "readings"):
+        statuses = ("damaged" if line is None else str(line.get("status", "no status")) for line in _lines(file))
+        found[file.name.removesuffix(".gz")] = dict(Counter(statuses))
+    return found
 
 
 def usable_readings(run: Path) -> list[dict[str, Any]]:
@@ -193,14 +173,18 @@ def usable_readings(run: Path) -> list[dict[str, Any]]:
     """
     found = []
     for file in record_files(run / "readings"):
-        blank: dict[str, Any] = {"experiment": file.name.partition(".")[0], "actual": {}, "measured": {}, "truth": None}
+        blank: dict[str, Any] = {"experiment": file.name.partition(".")[0], "actual": {}, "measured": {}}
         for line in _lines(file):
             if line is not None and all(isinstance(line.get(name), kind) for name, kind in _NEEDED.items()):
                 try:
                     asked = make_settings(line["asked"]).as_dict()
                 except (ValueError, TypeError):
                     continue  # counted in `count_readings`
-                found.append(blank | line | {"asked": asked, "setting": setting_label(asked)})
+                truth, sha256 = (
+                    v if isinstance(v := line.get(name), str) else None for name in ("truth", "page_sha256")
+                )
+                known = {"truth": truth, "page_sha256": sha256 or "", "asked": asked, "setting": setting_label(asked)}
+                found.append(blank | line | known)
     return found
 
 
@@ -222,25 +206,20 @@ def settings_lines(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{str(k): None if isinstance(v, float) and v != v else v for k, v in line.items()} for line in lines]
 
 
-def page_hashes(run: Path) -> set[str]:
-    """Return the sha256 of every page that the run's readings name, whatever became of them."""
-    return {str(line["page_sha256"]) for line in _all_lines(run) if line.get("page_sha256")}
-
-
-def page_dpis(run: Path) -> set[int]:
-    """Return the resolutions that the run's readings name, at which pages of PDFs were drawn."""
-    return dpis_of(_all_lines(run))
-
-
-def _all_lines(run: Path) -> Iterator[dict[str, Any]]:
-    return (line for file in record_files(run / "readings") for line in _lines(file) if line is not None)
+def all_readings(run: Path) -> list[dict[str, Any]]:
+    """Return every record of the run's readings that is not damaged, whatever it holds."""
+    return [line for file in record_files(run / "readings") for line in _lines(file) if line is not None]
 
 
 def _lines(file: Path) -> list[dict[str, Any] | None]:
-    """Return a file's records, None for each that is damaged."""
+    """Return a file's records, the last of each key, and None for each that is damaged."""
     data = file.read_bytes()
     try:
         data = gzip.decompress(data) if file.suffix == ".gz" else data
     except (OSError, EOFError, zlib.error):
         return [None]
-    return [None if isinstance(record, ValueError) else record for _, record in parse_records(data)]
+    found: dict[str, dict[str, Any] | None] = {}
+    for number, record in parse_records(data):
+        damaged = isinstance(record, ValueError)
+        found[repr(number if damaged else record.get("key", number))] = None if damaged else record
+    return list(found.values())

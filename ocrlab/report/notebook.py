@@ -22,11 +22,6 @@ _WIDGET = "application/vnd.jupyter.widget-view+json"
 # The key in an output's metadata under which `link_figures` notes the image's file.
 _LINK = "ocrlab_figure"
 
-_TAGS = """
-    a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6
-    hr i img ins kbd li mark ol p pre q s samp small span strong sub summary sup table tbody td tfoot th thead tr u
-    ul var
-    """
 # What stands inside these is no text for a reader.
 _NOISE = """
     script style noscript template iframe object embed applet svg math textarea select title head link meta base form
@@ -143,12 +138,12 @@ def link_figures(file: Path, figures: list[FigureFile]) -> None:
 def sanitise(markup: str) -> str:
     """Return HTML of known-good tags, attributes, links and styles; scripts vanish, other tags leave their text.
 
-    Images come from `figures/` and from `data:` only; another one leaves its words. MathML and SVG are never let
-    through: they are where sanitisers are fooled (CVE-2020-6816, CVE-2021-23980).
+    Images come from `figures/` and from `data:` only; of another one the words stay. MathML and SVG never pass: they
+    are how sanitisers are fooled (CVE-2020-6816, CVE-2021-23980).
     """
     clean = nh3.clean(
         markup,
-        tags=set(_TAGS.split()),
+        tags=nh3.ALLOWED_TAGS - {"area", "map"} | {"section", "tfoot"},
         clean_content_tags=set(_NOISE.split()),
         attributes=_ATTRIBUTES,
         attribute_filter=_allowed,
@@ -242,11 +237,9 @@ def _headline(node: nbformat.NotebookNode) -> str:
     for cell in node.cells:
         if cell.cell_type == "code" and "headline" in cell.metadata.get("tags", []):
             for output in cell.outputs:
-                if output.output_type == "stream" and output.name == "stdout":
-                    said.append(output.text)
-                elif "data" in output:
-                    markdown = output.data.get("text/markdown")
-                    said.append(plain(markdown) if markdown else output.data.get("text/plain", ""))
+                data = output.get("data", {})
+                said.append(output.text if output.get("name") == "stdout" else plain(data.get("text/markdown", "")))
+                said.append("" if "text/markdown" in data else data.get("text/plain", ""))
     return " ".join(" ".join(said).split())[:600]
 
 

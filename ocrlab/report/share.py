@@ -21,28 +21,24 @@ from typing import Any
 import yaml
 
 from ocrlab import paths
-from ocrlab.reading.settings import SettingError, make_settings
-from ocrlab.report.evidence import page_dpis, page_hashes, picture_name
+from ocrlab.reading.settings import make_settings
+from ocrlab.report.evidence import all_readings, picture_name
 from ocrlab.report.site import build_site
 from ocrlab.scoring.outcomes import STATUSES
-from ocrlab.study.records import parse_records
-from ocrlab.study.rereading import pages_by_hash
+from ocrlab.study.records import parse_object, parse_records
+from ocrlab.study.rereading import dpis_of, pages_by_hash
 
 Anonymise = Callable[[str], str]
 
 MANIFEST = "manifest.json"
-FORMAT = "ocrlab run"
-SCHEMA = 1
+FORMAT, SCHEMA = "ocrlab run", 1
 # The largest zip that is made or added, and what it may grow to, records unpacked.
 MOST_BYTES = 10_000_000
 MOST_UNPACKED_BYTES = 150_000_000
 MOST_FILES = 2_000
-# How many times larger a file may become; a run's own records reach about 40.
-MOST_RATIO = 250
-
+MOST_RATIO = 250  # how many times larger a file may become; a run's own records reach about 40
 _LONGEST_TEXT = 100_000
-# What `measured` holds beside numbers.
-_WORDS = {"stop_reason", "retried"}
+_WORDS = {"stop_reason", "retried"}  # what `measured` holds beside numbers
 _READING = {
     **dict.fromkeys(("key", "experiment", "page", "status", "reason", "text", "machine", "page_sha256"), str),
     **dict.fromkeys(("asked", "actual", "measured"), dict),
@@ -54,13 +50,10 @@ _EVIDENCE = re.compile(rf"run\.json|(?:readings|findings)/{_NAME}\.jsonl(?:\.gz)
 _VIEWS = re.compile(rf"{_NAME}\.html|style\.css|report\.md|rows/{_NAME}\.jsonl(?:\.gz)?")
 _FOREIGN = re.compile(rf"notebooks/{_NAME}\.ipynb|figures/{_NAME}\.(?:png|jpg)|pages/{_NAME}\.png")
 _RUN = re.compile(r"\w[\w.+-]{0,99}(?<!\.)")
-# One date for all, so that the same run gives the same zip.
-_DATE = (2026, 1, 1, 0, 0, 0)
+_DATE = (2026, 1, 1, 0, 0, 0)  # one for all, so that the same run gives the same zip
 
 # They name a role and not a person, and are words of page texts and messages.
-_ANYBODY = """
-    root user users admin administrator ubuntu debian runner jovyan work home guest localhost localdomain
-    """
+_ANYBODY = "root user users admin administrator ubuntu debian runner jovyan work home guest localhost localdomain"
 _HOMES = re.compile(
     r"""(?:/(?:home|Users|export/home|var/home)/|[A-Za-z]:(?:\\{1,2}|/)Users(?:\\{1,2}|/))[^\s/\\"'<>|:;,]+"""
     r"|(?<![\w/])/root(?![\w-])"
@@ -91,14 +84,13 @@ def pack_run(run: Path, target: Path, images: Path | None = None, anonymise: Ano
     anonymise = anonymise or anonymiser()
     with tempfile.TemporaryDirectory(prefix="ocrlab-share-") as folder:
         copy = Path(folder) / "results" / run.name
-        for name in _names_in(run):
-            if _EVIDENCE.fullmatch(name) or name.startswith("rows/"):
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                (copy / name).write_bytes(_anonymised(run / name, anonymise))
+        for name in filter(_EVIDENCE.fullmatch, _names_in(run)):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes(_anonymised(run / name, anonymise))
         if images is not None:
             _copy_images(run, copy / "pages", images)
         build_site(copy)
-        files = {name: (copy / name).read_bytes() for name in _names_in(copy) if not name.startswith("rows/")}
+        files = {name: (copy / name).read_bytes() for name in _names_in(copy)}
     packed = _zip(files | {MANIFEST: manifest(run.name, files)})
     if len(packed) > MOST_BYTES:
         largest = ", ".join(sorted(files, key=lambda name: -len(files[name]))[:3])
@@ -115,8 +107,8 @@ def pack_run(run: Path, target: Path, images: Path | None = None, anonymise: Ano
 def unpack_run(file: Path, folder: Path) -> tuple[str, list[str]]:
     """Write a zip's evidence, checked, into an empty folder; return the run's own name and what was passed over.
 
-    Every entry's name, kind and size is looked at before anything is unpacked. Notebooks and pictures are passed over:
-    nothing of others is opened or run. Pages and rows are to be made from the evidence by whoever calls.
+    Every entry's name, kind and size is checked first. Notebooks and pictures are passed over: nothing of others is
+    opened or run, and pages and rows are made from the evidence here.
 
     Raises:
         ShareError: it is no such zip, or holds what a run does not; the message says what, and what to do.
@@ -137,7 +129,7 @@ def unpack_run(file: Path, folder: Path) -> tuple[str, list[str]]:
         raise ShareError(f"{file}: no zip, or a damaged one ({error}); fetch it again") from error
     except OSError as error:
         raise ShareError(f"{file}: cannot be read ({error.strerror or error}); check the path") from error
-    except ShareError as error:
+    except ValueError as error:
         raise ShareError(f"{file}: {error}") from error
     return run, [entry.filename for entry in entries if _FOREIGN.fullmatch(entry.filename)]
 
@@ -145,9 +137,8 @@ def unpack_run(file: Path, folder: Path) -> tuple[str, list[str]]:
 def anonymiser(user: str | None = None, hosts: tuple[str, ...] | None = None, home: Path | None = None) -> Anonymise:
     """Return what replaces home folders by `~`, this checkout's path by `CHECKOUT`, user by `USER`, hosts by `HOST`.
 
-    Hosts are this machine, and servers that a model_id names. Names count as whole words in any case; names of under
-    three letters and those that anybody has (`root`, `ubuntu`) stay where they are no home folder. The defaults are of
-    whoever runs this.
+    Hosts are this machine, and servers that a model_id names. Names count as whole words in any case; short names and
+    those that anybody has (`root`, `ubuntu`) stay, except in a home folder. The defaults are of whoever runs this.
     """
     try:
         user = getpass.getuser() if user is None else user
@@ -156,19 +147,18 @@ def anonymiser(user: str | None = None, hosts: tuple[str, ...] | None = None, ho
     hosts = (socket.gethostname(), socket.gethostname().split(".")[0]) if hosts is None else hosts
     places = {str(home or Path.home()): "~", str(paths.ROOT): "CHECKOUT"}
     places |= {place.replace("\\", "\\\\"): word for place, word in places.items()}
-    exact = sorted(((p, w) for p, w in places.items() if len(p) > 1), key=lambda pair: -len(pair[0]))
     names = [*((host, "HOST") for host in sorted(set(hosts), key=len, reverse=True)), (user, "USER")]
-    words = [
-        (re.compile(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", re.IGNORECASE), word)
-        for name, word in names
-        if len(name) > 2 and name.lower() not in _ANYBODY.split()
+    telling = [(name, word) for name, word in names if len(name) > 2 and name.lower() not in _ANYBODY.split()]
+    longest = sorted((place for place in places if len(place) > 1), key=len, reverse=True)
+    rules = [
+        *((re.compile(re.escape(place) + r"(?![\w-])"), places[place]) for place in longest),
+        (_HOMES, "~"),
+        (_SERVERS, r"\1HOST"),
+        *((re.compile(rf"(?<![^\W_]){re.escape(n)}(?![^\W_])", re.IGNORECASE), word) for n, word in telling),
     ]
 
     def anonymise(text: str) -> str:
-        for place, word in exact:
-            text = re.sub(re.escape(place) + r"(?![\w-])", word, text)
-        text = _SERVERS.sub(r"\1HOST", _HOMES.sub("~", text))
-        for pattern, word in words:
+        for pattern, word in rules:
             text = pattern.sub(word, text)
         return text
 
@@ -207,7 +197,7 @@ def _anonymised(file: Path, anonymise: Anonymise) -> bytes:
     data = file.read_bytes()
     try:
         if file.suffix == ".json":
-            return _as_json(anonymise_all(_parse(data), anonymise))
+            return _as_json(anonymise_all(parse_object(data), anonymise))
         if file.suffix == ".yaml":
             return anonymise(data.decode()).encode()
         plain = gzip.decompress(data) if file.suffix == ".gz" else data
@@ -224,8 +214,9 @@ def _anonymised(file: Path, anonymise: Anonymise) -> bytes:
 
 def _copy_images(run: Path, target: Path, images: Path) -> None:
     """Write the pages that were read as PNG without their metadata, found in `images` by their hashes."""
-    wanted = page_hashes(run)
-    found = {sha256: page for sha256, page in pages_by_hash([images], page_dpis(run)).items() if sha256 in wanted}
+    readings = all_readings(run)
+    wanted = {reading.get("page_sha256") for reading in readings}
+    found = {sha256: page for sha256, page in pages_by_hash([images], dpis_of(readings)).items() if sha256 in wanted}
     if not found:
         raise ShareError(
             f"{images}: holds none of this run's pages (their sha256 are in readings/); give the folder that was read, "
@@ -262,20 +253,22 @@ def _checked_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 
 
 def _check_entry(entry: zipfile.ZipInfo) -> None:
-    name, shown = entry.filename, repr(entry.filename[:120])
-    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name) or "\\" in name or ".." in name.split("/"):
-        raise ShareError(f"{shown} would be written outside the run's folder; do not use this zip")
-    if stat.S_ISLNK(entry.external_attr >> 16):
-        raise ShareError(f"{shown} is a link; a run holds plain files only")
-    if entry.flag_bits & 0x1:
-        raise ShareError(f"{shown} is encrypted; a shared run is not")
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ShareError(f"{shown} is packed in a way that `share` does not use")
-    kinds = (_EVIDENCE, _VIEWS, _FOREIGN)
-    if name != MANIFEST and not entry.is_dir() and not any(kind.fullmatch(name) for kind in kinds):
-        raise ShareError(f"{shown} is none of the kinds of file that a shared run has; do not use this zip")
-    if entry.file_size > MOST_RATIO * max(entry.compress_size, 1_000):
-        raise ShareError(f"{shown} unpacks to {entry.file_size:,} bytes from {entry.compress_size:,}: a zip bomb")
+    name, bomb = entry.filename, f"unpacks to {entry.file_size:,} bytes from {entry.compress_size:,}: a zip bomb"
+    outside = re.match(r"[/\\]|[A-Za-z]:", name) or "\\" in name or ".." in name.split("/")
+    known = name == MANIFEST or entry.is_dir() or any(kind.fullmatch(name) for kind in (_EVIDENCE, _VIEWS, _FOREIGN))
+    for bad, words in (
+        (outside, "would be written outside the run's folder"),
+        (stat.S_ISLNK(entry.external_attr >> 16), "is a link"),
+        (entry.flag_bits & 0x1, "is encrypted"),
+        (
+            entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
+            "has a compression `share` does not use",
+        ),
+        (not known, "is none of the kinds of file that a shared run has"),
+        (entry.file_size > MOST_RATIO * max(entry.compress_size, 1_000), bomb),
+    ):
+        if bad:
+            raise ShareError(f"{name[:120]!r} {words}; do not use this zip")
 
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
@@ -293,7 +286,7 @@ def _check_manifest(files: dict[str, bytes]) -> str:
     """Take the manifest out of the files, check them against it, and return the run's name."""
     if not {MANIFEST, "run.json"} <= files.keys():
         raise ShareError(f"no {MANIFEST} or no run.json in it; make the zip with `make share RUN=…`")
-    said = _object(files.pop(MANIFEST), {})
+    said = parse_object(files.pop(MANIFEST))
     if (said.get("format"), said.get("schema")) != (FORMAT, SCHEMA) or not isinstance(said.get("files"), dict):
         raise ShareError(f"{MANIFEST} is not that of a shared run with schema {SCHEMA}; update ocrlab here, or there")
     listed = {name: sha256 for name, sha256 in said["files"].items() if _EVIDENCE.fullmatch(name)}
@@ -312,7 +305,7 @@ def _checked(name: str, data: bytes) -> bytes:
         if name == "run.json":
             return _checked_run(data)
         return _checked_preset(data) if name.endswith(".yaml") else _checked_records(name, data)
-    except (ShareError, SettingError) as error:
+    except ValueError as error:
         raise ShareError(f"{name!r}: {error}") from error
 
 
@@ -323,7 +316,7 @@ def _checked_records(name: str, data: bytes) -> bytes:
                 record = _object(line, _READING if name.startswith("readings/") else {})
                 if name.startswith("readings/"):
                     _check_reading(record)
-            except (ShareError, SettingError) as error:
+            except ValueError as error:
                 raise ShareError(f"line {number}: {error}; update ocrlab, or ask whoever made it") from error
     return data
 
@@ -332,9 +325,8 @@ def _check_reading(record: dict[str, Any]) -> None:
     """Refuse a reading with values that the other parts do not expect."""
     if any(isinstance(value, str) and len(value) > _LONGEST_TEXT for value in record.values()):
         raise ShareError(f"it holds a text of more than {_LONGEST_TEXT:,} letters")
-    for field in ("key", "experiment", "page"):
-        if not record[field].isprintable():
-            raise ShareError(f"its {field!r} holds control characters")
+    if odd := [field for field in ("key", "experiment", "page") if not record[field].isprintable()]:
+        raise ShareError(f"its {odd[0]!r} holds control characters")
     if record["status"] not in STATUSES:
         raise ShareError(f"status {record['status'][:40]!r} is not one of {', '.join(STATUSES)}")
     if any(type(record.get(field, 1)) is not int or record.get(field, 1) < 1 for field in ("leaf", "dpi")):
@@ -367,11 +359,9 @@ def _checked_run(data: bytes) -> bytes:
     return _as_json(record)
 
 
-def _object(text: str | bytes, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _object(text: bytes, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON object that has these fields, each of its type."""
-    record = _parse(text)
-    if not isinstance(record, dict):
-        raise ShareError("no object")
+    record = parse_object(text)
     for field, kind in fields.items():
         if not isinstance(record.get(field), kind):
             raise ShareError(f"{field!r} is missing or of another kind")
@@ -387,15 +377,3 @@ def _gunzip(data: bytes) -> bytes:
     if not unpack.eof or unpack.unused_data:
         raise ShareError(f"its gzip is damaged or unpacks to more than {MOST_UNPACKED_BYTES:,} bytes")
     return found
-
-
-def _parse(text: str | bytes) -> Any:
-    """Return JSON without NaN or infinities."""
-
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is no JSON number")
-
-    try:
-        return json.loads(text if isinstance(text, str) else text.decode(), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise ShareError(f"not JSON ({str(error)[:80]})") from error

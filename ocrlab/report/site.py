@@ -11,14 +11,21 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup, escape
 from pygments.formatters import HtmlFormatter
 
 from ocrlab import paths
-from ocrlab.report.evidence import barred_of, begun, count_readings, natural, settings_lines, sheets_of, usable_readings
+from ocrlab.report.evidence import (
+    begun,
+    count_readings,
+    natural,
+    settings_lines,
+    sheets_of,
+    unread_settings,
+    usable_readings,
+)
 from ocrlab.report.notebook import NotebookPage, link_figures, render_notebook, slug
 from ocrlab.scoring.metrics import shown_metrics
 from ocrlab.study.provenance import read_json
@@ -67,7 +74,7 @@ def build_site(run_folder: Path) -> Path:
     if readings:
         sheets = sheets_of(readings, run_folder)
         outcomes = list(dict.fromkeys(reading.outcome for sheet in sheets for reading in sheet.readings))
-        values = {"sheets": sheets, "outcomes": outcomes, "barred": barred_of(readings), "run": run}
+        values = {"sheets": sheets, "outcomes": outcomes, "unread": unread_settings(readings), "run": run}
         _write(run_folder / "readings.html", pages, "readings.html.j2", **values)
     values = {
         "items": items,
@@ -84,7 +91,7 @@ def build_site(run_folder: Path) -> Path:
 
 
 def build_overview(results: Path) -> Path:
-    """Return the `index.html` over all runs, made from their `run.json` and rows; the newest run comes first.
+    """Return the `index.html` over all runs, made from their `run.json` and readings; the newest run comes first.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -147,20 +154,16 @@ def _entries(record: dict[str, Any], run_folder: Path) -> list[tuple[str, dict[s
 def _item(name: str, entry: dict[str, Any], run_folder: Path, target: str) -> dict[str, Any]:
     name = Path(name).name
     file = run_folder / "notebooks" / f"{name}.ipynb"
-    page: NotebookPage | None = None
-    problem = ""
-    if file.is_file():
-        try:
-            page = render_notebook(file, run_folder / "figures")
-        except ValueError as error:
-            problem = str(error)
+    page, problem = None, ""
+    try:
+        page = render_notebook(file, run_folder / "figures") if file.is_file() else None
+    except ValueError as error:
+        problem = str(error)
     status = str(entry.get("status", "not recorded"))
-    asked = entry.get("parameters")
-    parameters: dict[str, Any] = asked if isinstance(asked, dict) else {}
+    parameters = asked if isinstance(asked := entry.get("parameters"), dict) else {}
     command = command_of(name, target, entry.get("profile"), page.parameters if page else parameters)
     return {
         "name": name,
-        "href": quote(f"{name}.html"),
         "title": page.title if page else name,
         "page": page,
         "html": Markup(_with_command(page, command)) if page else "",  # sanitised; the command escaped
@@ -181,9 +184,8 @@ def _with_command(page: NotebookPage, command: str) -> str:
         return page.html
     files = {figure.file for figure in page.figures}
     shown = f'<details class="again"><summary>make it again</summary><code>{escape(command)}</code></details>'
-    return re.sub(
-        r'<img [^>]*src="figures/([\w.%-]+)"[^>]*>', lambda m: m[0] + (shown if m[1] in files else ""), page.html
-    )
+    image = r'<img [^>]*src="figures/([\w.%-]+)"[^>]*>'
+    return re.sub(image, lambda m: m[0] + (shown if m[1] in files else ""), page.html)
 
 
 def _drop_old_figures(folder: Path, items: list[dict[str, Any]]) -> None:
@@ -199,35 +201,27 @@ def _drop_old_figures(folder: Path, items: list[dict[str, Any]]) -> None:
 def _overview_line(folder: Path) -> dict[str, Any]:
     record = read_json(folder / "run.json")
     states = Counter(str(entry.get("status", "not recorded")) for _, entry in _entries(record, folder / "none"))
-    objects = {name: record[name] for name in ("machine", "versions", "added") if isinstance(record.get(name), dict)}
-    machine = objects.get("machine", {})
-    rows = sum((Counter(statuses) for statuses in count_readings(folder).values()), Counter())
+    readings = sum((Counter(statuses) for statuses in count_readings(folder).values()), Counter())
     return {
         "name": folder.name,
-        "href": f"{quote(folder.name)}/index.html",
         "started": begun(record),
-        "profile": str(record.get("profile") or ""),
-        "machine": str(machine.get("gpu") or machine.get("cpu") or ""),
-        "memory_bytes": machine.get("gpu_memory_bytes") or machine.get("memory_bytes"),
-        "versions": objects.get("versions", {}),
-        "commit": str(record.get("commit") or "")[:12],
-        "dirty": bool(record.get("dirty")),
-        "added": objects.get("added"),
+        "record": record,
         "states": states,
         "failed": sum(states.values()) - states["ok"] - states["skipped"] - states["not recorded"],
-        "rows": rows.total(),
-        "not_ok": rows.total() - rows["ok"],
+        "readings": readings.total(),
+        "not_ok": readings.total() - readings["ok"],
     }
 
 
 def _html_templates() -> Environment:
     """Return the environment of the pages: autoescaped, with one small script that only its own hash lets run."""
-    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=ChainableUndefined)
+    environment.loader = FileSystemLoader(_HERE)
     # Inline and pinned: a policy that allowed script files from disk would allow every file on that disk.
     script = (_HERE / "site.js").read_text(encoding="utf-8")
     environment.globals["script"] = Markup(script)  # our own file
     environment.globals["script_hash"] = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment.filters |= {"duration": _duration, "amount": _amount, "label": _label, "clock": _clock}
+    environment.filters |= {"duration": _duration, "amount": _amount, "clock": _clock}
     return environment
 
 
@@ -285,8 +279,3 @@ def _amount(value: Any, name: str) -> str:
     if str(name).endswith("_bytes") and isinstance(value, int | float):
         return f"{value / 2**30:.1f} GiB"
     return "none" if value is None else str(value)
-
-
-def _label(name: Any) -> str:
-    """Return a column's name in plain words."""
-    return str(name).removesuffix("_bytes").replace("_", " ")

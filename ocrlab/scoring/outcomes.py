@@ -1,4 +1,4 @@
-"""What became of a page: the statuses, and how a reading that ran is told from one that failed."""
+"""What became of a page: the statuses, and the judgement of a reading that ran to its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows → one line a group: error with its interval, median cost with its spread, how many failed."""
+"""Rows → one line per group: error with its interval, median cost with its spread, how many failed."""
 
 from __future__ import annotations
 
@@ -13,40 +13,24 @@ import numpy as np
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.metrics import METRICS, Edits, first_divergence, graphemes, normalise, shown_metrics
 from ocrlab.scoring.outcomes import WITH_TEXT
-from ocrlab.scoring.statistics import Interval, Verdict, bootstrap_interval, bootstrap_median, median_spread, verdict
+from ocrlab.scoring.statistics import Interval, Verdict, bootstrap_interval, bootstrap_median, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-COSTS = (
-    "page_s",
-    "ttft_s",
-    "tpot_s",
-    "vision_s",
-    "prefill_s",
-    "decode_s",
-    "image_tokens",
-    "tokens",
-)
-
-
-def edits_of(rows: pd.DataFrame, metric: str = "cer") -> list[Edits]:
-    """Return one Edits a page, in the order of the pages' first scored rows, from `<metric>_edits` and `_length`.
-
-    Readings of one page (repetitions, seeds) are added up: they share what makes the page hard, so they are not so many
-    documents, and an interval that took them for such would be too narrow.
-    """
-    pages = _by_page(rows, metric)
-    return [Edits(int(e), int(n)) for e, n in zip(pages["edits"], pages["length"], strict=True)]
+_TIMES = ("page_s", "ttft_s", "tpot_s", "vision_s", "prefill_s", "decode_s")
+_COSTS = [*_TIMES, "image_tokens", "tokens"]
 
 
 def interval_of(rows: pd.DataFrame, metric: str = "cer") -> Interval | None:
     """Return the rate of edits over the scored rows with its 95 % interval over pages; None for fewer than two pages.
 
-    None too where the truth of all pages is empty.
+    None too where the truth of all pages is empty. Readings of one page (repetitions, seeds) are added up: they share
+    what makes the page hard, so an interval that took each for a document would be too narrow.
     """
-    edits = edits_of(rows, metric)
+    pages = _by_page(rows, metric)
+    edits = [Edits(int(e), int(n)) for e, n in zip(pages["edits"], pages["length"], strict=True)]
     return bootstrap_interval(edits) if len(edits) > 1 and any(e.length for e in edits) else None
 
 
@@ -76,15 +60,10 @@ def summarise(rows: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str
         for metric in dict.fromkeys([*shown_metrics(), *metrics]):
             line |= dict.fromkeys((metric, f"{metric}_low", f"{metric}_high"), math.nan) | values_of(group, metric)
         line["ok"] = float((group["status"] == "ok").mean())
-        done = group[group["status"].isin(WITH_TEXT)]
-        line |= {f"{cost}{end}": math.nan for cost in COSTS for end in ("", "_low", "_high")}
-        line["peak_memory_bytes"] = math.nan
-        for cost in COSTS:
-            if cost in done and done[cost].notna().any():
-                spread = median_spread(done[cost].dropna().tolist())
-                line |= {cost: spread.median, f"{cost}_low": spread.low_quartile, f"{cost}_high": spread.high_quartile}
-        if "peak_memory_bytes" in done and done["peak_memory_bytes"].notna().any():
-            line["peak_memory_bytes"] = int(done["peak_memory_bytes"].max())
+        done = group[group["status"].isin(WITH_TEXT)].reindex(columns=[*_COSTS, "peak_memory_bytes"]).astype(float)
+        for end, share in (("", 0.5), ("_low", 0.25), ("_high", 0.75)):
+            line |= done[_COSTS].quantile(share).add_suffix(end).to_dict()
+        line["peak_memory_bytes"] = done["peak_memory_bytes"].max()
         bad = group[group["status"] != "ok"]
         line["reason"] = "" if bad.empty else f"{bad['status'].iloc[0]}: {bad['reason'].iloc[0]}"
         lines.append(line)
@@ -100,15 +79,15 @@ def why_no_score(rows: pd.DataFrame) -> str:
     read = rows[rows["status"].isin(WITH_TEXT)]
     if read.empty:
         counts = Counter(zip(rows["status"], rows["reason"], strict=True)).most_common()
-        told = "; ".join(f"{count} {status} ({reason})" for (status, reason), count in counts)
-        return f"None of {len(rows)} readings gave a text: {told}."
+        reasons = "; ".join(f"{count} {status} ({reason})" for (status, reason), count in counts)
+        return f"None of {len(rows)} readings gave a text: {reasons}."
     free = read[(read["weights"] == "pretrained") & read["min_new_tokens"].isna()]
     if free.empty:
-        return "These readings have random weights or a forced length, which tell of speed and memory, not of quality."
+        return "These readings have random weights or a fixed length: they measure speed and memory, not quality."
     scored = free.dropna(subset=["cer_edits"])["page"].nunique() if "cer_edits" in free else 0
     return (
         f"A CER takes at least two pages with a truth; of the {free['page'].nunique()} that were read, {scored} had "
-        "one. Write what is printed on `NAME.png` into `NAME.gt.txt` beside it, then start a new run."
+        "one. Write what is printed on `NAME.png` into `NAME.gt.txt` beside it, then run the same command again."
     )
 
 
@@ -117,7 +96,7 @@ def without_score(rows: pd.DataFrame, by: str) -> list[str]:
     why = why_no_score(rows)
     if not why or rows.empty or not rows["status"].isin(WITH_TEXT).any():
         return [why] if why else []
-    told = [why]
+    sentences = [why]
     for line in summarise(rows, by).to_dict("records"):
         statuses = rows.loc[rows[by] == line[by], "status"].value_counts()
         ends = ", ".join(f"{count} {status}" for status, count in statuses.items())
@@ -125,14 +104,19 @@ def without_score(rows: pd.DataFrame, by: str) -> list[str]:
             f"{line['image_tokens']:.0f} image tokens, {line['tokens']:.0f} new tokens, {1000 * line['page_s']:.0f} ms "
             "per page (medians); "
         )
-        told.append(f"{line[by]}: {costs.replace('nan', 'unknown')}readings: {ends}.")
-    return told
+        sentences.append(f"{line[by]}: {costs.replace('nan', 'unknown')}readings: {ends}.")
+    return sentences
 
 
 def compare(
-    rows: pd.DataFrame, column: str, value: Any, against: Any, margin: float = 0.005, metric: str = "cer",
+    rows: pd.DataFrame,
+    column: str,
+    value: Any,
+    against: Any,
+    margin: float = 0.005,
+    metric: str = "cer",
     confidence: float = 0.95,
-) -> Verdict:  # fmt: skip
+) -> Verdict:
     """Return the verdict on the rows where `column` is `value` against those where it is `against`, page by page.
 
     A page that was read several times on a side counts once there, with the mean of its readings. Where the two have
@@ -144,7 +128,7 @@ def compare(
         words = f"not compared: {len(common)} pages have a {METRICS[metric].label} on both sides, two are needed"
         return Verdict("not compared", words, Interval(math.nan, math.nan, math.nan, confidence, len(common)), margin)
     one, other = one.loc[common], other.loc[common]
-    # Brought to as many readings a page as all can have, edits stay whole numbers and pages keep their weights.
+    # Brought to as many readings per page as all can have, edits stay whole numbers and pages keep their weights.
     times = math.lcm(*one["readings"].tolist(), *other["readings"].tolist())
     sides = [
         [Edits(int(e * times // k), int(n * times // k)) for e, n, k in side.itertuples(index=False)]
@@ -282,14 +266,11 @@ def failures(fidelity: pd.DataFrame, variant: str) -> tuple[int, int, str]:
     return len(bad), len(mine), "" if bad.empty else str(bad["reason"].iloc[0])
 
 
-# Where two texts of one page part, for a person to see: which letter, and what stands there on either side.
-
-
 _SHOWN = 16
 
 
 @dataclass(frozen=True)
-class Parting:
+class Difference:
     """The first grapheme (from 0) in which two texts differ, the few before it, and how each goes on from there."""
 
     at: int
@@ -301,11 +282,11 @@ class Parting:
         return f"at letter {self.at + 1}, after {self.shared!r}: {self.one!r} against {self.other!r}"
 
 
-def parting(one: str, other: str) -> Parting | None:
-    """Return where two texts part, or None where they are the same but for normal form and newlines at the end."""
+def first_difference(one: str, other: str) -> Difference | None:
+    """Return where two texts first differ, or None where only normal form or newlines at the end do."""
     at = first_divergence(one, other)
     if at is None:
         return None
     left, right = (graphemes(normalise(text, "strict")) for text in (one, other))
     shared = "".join(left[max(0, at - _SHOWN) : at])
-    return Parting(at, shared, "".join(left[at : at + _SHOWN]), "".join(right[at : at + _SHOWN]))
+    return Difference(at, shared, "".join(left[at : at + _SHOWN]), "".join(right[at : at + _SHOWN]))

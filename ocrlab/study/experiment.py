@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,15 +26,22 @@ if TYPE_CHECKING:
 
 
 def run_experiment(
-    name: str, runs: Sequence[Settings], pages: Sequence[Page], *, repeats: int = 1, folder: Path | None = None,
-    page_timeout_s: float | None = 1800, memory_limit_bytes: int | None = None, read_quarantined: bool = False,
-) -> pd.DataFrame:  # fmt: skip
+    name: str,
+    runs: Sequence[Settings],
+    pages: Sequence[Page],
+    *,
+    repeats: int = 1,
+    folder: Path | None = None,
+    page_timeout_s: float | None = 1800,
+    memory_limit_bytes: int | None = None,
+    read_quarantined: bool = False,
+) -> pd.DataFrame:
     """Return the rows of every setting × page × repetition, reading only what the run's folder does not have yet.
 
     Models live in a process of their own: a crash, an assert, a time-out (`page_timeout_s` for a batch) or too much
     memory (`memory_limit_bytes` beyond the start) costs one page's row. Readings go to `readings/<name>.jsonl`;
-    rows are scored from them. A setting that cannot run gives a row per page with status and reason; so
-    does one that the canary put into quarantine, unless `read_quarantined`.
+    rows are scored from them, against the truth that each page has now. A setting that cannot run gives a row per page
+    with status and reason; so does one that the canary put into quarantine, unless `read_quarantined`.
 
     Raises:
         RecordError: the folder cannot be written; what was measured is kept.
@@ -44,26 +51,26 @@ def run_experiment(
     limits = {"page_timeout_s": page_timeout_s, "memory_limit_bytes": memory_limit_bytes}
     todo = store.missing(jobs)
     with tqdm(total=len(todo), desc=name, unit="page", disable=not todo) as bar:
-        read = (_spread(name, todo, limits) if engine_is_ray() else _read(name, todo, bar, limits)) if todo else ()
+        read = (_spread(name, todo, limits) if engine_is_ray() else _read(todo, name, limits, bar)) if todo else ()
         for record in read:
-            if record["key"] not in store.readings.keys:  # a lost machine's task begins again
+            if record["key"] not in store.readings.by_key:  # a lost machine's task begins again
                 store.append(record)
                 bar.update()
     return store.table(jobs)
 
 
 def readings_of(name: str, folder: Path | None = None) -> pd.DataFrame:
-    """Return an experiment's saved readings with text and truth, one line a reading."""
+    """Return an experiment's saved readings with text and truth, one line per reading."""
     import pandas as pd
 
-    return pd.DataFrame(RecordFile((folder or paths.run_folder()) / "readings" / f"{name}.jsonl").records)
+    return pd.DataFrame(Store(name, folder).readings.records)
 
 
 def _spread(name: str, jobs: Sequence[Job], limits: dict[str, Any]) -> Iterable[dict[str, Any]]:
     """Yield records from the machines of a Ray cluster; what a task that failed for good left over says so."""
     connect(None)
     left = _groups(jobs)
-    for index, value in spread(_records, list(left), name, limits):
+    for index, value in spread(_read, list(left), name, limits):
         if not isinstance(value, BaseException):
             left[index] = [job for job in left[index] if job.key != value["key"]]
             yield value
@@ -72,30 +79,28 @@ def _spread(name: str, jobs: Sequence[Job], limits: dict[str, Any]) -> Iterable[
             yield record_of(name, job, PageResult(failed(job.page.id, value)))
 
 
-def _records(jobs: Sequence[Job], name: str, limits: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    with tqdm(disable=True) as bar:
-        yield from _read(name, jobs, bar, limits)
-
-
-def _read(name: str, jobs: Sequence[Job], bar: Any, limits: dict[str, Any]) -> Iterable[dict[str, Any]]:
+def _read(jobs: Sequence[Job], name: str, limits: dict[str, Any], bar: Any = None) -> Iterable[dict[str, Any]]:
+    """Yield a record of every job as it is read; `bar` shows the setting."""
     with ReaderPool(jobs[0].settings, **limits) as pool:
-        for settings in dict.fromkeys(job.settings for job in _grouped(jobs)):
+        for settings in dict.fromkeys(job.settings for group in _groups(jobs) for job in group):
             mine = [job for job in jobs if job.settings == settings]
-            bar.set_postfix_str(setting_label(settings.as_dict())[-60:])
+            if bar is not None:
+                bar.set_postfix_str(setting_label(settings.as_dict())[-60:])
             pool.apply(settings)
             for repeat in sorted({job.repeat for job in mine}):
-                yield from _readings(name, pool, {job.page.id: job for job in mine if job.repeat == repeat})
+                yield from read_jobs(name, [job for job in mine if job.repeat == repeat], lambda: pool)
 
 
-def _readings(name: str, pool: ReaderPool, jobs: dict[str, Job]) -> Iterable[dict[str, Any]]:
-    """Yield a record of every job, by page, of one setting; those of a setting that is refused say so."""
+def read_jobs(name: str, jobs: Sequence[Job], open_pool: Callable[[], ReaderPool]) -> Iterable[dict[str, Any]]:
+    """Yield a record of every job, all of one setting and of different pages; where it is refused, records say so."""
+    left = {job.page.id: job for job in jobs}
     try:
-        if refused := next(iter(jobs.values())).refused:
-            raise Refused("unsupported", refused)
-        for result in pool.read([job.page for job in jobs.values()]):
-            yield record_of(name, jobs.pop(result.reading.page), result)
+        if jobs[0].refused:
+            raise Refused("unsupported", jobs[0].refused)
+        for result in open_pool().read([job.page for job in jobs]):
+            yield record_of(name, left.pop(result.reading.page), result)
     except Refused as error:
-        for job in jobs.values():
+        for job in left.values():
             yield record_of(name, job, PageResult(failed(job.page.id, error)))
 
 
@@ -106,19 +111,12 @@ def record_of(name: str, job: Job, result: PageResult) -> dict[str, Any]:
     )
 
 
-def _grouped(jobs: Sequence[Job]) -> list[Job]:
-    """Jobs whose settings share a loaded model together, in the order of their first appearance."""
-    return [job for group in _groups(jobs) for job in group]
-
-
 def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
-    firsts: list[Settings] = []
-    groups: dict[int, list[Job]] = {}
+    """Return the jobs whose settings share a loaded model together, in the order of their first appearance."""
+    groups: dict[Settings, list[Job]] = {}
     for job in jobs:
-        index = next((i for i, first in enumerate(firsts) if same_load(first, job.settings)), len(firsts))
-        if index == len(firsts):
-            firsts.append(job.settings)
-        groups.setdefault(index, []).append(job)
+        first = next((first for first in groups if same_load(first, job.settings)), job.settings)
+        groups.setdefault(first, []).append(job)
     return list(groups.values())
 
 
@@ -149,15 +147,18 @@ class Store:
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
         """Return the jobs that have not been read yet."""
-        return [job for job in jobs if job.key not in self.readings.keys]
+        return [job for job in jobs if job.key not in self.readings.by_key]
 
     def table(self, jobs: Sequence[Job]) -> pd.DataFrame:
-        """Return the jobs' rows, in the jobs' order."""
+        """Return the jobs' rows, in the jobs' order; a truth that came after its page was read is saved first."""
         import pandas as pd
 
-        wanted = {job.key: i for i, job in enumerate(jobs)}
-        chosen = [record for record in self.readings.records if record["key"] in wanted]
-        return pd.DataFrame([row_of(record) for record in sorted(chosen, key=lambda record: wanted[record["key"]])])
+        known = self.readings.by_key
+        jobs = [job for job in jobs if job.key in known]
+        for job in jobs:
+            if job.page.truth not in (None, known[job.key]["truth"]):
+                self.append(known[job.key] | {"truth": job.page.truth})
+        return pd.DataFrame([row_of(known[job.key]) for job in jobs])
 
 
 def pinned_revision(settings: Settings) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from ocrlab.pages import Page
 from ocrlab.scoring.metrics import METRICS
@@ -44,6 +43,7 @@ def nothing(reason: str) -> Figure:
 
 
 def _unmeasured(rows: pd.DataFrame, column: str) -> Figure:
+    """Return a figure that says why nothing of a column can be drawn."""
     if not rows["status"].isin(WITH_TEXT).any():
         return nothing(why_no_score(rows))
     return nothing(f"{column} is not measured in these rows (of a model on a server, only the server knows it)")
@@ -74,19 +74,16 @@ def error_against_tokens(rows: pd.DataFrame, by: str = "max_pixels", metric: str
     if table.empty:
         return nothing(why_no_score(rows))
     figure, axes = blank_figure()
-    axes.errorbar(
-        table["image_tokens"], table[metric], yerr=_interval(table, metric), marker="o", capsize=4, color=COLOURS[0]
-    )
+    spread = np.clip([table[metric] - table[f"{metric}_low"], table[f"{metric}_high"] - table[metric]], 0, None)
+    axes.errorbar(table["image_tokens"], table[metric], yerr=spread, marker="o", capsize=4, color=COLOURS[0])
     # Budgets above a page's own size change nothing: points within some 9 % share a label. Errors fall to the right, so
     # there is room left below a point; the last one's other side is free.
     steps = (8 * np.log2(table["image_tokens"])).round()
     for step, same in table.groupby(steps):
-        side = 1 if step == steps.max() else -1
-        axes.annotate(
-            "\n".join(f"{budget:,} px" for budget in same[by]), (same["image_tokens"].mean(), same[metric].mean()),
-            textcoords="offset points", xytext=(6 * side, 3 * side), ha="left" if side > 0 else "right",
-            va="bottom" if side > 0 else "top", fontsize=8,
-        )  # fmt: skip
+        side, (ha, va) = (1, ("left", "bottom")) if step == steps.max() else (-1, ("right", "top"))
+        words = "\n".join(f"{budget:,} px" for budget in same[by])
+        point, offset = (same["image_tokens"].mean(), same[metric].mean()), (6 * side, 3 * side)
+        axes.annotate(words, point, textcoords="offset points", xytext=offset, ha=ha, va=va, fontsize=8)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set(xlabel="image tokens per page (median)", ylabel=f"{METRICS[metric].label}, white space collapsed")
@@ -107,12 +104,10 @@ def cost_against_tokens(rows: pd.DataFrame, cost: str, by: str = "max_pixels") -
         return _unmeasured(rows, cost)
     figure, axes = blank_figure()
     middle, low, high = (table[f"{cost}{end}"] * 1000 for end in ("", "_low", "_high"))
-    axes.errorbar(
-        table["image_tokens"], middle, yerr=[middle - low, high - middle], marker="o", capsize=4, color=COLOURS[1]
-    )
-    axes.set(xlabel="image tokens per page (median)", ylabel=f"{cost.removesuffix('_s')}, ms")
+    spread = [middle - low, high - middle]
+    axes.errorbar(table["image_tokens"], middle, yerr=spread, marker="o", capsize=4, color=COLOURS[1])
+    axes.set(xlabel="image tokens per page (median)", ylabel=f"{cost.removesuffix('_s')}, ms", ylim=(0, None))
     axes.set_title(f"{_conditions(rows)}: median and quartiles over pages", fontsize=9)
-    axes.set_ylim(0, None)
     return figure
 
 
@@ -124,67 +119,9 @@ def memory_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
     most = known.groupby(by).max()
     figure, axes = blank_figure()
     axes.plot(most["image_tokens"], most["peak_memory_bytes"] / 2**20, marker="o", color=COLOURS[2])
-    axes.set(xlabel="image tokens of the largest page", ylabel="peak above the model at rest, MiB")
+    axes.set(xlabel="image tokens of the largest page", ylabel="peak above the model at rest, MiB", ylim=(0, None))
     axes.set_title(f"{_conditions(rows)}: the most over pages", fontsize=9)
-    axes.set_ylim(0, None)
     return figure
-
-
-def error_by_group(rows: pd.DataFrame, group: str, reader: str = "reader", metric: str = "cer") -> Figure:
-    """Return a metric with its 95 % interval for each group of pages, one colour per reader."""
-    table = summarise(rows, [group, reader], [metric]).dropna(subset=[metric])
-    names, readers = list(dict.fromkeys(table[group])), list(dict.fromkeys(table[reader]))
-    figure, axes = blank_figure(height=0.8 + 0.28 * len(names) * max(1, len(readers)))
-    for i, who in enumerate(readers):
-        mine = table[table[reader] == who]
-        y = [names.index(n) + 0.22 * (i - (len(readers) - 1) / 2) for n in mine[group]]
-        spread, sign = _interval(mine, metric), "os^D"[i % 4]
-        axes.errorbar(mine[metric], y, xerr=spread, fmt=sign, capsize=3, color=COLOURS[i], label=who)
-    counts = rows.groupby(group)["page"].nunique()
-    axes.set_yticks(range(len(names)), [f"{n} ({counts[n]} pages)" for n in names])
-    axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-    axes.set_xlim(0, None)
-    axes.set_xlabel(f"{METRICS[metric].label}, white space collapsed; 95 % interval over pages")
-    if len(readers) > 1:
-        axes.legend(loc="best", fontsize=8)
-    return figure
-
-
-def learning_curve(log: pd.DataFrame) -> Figure:
-    """Return the trainer's losses against hours of training: answer tokens and glyph slots."""
-    figure, axes = blank_figure()
-    hours = log["minutes"] / 60
-    for i, (column, label) in enumerate(
-        (("answer", "answer loss, nats per token"), ("glyph", "glyph loss, nats per slot"))
-    ):
-        if column in log:
-            axes.plot(hours, log[column].rolling(7, min_periods=1, center=True).mean(), color=COLOURS[i], label=label)
-    axes.set(xlabel="hours of training on two CPU cores", ylabel="training loss, nats", yscale="log")
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.legend(fontsize=8)
-    return figure
-
-
-def confusion_table(pairs: Counter[tuple[str, str]], most: int = 20) -> Figure:
-    """Return the commonest single-letter confusions as bars: truth → reading."""
-    commonest = [(a or "∅", b or "∅", n) for (a, b), n in pairs.most_common(most)]
-    figure, axes = blank_figure(height=0.9 + 0.2 * len(commonest))
-    names = [f"{_sign(a)} → {_sign(b)}" for a, b, _ in commonest]
-    axes.barh(names, [n for *_, n in commonest], color=COLOURS[0])
-    axes.invert_yaxis()
-    axes.set(xlabel="times", ylabel="truth → reading (∅: nothing)")
-    return figure
-
-
-def _interval(table: pd.DataFrame, metric: str) -> Any:
-    """Return how far the interval reaches below and above each value, as matplotlib takes error bars."""
-    return np.clip([table[metric] - table[f"{metric}_low"], table[f"{metric}_high"] - table[metric]], 0, None)
-
-
-def _sign(grapheme: str) -> str:
-    return {" ": "␣", "\n": "⏎", "$": r"\$", "_": r"\_"}.get(grapheme, grapheme)
 
 
 def _conditions(rows: pd.DataFrame) -> str:

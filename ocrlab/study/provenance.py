@@ -29,9 +29,9 @@ def read_json(file: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def without_home(text: str) -> str:
-    """Return a text with the home folder written as `~`: what is shared names no user."""
-    home = str(Path.home())
+def without_home(text: str, home: str = "") -> str:
+    """Return a text with the home folder (or how `home` spells it) written as `~`: what is shared names no user."""
+    home = home or str(Path.home())
     return text.replace(home, "~") if len(home) > 1 else text
 
 
@@ -42,10 +42,9 @@ def now() -> str:
 
 def start_record(run: str, profile: str, reason: str) -> dict[str, Any]:
     """Return what `run.json` holds before the first notebook; no host name, user name or home folder is in it."""
-    return {
-        "run": run, "profile": profile, "profile_reason": reason, "started": now(), "ended": None, **code_state(),
-        "versions": versions(), "platform": platform.platform(), "machine": describe_machine(), "notebooks": {},
-    }  # fmt: skip
+    asked = {"run": run, "profile": profile, "profile_reason": reason, "started": now(), "ended": None}
+    here = {"versions": versions(), "platform": platform.platform(), "machine": describe_machine()}
+    return asked | code_state() | here | {"notebooks": {}}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -56,7 +55,8 @@ def read_record(folder: Path) -> dict[str, Any]:
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write `run.json`, whole or not at all."""
     part = folder / "run.json.part"
-    part.write_text(json.dumps(_plain(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text, home = (json.dumps(value, indent=1, ensure_ascii=False) for value in (record, str(Path.home())))
+    part.write_text(without_home(text, home[1:-1]) + "\n", encoding="utf-8")
     part.replace(folder / "run.json")
 
 
@@ -115,43 +115,31 @@ def readings_record(folder: Path) -> dict[str, Any]:
 def _experiment_record(readings: list[dict[str, Any]]) -> dict[str, Any]:
     times = [reading["time_utc"] for reading in readings]
     return {
-        "readings": len(readings), "statuses": dict(Counter(r["status"] for r in readings)),
+        "readings": len(readings),
+        "statuses": dict(Counter(r["status"] for r in readings)),
         "settings": _distinct(make_settings(r["asked"]).changed() for r in readings),
-        "seeds": _distinct(r["asked"]["seed"] for r in readings), "repeats": 1 + max(r["repeat"] for r in readings),
+        "seeds": _distinct(r["asked"]["seed"] for r in readings),
+        "repeats": 1 + max(r["repeat"] for r in readings),
         "weights": _distinct(r["actual"].get("actual_revision") for r in readings),
-        "code": _distinct(r["code"] for r in readings), "machines": _distinct(r["machine"] for r in readings),
-        "first": min(times), "last": max(times),
-    }  # fmt: skip
+        "code": _distinct(r["code"] for r in readings),
+        "machines": _distinct(r["machine"] for r in readings),
+        "first": min(times),
+        "last": max(times),
+    }
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
-    found: list[Any] = []
-    for value in values:
-        if value not in found:
-            found.append(value)
-    return found
+    """Return each value once, in order; they may be dicts."""
+    return list({repr(value): value for value in values}.values())
 
 
 def _git(root: Path, *arguments: str) -> str | None:
     # GIT_DIR and its like, set inside a git hook, would speak of another repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env=environment,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return subprocess.check_output(
+            command, stderr=subprocess.DEVNULL, text=True, timeout=60, env=environment
+        ).strip()
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return without_home(value) if isinstance(value, str) else value

@@ -34,24 +34,27 @@ class RecordError(ValueError):
 
 
 class RecordFile:
-    """One JSONL file of dicts with a `key`; `records` holds what it has, in order."""
+    """One JSONL file of dicts with a `key`; of one key the last record counts."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         packed = _packed(file)
         if packed.exists() and not file.exists():
-            part = file.with_suffix(".part")
-            part.write_bytes(gzip.decompress(packed.read_bytes()))
-            part.replace(file)
+            _replace(file, gzip.decompress(packed.read_bytes()))
             packed.unlink()
-        self.records: list[dict[str, Any]] = read_records(file, repair=True) if file.exists() else []
-        self.keys = {record["key"] for record in self.records}
+        found = read_records(file, repair=True) if file.exists() else []
+        self.by_key: dict[str, dict[str, Any]] = {record["key"]: record for record in found}
         self._forgets = False
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Return what the file holds, in order."""
+        return list(self.by_key.values())
 
     def forget_records(self) -> None:
         """Hold the keys alone from now on: memory then stays flat over any number of records."""
         self._forgets = True
-        self.records.clear()
+        self.by_key = {key: {} for key in self.by_key}
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one record and wait until it is on the disk.
@@ -74,12 +77,10 @@ class RecordFile:
                     raise
         except OSError as error:
             raise RecordError(
-                f"{self.file}: cannot be written ({error.strerror}); {len(self.keys)} records before it are kept. "
+                f"{self.file}: cannot be written ({error.strerror}); {len(self.by_key)} records before it are kept. "
                 f"{GOES_ON}"
             ) from error
-        if not self._forgets:
-            self.records.append(record)
-        self.keys.add(record["key"])
+        self.by_key[record["key"]] = {} if self._forgets else record
 
 
 def read_records(file: Path, *, repair: bool = False) -> list[dict[str, Any]]:
@@ -95,31 +96,38 @@ def read_records(file: Path, *, repair: bool = False) -> list[dict[str, Any]]:
     whole, newline, rest = data.rpartition(b"\n")
     if rest and repair:
         os.truncate(file, len(whole) + len(newline))
-    records = []
+    records = {}
     for number, record in parse_records(whole):
         if isinstance(record, ValueError):
             raise RecordError(f"{file}: line {number} is {record}; remove that line")
-        records.append(record)
-    return records
+        records[repr(record.get("key", number))] = record
+    return list(records.values())
 
 
 def parse_records(data: bytes) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
     """Yield the number and the record of each line of JSONL; an error that says what it is where it holds none."""
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
-            yield number, _record(line)
+            try:
+                yield number, parse_object(line)
+            except ValueError as error:
+                yield number, error
 
 
-def _record(line: bytes) -> dict[str, Any] | ValueError:
+def parse_object(text: bytes) -> dict[str, Any]:
+    """Return a JSON object without NaN or infinities; raises ValueError that says what the text is instead."""
+
     def refuse(word: str) -> Any:
         raise ValueError(f"{word} is no JSON number")
 
     try:
-        record = json.loads(line.decode(), parse_constant=refuse)
+        found = json.loads(text.decode(), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         words = "its text is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:80]
-        return ValueError(f"not JSON ({words})")
-    return record if isinstance(record, dict) else ValueError("no object")
+        raise ValueError(f"not JSON ({words})") from error
+    if not isinstance(found, dict):
+        raise ValueError("no object")
+    return found
 
 
 def record_files(folder: Path, name: str = "*") -> list[Path]:
@@ -133,10 +141,15 @@ def pack_records(run: Path) -> None:
     They are unpacked again when the run goes on. The same records give the same bytes.
     """
     for file in [file for part in ("readings", "findings") for file in (run / part).glob("*.jsonl")]:
-        part = file.with_suffix(".part")
-        part.write_bytes(gzip.compress(file.read_bytes(), mtime=0))
-        part.replace(_packed(file))
+        _replace(_packed(file), gzip.compress(file.read_bytes(), mtime=0))
         file.unlink()
+
+
+def _replace(file: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    part = file.with_name(f"{file.name}.part")
+    part.write_bytes(data)
+    part.replace(file)
 
 
 def _packed(file: Path) -> Path:
@@ -156,19 +169,33 @@ def row_key(settings: Settings, page: Page, checkpoint: str, repeat: int) -> str
 
 
 def reading_record(
-    experiment: str, key: str, settings: Settings, page: Page, reading: Reading, actual: dict[str, Any],
-    load_s: float | None, repeat: int,
-) -> dict[str, Any]:  # fmt: skip
-    """Return everything about one reading but its scores, ready for JSON; `leaf` and `dpi` only of a leaf."""
-    leaf = {} if page.leaf is None else {"leaf": page.leaf, "dpi": page.dpi}
+    experiment: str,
+    key: str,
+    settings: Settings,
+    page: Page,
+    reading: Reading,
+    actual: dict[str, Any],
+    load_s: float | None,
+    repeat: int,
+) -> dict[str, Any]:
+    """Return everything about one reading but its scores, ready for JSON; `leaf` and `dpi` only inside a document."""
+    about = ("set", "kind", "language", "degradation", "truth", *(() if page.leaf is None else ("leaf", "dpi")))
     return {
-        "key": key, "experiment": experiment, "page": page.id, "text": reading.text, "status": reading.status,
-        "reason": reading.reason, "asked": settings.as_dict(), "actual": actual, "measured": reading.measured(),
-        "load_s": load_s, "repeat": repeat, "set": page.set, "kind": page.kind, "language": page.language,
-        "degradation": page.degradation, "page_sha256": page.sha256, "truth": page.truth, "code": code_version(),
-        "machine": machine_name(), "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        **leaf,
-    }  # fmt: skip
+        "key": key,
+        "experiment": experiment,
+        "page": page.id,
+        **{name: getattr(reading, name) for name in ("text", "status", "reason")},
+        "asked": settings.as_dict(),
+        "actual": actual,
+        "measured": reading.measured(),
+        "load_s": load_s,
+        "repeat": repeat,
+        **{name: getattr(page, name) for name in about},
+        "page_sha256": page.sha256,
+        "code": code_version(),
+        "machine": machine_name(),
+        "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,17 +240,16 @@ def readings_in(run: Path, experiment: str = "*") -> list[dict[str, Any]]:
 
 def settings_of(row: Mapping[Any, Any] | pd.Series) -> Settings:
     """Return the settings that a table's row was read with; what it does not hold, and the seed, are the defaults."""
-    types = Settings().as_dict()
     values: dict[str, Any] = {}
-    for name in types:
-        if name == "seed" or name not in row:
-            continue
-        value = row[name]
-        missing = value is None or (isinstance(value, float) and value != value)
-        values[name] = None if missing else value.item() if hasattr(value, "item") else value
-        if isinstance(values[name], float) and name not in {"temperature", "top_p", "repetition_penalty"}:
-            values[name] = round(values[name])  # a table makes floats of whole numbers where one is missing
-    return make_settings({k: v for k, v in values.items() if v is not None or types[k] is None or k in _OPTIONAL})
+    for name in (name for name in Settings().as_dict() if name != "seed" and name in row):
+        value = row[name].item() if hasattr(row[name], "item") else row[name]
+        if value is None or value != value:
+            values |= {name: None} if name in _OPTIONAL else {}
+        elif isinstance(value, float) and name not in {"temperature", "top_p", "repetition_penalty"}:
+            values[name] = round(value)  # a table makes floats of whole numbers where one is missing
+        else:
+            values[name] = value
+    return make_settings(values)
 
 
 def keep_findings(name: str, found: Iterable[Mapping[str, Any]], folder: Path | None = None) -> pd.DataFrame:
@@ -240,12 +266,8 @@ def keep_findings(name: str, found: Iterable[Mapping[str, Any]], folder: Path | 
     lines = [{k: plain(v) for k, v in line.items()} | {"machine": machine_name()} | here for line in found]
     file = (folder or paths.run_folder()) / "findings" / f"{name}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(
-        "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines), encoding="utf-8"
-    )
-    part.replace(file)
-    file.with_name(file.name + ".gz").unlink(missing_ok=True)  # what a finished run packed
+    _replace(file, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines).encode())
+    _packed(file).unlink(missing_ok=True)  # what a finished run packed
     return pd.DataFrame(lines)
 
 

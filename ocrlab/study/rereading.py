@@ -19,23 +19,24 @@ from ocrlab.reading.pool import ReaderPool
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import LOAD_SETTINGS, Settings, make_settings
 from ocrlab.scoring.outcomes import WITH_TEXT
-from ocrlab.study.compare import Parting, parting
+from ocrlab.study.compare import Difference, first_difference
 from ocrlab.study.experiment import pinned_revision
 from ocrlab.study.records import setting_label
 
 LEAST_PAGES = 3
+Outcome = Literal["same", "different", "left out"]
 
 
 @dataclass(frozen=True)
 class Again:
-    """One reading and what came of it now: the same text, another one (and where they part), or not comparable."""
+    """One reading and what came of it now: the same text, another one, or not comparable."""
 
     page: str
     experiment: str
     setting: str
-    outcome: Literal["same", "different", "left out"]
+    outcome: Outcome
     reason: str = ""
-    parting: Parting | None = None
+    difference: Difference | None = None
 
 
 def repeatable(readings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -62,7 +63,7 @@ def draw(pages: Sequence[str], share: float, seed: int) -> list[str]:
 def reread(readings: Sequence[Mapping[str, Any]], here: Mapping[str, Page]) -> Iterator[Again]:
     """Yield each reading's outcome as it comes, models loaded once each; `here` holds the pages by sha256.
 
-    Weights of another revision than the reading's tell nothing of it and are left out, with the reason.
+    Where the weights have another revision than the reading's, it is left out, with the reason.
     """
     groups: dict[Settings, list[Mapping[str, Any]]] = {}
     for reading in readings:
@@ -76,7 +77,7 @@ def reread(readings: Sequence[Mapping[str, Any]], here: Mapping[str, Page]) -> I
                 if now in {then, "absent"}:
                     by_page[here[one["page_sha256"]].id] = one
                 else:
-                    yield _again(one, "left out", f"the weights are others: {then} then, {now} now")
+                    yield _again(one, "left out", f"the weights differ: {then} then, {now} now")
             try:
                 for result in pool.read([here[one["page_sha256"]] for one in by_page.values()]):
                     yield _compared(by_page.pop(result.reading.page), result.reading)
@@ -87,16 +88,13 @@ def reread(readings: Sequence[Mapping[str, Any]], here: Mapping[str, Page]) -> I
 def _compared(one: Mapping[str, Any], reading: Reading) -> Again:
     if reading.status not in WITH_TEXT:
         return _again(one, "different", f"{reading.status}: {reading.reason}")
-    parted = parting(one["text"], reading.text)
+    difference = first_difference(one["text"], reading.text)
     batched = "read in a batch with other pages than then" if one["asked"]["batch_size"] > 1 else ""
-    return _again(one, "different", batched, parted) if parted else _again(one, "same")
+    return _again(one, "different", batched, difference) if difference else _again(one, "same")
 
 
-def _again(
-    one: Mapping[str, Any], outcome: Literal["same", "different", "left out"], reason: str = "",
-    parted: Parting | None = None,
-) -> Again:  # fmt: skip
-    return Again(one["page"], one["experiment"], setting_label(one["asked"]), outcome, reason, parted)
+def _again(one: Mapping[str, Any], outcome: Outcome, reason: str = "", difference: Difference | None = None) -> Again:
+    return Again(one["page"], one["experiment"], setting_label(one["asked"]), outcome, reason, difference)
 
 
 # Where the pages of readings lie on this machine: found by the sha256 that each reading carries.

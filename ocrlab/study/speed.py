@@ -1,4 +1,4 @@
-"""Time settings against each other: forced length, settings in random turns, warm-up apart; quality is another run."""
+"""Time settings against each other: a fixed length, settings in random turns, warm-up apart; quality is another run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,32 +15,38 @@ from tqdm.auto import tqdm
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import Refused
 from ocrlab.reading.pool import ReaderPool
-from ocrlab.reading.result import failed
 from ocrlab.reading.settings import Settings, same_load
-from ocrlab.study.experiment import Job, Store, plan_jobs
-from ocrlab.study.records import reading_record, setting_label
+from ocrlab.study.experiment import Job, Store, plan_jobs, read_jobs
+from ocrlab.study.records import setting_label
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def run_speed(
-    name: str, runs: Sequence[Settings], pages: Sequence[Page], *, new_tokens: int = 64, repeats: int = 3,
-    seed: int = 0, folder: Path | None = None, page_timeout_s: float | None = 1800,
-) -> pd.DataFrame:  # fmt: skip
+    name: str,
+    runs: Sequence[Settings],
+    pages: Sequence[Page],
+    *,
+    new_tokens: int = 64,
+    repeats: int = 3,
+    seed: int = 0,
+    folder: Path | None = None,
+    page_timeout_s: float | None = 1800,
+) -> pd.DataFrame:
     """Return the rows of every setting × page × repetition, each of exactly `new_tokens` tokens.
 
     In every repetition all settings read all pages (a batch at a time) in one order drawn by seed, so that drift of the
     machine hits all alike. Each setting reads its first batch once before, unrecorded; one that is compiled, all
     batches. Models of different loads stay loaded side by side, each in its own process. Quality columns stay empty: a
-    forced length is no reading.
+    fixed length is no reading.
 
     Raises:
         RecordError: the folder cannot be written; what was measured is kept.
     """
-    forced = [replace(s, min_new_tokens=new_tokens, max_new_tokens=new_tokens) for s in runs]
+    fixed = [replace(s, min_new_tokens=new_tokens, max_new_tokens=new_tokens) for s in runs]
     store = Store(name, folder)
-    jobs = plan_jobs(forced, pages, repeats, read_quarantined=False)
+    jobs = plan_jobs(fixed, pages, repeats, read_quarantined=False)
     todo = store.missing(jobs)
     with ExitStack() as stack, tqdm(total=len(todo), desc=name, unit="page", disable=not todo) as bar:
         fleet = _Fleet(stack, page_timeout_s)
@@ -67,21 +74,18 @@ class _Fleet:
             if found is None:
                 found = self.stack.enter_context(ReaderPool(settings, page_timeout_s=self.page_timeout_s))
                 self.readers.append(found)
-            if settings not in self.warm:
+            if settings not in self.warm or found.settings != settings:
                 found.apply(settings)
+            if settings not in self.warm:
                 list(found.read(warming))
                 self.warm.add(settings)
-            if found.settings != settings:
-                found.apply(settings)
         except Refused as error:
             self.refused[settings] = error
             raise
         return found
 
 
-def _records(
-    name: str, todo: Sequence[Job], fleet: _Fleet, rng: random.Random, bar: Any
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+def _records(name: str, todo: Sequence[Job], fleet: _Fleet, rng: random.Random, bar: Any) -> Iterator[dict[str, Any]]:
     # What is compiled for one shape is compiled again for another: such a setting warms up with all its pages.
     compiled = {job.settings for job in todo if job.settings.compile}
     every = {s: list({job.page.id: job.page for job in todo if job.settings == s}.values()) for s in compiled}
@@ -91,27 +95,17 @@ def _records(
         for batch in batches:
             settings = batch[0].settings
             bar.set_postfix_str(setting_label(settings.as_dict())[-60:])
-            by_page = {job.page.id: job for job in batch}
-            try:
-                if batch[0].refused:
-                    raise Refused("unsupported", batch[0].refused)
-                reader = fleet.reader(settings, every.get(settings) or [job.page for job in batch])
-                for result in reader.read([job.page for job in batch]):
-                    job = by_page.pop(result.reading.page)
-                    yield reading_record(
-                        name, job.key, settings, job.page, result.reading, result.actual, result.load_s, repeat
-                    )
-            except Refused as error:
-                for job in by_page.values():
-                    yield reading_record(
-                        name, job.key, settings, job.page, failed(job.page.id, error), {}, None, repeat
-                    )
+            warming = every.get(settings) or [job.page for job in batch]
+            yield from read_jobs(name, batch, partial(fleet.reader, settings, warming))
 
 
 def _batches(jobs: Sequence[Job]) -> list[list[Job]]:
-    batches = []
-    for settings in dict.fromkeys(job.settings for job in jobs):
-        mine = [job for job in jobs if job.settings == settings]
-        size = settings.batch_size
-        batches += [mine[start : start + size] for start in range(0, len(mine), size)]
-    return batches
+    """Return the jobs of each setting in batches of its own size."""
+    by_setting: dict[Settings, list[Job]] = {}
+    for job in jobs:
+        by_setting.setdefault(job.settings, []).append(job)
+    return [
+        mine[start : start + settings.batch_size]
+        for settings, mine in by_setting.items()
+        for start in range(0, len(mine), settings.batch_size)
+    ]

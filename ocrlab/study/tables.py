@@ -25,9 +25,10 @@ def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
         if table[name].notna().any():
             shown[metric.label] = [metric.interval_words(line, name) or "–" for line in table.to_dict("records")]
     for column, title, scale, digits in (
-        ("image_tokens", "image tokens", 1, 0), ("page_s", "ms per page", 1e-3, 1),
+        ("image_tokens", "image tokens", 1, 0),
+        ("page_s", "ms per page", 1e-3, 1),
         ("peak_memory_bytes", "peak MiB above the model", 2**20, 1),
-    ):  # fmt: skip
+    ):
         if table[column].notna().any():
             shown[title] = (table[column] / scale).round(digits)
     shown["read to the end"] = [f"{share:.0%}" for share in table["ok"]]
@@ -46,13 +47,9 @@ def diff(reading: str, truth: str, names: tuple[str, str] = ("truth", "reading")
     def line(side: str) -> str:
         parts = []
         for piece in align(reading, truth):
-            text = html.escape(getattr(piece, side)).replace("\n", "⏎<br>")
-            if piece.kind == "equal":
-                parts.append(text)
-            elif text:
-                parts.append(f'<span style="background:{_COLOURS[piece.kind]};color:#000">{text}</span>')
-            else:
-                parts.append(f'<span style="color:{_COLOURS[piece.kind]}">▁</span>')
+            text, colour = html.escape(getattr(piece, side)).replace("\n", "⏎<br>"), _COLOURS.get(piece.kind)
+            style = f"background:{colour};color:#000" if text else f"color:{colour}"
+            parts.append(f'<span style="{style}">{text or "▁"}</span>' if colour else text)
         return "".join(parts)
 
     left = "text-align:left"
@@ -61,13 +58,3 @@ def diff(reading: str, truth: str, names: tuple[str, str] = ("truth", "reading")
         for name, side in zip(names, ("truth", "reading"), strict=True)
     )
     return HTML(f"<table>{rows}</table>")
-
-
-def worst_readings(readings: pd.DataFrame, rows: pd.DataFrame, count: int = 5) -> pd.DataFrame:
-    """Return the readings with the highest CER: page, cer, truth, reading."""
-    scored = rows.dropna(subset=["cer"]).sort_values("cer", ascending=False).head(count)
-    texts = readings.set_index("key")
-    shown = scored[["page", "cer"]].copy()
-    shown["truth"] = [texts.loc[k, "truth"] for k in scored["key"]]
-    shown["reading"] = [texts.loc[k, "text"] for k in scored["key"]]
-    return shown

@@ -100,7 +100,7 @@ def test_a_planted_difference_a_changed_page_and_other_weights_are_told_apart(ed
     )
     assert "1 same text, 1 different, 1 left out" in caught.out
     assert "page lines-001: its file has changed since (sha256 000000000000… then, " in caught.err
-    assert "the weights are others: sha256:other then, sha256:" in caught.err
+    assert "the weights differ: sha256:other then, sha256:" in caught.err
 
 
 def test_a_setting_that_cannot_be_here_is_left_out_with_its_reason(edited, capsys):
@@ -126,7 +126,7 @@ def test_the_reference_runs_texts_come_out_again(capsys):
     """The bar of `make verify`, over three pages and one experiment; `make verify RUN=reference-cpu` does the rest."""
     code = verify(str(paths.RESULTS / "reference-cpu"), share=0.001, only="04-pixels")
     said = capsys.readouterr()
-    if "the weights are others" in said.err:
+    if "the weights differ" in said.err:
         pytest.skip("the embedded reader is newer than the reference run: `make reproduce` that run again")
     assert code == 0, said
     assert "3 pages (seed 0), 15 readings\n15 same text, 0 different, 0 left out" in said.out

@@ -20,7 +20,7 @@ from ocrlab.experiments.compare_runs import (
     stability,
     texts_across,
 )
-from ocrlab.study.compare import parting
+from ocrlab.study.compare import first_difference
 from ocrlab.study.records import read_records, record_files
 from tests.experiments.cells import Cells
 from tests.runs import reading, write_run
@@ -180,12 +180,12 @@ def test_whose_rows_answer(tmp_path, monkeypatch):
 
 
 def test_texts_differ_first_at_a_letter_as_a_person_counts():
-    found = parting("при́вет!\n", "при́вёт!")
+    found = first_difference("при́вет!\n", "при́вёт!")
     assert (
         found is not None and found.at == 4 and found.shared == "при́в" and found.one == "ет!" and found.other == "ёт!"
     )
     assert str(found) == "at letter 5, after 'при́в': 'ет!' against 'ёт!'"
-    assert parting("a\r\n", "a") is None and parting("", "") is None
+    assert first_difference("a\r\n", "a") is None and first_difference("", "") is None
     assert replace(found, at=0) != found
 
 

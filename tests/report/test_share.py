@@ -264,7 +264,7 @@ def test_links_encryption_twins_and_odd_packings_are_refused(add):
         add(entries=[(entry("readings/E.jsonl"), b"{}")])
     with pytest.raises(ShareError, match="is in it twice"):
         add(entries=[(entry("readings/e.jsonl.gz"), gzip.compress(b"{}"))])
-    with pytest.raises(ShareError, match="a way that `share` does not use"):
+    with pytest.raises(ShareError, match="a compression `share` does not use"):
         add(entries=[(entry("rows/x.jsonl", compress_type=zipfile.ZIP_BZIP2), b"{}")])
 
 

@@ -16,6 +16,7 @@ from ocrlab.pages import Page, load_pages
 from ocrlab.reading import checkpoints
 from ocrlab.reading.result import READING_VERSION
 from ocrlab.reading.settings import Settings
+from ocrlab.report.evidence import count_readings
 from ocrlab.study import experiment
 from ocrlab.study.compare import compare, summarise
 from ocrlab.study.experiment import readings_of, run_experiment
@@ -75,6 +76,21 @@ def test_speed_rows_and_dummy_weights_have_no_quality(pages: list[Page], tmp_pat
 def test_pages_without_truth_have_no_scores(tmp_path: Path, pages: list[Page]) -> None:
     rows = run_experiment("x", [BASE], [replace(pages[0], truth=None)], folder=tmp_path)
     assert "cer" not in rows and rows["status"][0] in {"ok", "truncated", "loop"}
+
+
+def test_a_truth_that_comes_later_counts_in_the_same_run(
+    tmp_path: Path, pages: list[Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = [replace(page, truth=None) for page in pages[:2]]
+    assert "cer" not in run_experiment("x", [BASE], bare, folder=tmp_path)
+    monkeypatch.setattr(experiment, "ReaderPool", lambda *_, **__: pytest.fail("a page was read again"))
+    for given in (pages[:2], bare):  # a page that lost its truth keeps the score of the one it had
+        rows = run_experiment("x", [BASE], given, folder=tmp_path)
+        assert rows["cer"].notna().all() and load_rows(tmp_path).equals(rows)
+        assert readings_of("x", tmp_path)["truth"].tolist() == [page.truth for page in pages[:2]]
+        assert sum(count_readings(tmp_path)["x.jsonl"].values()) == 2
+    wrong = [replace(page, truth="something else") for page in pages[:2]]
+    assert (run_experiment("x", [BASE], wrong, folder=tmp_path)["cer"] > 0.5).all()
 
 
 def test_key_changes_with_setting_page_weights_code_and_repetition(

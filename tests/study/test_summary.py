@@ -44,6 +44,6 @@ def test_reasons_are_counted_where_nothing_could_be_read() -> None:
 
 def test_what_tells_of_speed_alone_is_said() -> None:
     forced = rows({"asked": {"min_new_tokens": 4, "max_new_tokens": 4}}, {"asked": {"weights": "dummy"}})
-    assert "random weights or a forced length" in why_no_score(forced)
+    assert "random weights or a fixed length" in why_no_score(forced)
     server = rows({"measured": {"page_s": 0.5, "image_tokens": None}})
     assert "unknown image tokens, 3 new tokens, 500 ms" in without_score(server, "k")[1]
