@@ -285,10 +285,12 @@ class _Kernel(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
+        from ocrlab.reading.isolated import PRELOADED
+
         # A native crash leaves its stack in the log; standard error is a pipe into the process that is dying.
         log = f"import faulthandler as _f; _f.enable(open({str(self.home / 'kernel.log')!r}, 'a'), False)"
         # A notebook that reads starts processes; what they import is imported while its own first cells run.
-        prepare = "import ocrlab.reading.isolated as _; from ocrlab.machine import worker_process as _w; _w.context()"
+        prepare = f"from ocrlab.machine import worker_process as _w; _w.preload(*{PRELOADED}); _w.context()"
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         command.append(f"--IPKernelApp.exec_lines={log}; {prepare}")
         return KernelSpec(argv=command, env=self.environ, display_name="ocrlab", language="python")

@@ -28,7 +28,9 @@ FEWER_PIXELS = (2, 4)
 """By what a page's pixels are divided, one after the other, where it does not fit and fewer are allowed."""
 _TEXT_EVERY_S = 0.03
 
-preload(__name__, "transformers.models.qwen2_vl.modeling_qwen2_vl")
+PRELOADED = (__name__, "transformers.models.qwen2_vl.modeling_qwen2_vl")
+"""What a worker that is copied has imported already."""
+preload(*PRELOADED)
 
 # In the worker's process: the model that stays for the next call, and what prepares its pages.
 _reader: PageReader | None = None
