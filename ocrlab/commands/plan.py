@@ -92,7 +92,7 @@ def plan_tasks(
             skipped = "needs a model in this process: it looks inside, which nobody can on a server"
         if skipped and only:
             raise CommandError(f"ONLY={only}: {one.name} {skipped}")
-        tasks.append(Task(one, check(one.notebook, one.parameters.get(profile, {}) | mine), skipped))
+        tasks.append(Task(one, check(one.notebook, dict(one.parameters.items()).get(profile, {}) | mine), skipped))
     return tasks
 
 

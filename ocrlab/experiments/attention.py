@@ -205,7 +205,7 @@ def divergence_plot(fidelity: pd.DataFrame) -> Figure:
         known = mine["kl_mean"].dropna().astype(float)
         if known.empty:
             axes.axhspan(y - 0.4, y + 0.4, color=GREY, alpha=0.25, lw=0)
-            words = in_short(*mine[["status", "reason"]].iloc[0], most=80)
+            words = in_short(mine["status"].iloc[0], mine["reason"].iloc[0], most=80)
             axes.text(0.01, y, words, va="center", fontsize=7, transform=axes.get_yaxis_transform())
             continue
         colour, shown = COLOURS[y % len(COLOURS)], known.clip(lower=zero)
@@ -276,7 +276,9 @@ def contrast_table(contrasts: pd.DataFrame) -> pd.DataFrame:
         line = {"variant": known["variant"]} | {name: "" if "nan" in words else words for name, words in cells.items()}
         verdict = known["kind"] or known["words"]
         line["verdict"] = verdict if isinstance(verdict, str) else ""
-        lines.append(line | {"problem": "" if known["status"] == "ok" else in_short(known["status"], known["reason"])})
+        lines.append(
+            line | {"problem": "" if known["status"] == "ok" else in_short(str(known["status"]), str(known["reason"]))}
+        )
     return pd.DataFrame(lines).set_index("variant")
 
 
@@ -291,7 +293,7 @@ def phases_plot(speed: pd.DataFrame) -> Figure:
         for i, (variant, mine) in enumerate(speed.groupby("variant", sort=False)):
             known = mine.dropna(subset=[f"{phase}_s"])
             if known.empty:
-                words = in_short(*mine[["status", "reason"]].iloc[0], most=44)
+                words = in_short(mine["status"].iloc[0], mine["reason"].iloc[0], most=44)
                 axes.plot([], [], color=GREY, lw=4, label=f"{variant}: {words}")
                 continue
             by_size = (known[f"{phase}_s"] * 1000).groupby(known["image_tokens"])

@@ -162,7 +162,7 @@ def tf32_table(base: Settings, page: Page, worker: Worker, repeats: int = 9) -> 
         found: dict[str, Any] | None = None
         status, reason = "unsupported", _reason_against_tf32(base.device)
         if not reason:
-            settings = replace(base, dtype=dtype)  # type: ignore[arg-type]
+            settings = replace(base, dtype=dtype)
             found, status, reason = attempt(worker, tf32_here, settings, page, repeats, timeout_s=_TIMEOUT_S)
         own = {"model_id": base.model_id, "weights": base.weights, "dtype": dtype}
         blank = dict.fromkeys((*_CHANGES, *_TIMES)) | {"status": status, "reason": reason}

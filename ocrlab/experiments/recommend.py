@@ -174,9 +174,9 @@ def _compared(group: pd.DataFrame, read: pd.DataFrame, anchor: pd.DataFrame, mar
         return {"standing": "not settled", "reason": verdict.words}
     speed, difference = bootstrap_median(ratios.tolist()), verdict.difference
     standing = "on the front" if verdict.kind in {"better", "not worse"} else verdict.kind
-    numbers = (difference.point, difference.low, difference.high, speed.point, speed.low, speed.high)
+    found = (difference.point, difference.low, difference.high, speed.point, speed.low, speed.high)
     moved = (cer + difference.point, pages_per_second * speed.point)
-    return dict(zip(_NUMBERS, numbers + moved, strict=True)) | {"standing": standing, "reason": verdict.words}
+    return dict(zip(_NUMBERS, found + moved, strict=True)) | {"standing": standing, "reason": verdict.words}
 
 
 def _unfit(group: pd.DataFrame, settings: Settings) -> str:

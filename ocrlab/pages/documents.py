@@ -122,6 +122,7 @@ def _frame_sizes(file: Path) -> Iterator[Size]:
     """Yield the size of each frame of a TIFF, None for a smaller copy of another."""
     try:
         with large_allowed(), Image.open(file, formats=("TIFF",)) as image:
+            frame: Any  # a TIFF's image has its tags
             for frame in ImageSequence.Iterator(image):
                 yield None if frame.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED else frame.size
     except DECODER_ERRORS as error:

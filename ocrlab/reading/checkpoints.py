@@ -105,6 +105,7 @@ def _from_hub(model_id: str, revision: str | None, files: list[str]) -> tuple[Pa
     here = _cached(model_id, revision, files)
     if here and (os.environ.get("HF_HUB_OFFLINE") == "1" or re.fullmatch(r"[0-9a-f]{40}", revision or "")):
         return here, here.name
+    unreachable: tuple[type[Exception], ...] = (OSError, *_transport_errors())
     try:
         info = HfApi().model_info(model_id, revision=revision)
         _refuse_pickles([s.rfilename for s in info.siblings or []], model_id)
@@ -115,7 +116,7 @@ def _from_hub(model_id: str, revision: str | None, files: list[str]) -> tuple[Pa
             f"model_id={model_id!r}, revision={revision!r}: the Hub has no such model or revision "
             f"({str(error).splitlines()[0]}); check the spelling, or log in for a gated model"
         ) from error
-    except (OSError, *_transport_errors()) as error:
+    except unreachable as error:
         if here:
             return here, here.name
         raise CheckpointError(

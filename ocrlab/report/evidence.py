@@ -220,6 +220,8 @@ def _lines(file: Path) -> list[dict[str, Any] | None]:
         return [None]
     found: dict[str, dict[str, Any] | None] = {}
     for number, record in parse_records(data):
-        damaged = isinstance(record, ValueError)
-        found[repr(number if damaged else record.get("key", number))] = None if damaged else record
+        if isinstance(record, ValueError):
+            found[repr(number)] = None
+        else:
+            found[repr(record.get("key", number))] = record
     return list(found.values())

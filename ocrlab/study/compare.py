@@ -62,7 +62,7 @@ def summarise(rows: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str
         line["ok"] = float((group["status"] == "ok").mean())
         done = group[group["status"].isin(WITH_TEXT)].reindex(columns=[*_COSTS, "peak_memory_bytes"]).astype(float)
         for end, share in (("", 0.5), ("_low", 0.25), ("_high", 0.75)):
-            line |= done[_COSTS].quantile(share).add_suffix(end).to_dict()
+            line |= {f"{cost}{end}": done[cost].quantile(share) for cost in _COSTS}
         line["peak_memory_bytes"] = done["peak_memory_bytes"].max()
         bad = group[group["status"] != "ok"]
         line["reason"] = "" if bad.empty else f"{bad['status'].iloc[0]}: {bad['reason'].iloc[0]}"
@@ -182,7 +182,7 @@ def contrast(rows: pd.DataFrame, readings: pd.DataFrame, against: str, margin: f
     expected = {page: texts[key] for page, key in zip(other["page"], other["key"], strict=True)}
     lines = []
     for variant, mine in rows.groupby("variant", sort=False):
-        line: dict[str, Any] = {"variant": variant} | mine[["model_id", "weights"]].iloc[0].to_dict()
+        line: dict[str, Any] = {"variant": variant} | {name: mine[name].iloc[0] for name in ("model_id", "weights")}
         read, bad = mine[mine["status"].isin(WITH_TEXT)], mine[~mine["status"].isin(WITH_TEXT)]
         pairs = [(texts[k], expected[p]) for k, p in zip(read["key"], read["page"], strict=True) if p in expected]
         parted = [at for one, two in pairs if (at := first_divergence(one, two)) is not None]
