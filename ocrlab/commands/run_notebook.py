@@ -179,7 +179,7 @@ def _tidy(notebook: nbformat.NotebookNode) -> None:
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         outputs, cell.outputs = cell.outputs, []
         for output in outputs:
-            last = cell.outputs[-1] if cell.outputs else {}
+            last: Any = cell.outputs[-1] if cell.outputs else {}
             if output.output_type == "error":
                 output.traceback = [without_home(line) for line in output.traceback]
             if output.output_type == "stream" and output.name == last.get("name"):
