@@ -63,7 +63,7 @@ def _command(target: str = "", name: str | None = None) -> Callable[[Callable[..
             module, _, function = target.partition(":")
             try:
                 works = getattr(import_module(f"ocrlab.commands.{module}"), function) if target else command
-                code = works(**options)
+                code: int = works(**options) or 0
             except KeyboardInterrupt:
                 print("stopped", file=sys.stderr)
                 code = 130

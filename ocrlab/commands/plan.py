@@ -92,7 +92,8 @@ def plan_tasks(
             skipped = "needs a model in this process: it looks inside, which nobody can on a server"
         if skipped and only:
             raise CommandError(f"ONLY={only}: {one.name} {skipped}")
-        tasks.append(Task(one, check(one.notebook, dict(one.parameters.items()).get(profile, {}) | mine), skipped))
+        full: dict[str, Any] = one.parameters.get(profile, {})  # type: ignore[call-overload]  # by any text
+        tasks.append(Task(one, check(one.notebook, full | mine), skipped))
     return tasks
 
 
