@@ -37,8 +37,7 @@ __all__ = [
 
 _NAMES = {
     "ocrlab.pages": ("Page", "load_pages", "open_image"),
-    "ocrlab.reading.reader": ("Reader",),
-    "ocrlab.reading.open": ("open_reader",),
+    "ocrlab.reading.reader": ("Reader", "open_reader"),
     "ocrlab.reading.settings": ("Settings", "load_preset"),
     "ocrlab.scoring.metrics": ("score",),
     "ocrlab.study.experiment": ("run_experiment", "readings_of"),

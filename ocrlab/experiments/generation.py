@@ -29,12 +29,10 @@ def generation_grid(base: Settings, seeds: Sequence[int] = (0,), **values: Seque
     own = replace(greedy, do_sample=None, num_beams=None, repetition_penalty=None, no_repeat_ngram_size=None)
     grid = {greedy: GREEDY, own: OWN}
     for name, choices in values.items():
-        sampled: list[dict[str, Any]] = (
-            [{"do_sample": True, "seed": seed} for seed in seeds] if name in _SAMPLING else [{}]
-        )
+        variants = [replace(greedy, do_sample=True, seed=seed) for seed in seeds] if name in _SAMPLING else [greedy]
         for value in choices:
-            for more in sampled:
-                grid.setdefault(replace(greedy, **{name: value}, **more), f"{name}={value}")
+            for variant in variants:
+                grid.setdefault(replace(variant, **{name: value}), f"{name}={value}")
     return grid
 
 
@@ -103,7 +101,7 @@ def best_setting(rows: pd.DataFrame, table: pd.DataFrame, margin: float) -> str:
     (Bonferroni). `table` holds their CER by setting.
     """
     scored = table["cer"].dropna().index.astype(str)
-    others = list(scored.drop(GREEDY)) if GREEDY in scored else []
+    others = [name for name in scored if name != GREEDY] if GREEDY in scored else []
     share = 1 - 0.05 / max(1, len(others))
     seen = [n for n in others if compare(rows, "setting", n, GREEDY, margin, confidence=share).kind == "better"]
     return min(seen, key=lambda name: float(table["cer"][name]), default=GREEDY)

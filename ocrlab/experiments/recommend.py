@@ -159,8 +159,8 @@ def _compared(group: pd.DataFrame, read: pd.DataFrame, anchor: pd.DataFrame, mar
     cer = anchor["cer_edits"].sum() / anchor["cer_length"].sum()
     pages_per_second = 1 / anchor["page_s"].median()
     if group is anchor:
-        numbers = dict(zip(_NUMBERS, (0.0, 0.0, 0.0, 1.0, 1.0, 1.0, cer, pages_per_second), strict=True))
-        return numbers | {"standing": "on the front", "reason": "what the others are compared with"}
+        same = dict(zip(_NUMBERS, (0.0, 0.0, 0.0, 1.0, 1.0, 1.0, cer, pages_per_second), strict=True))
+        return same | {"standing": "on the front", "reason": "what the others are compared with"}
     mine, other = (table.groupby("page")["page_s"].median().dropna() for table in (read, anchor))
     ratios = (other / mine).dropna()
     if len(ratios) < MIN_PAGES:

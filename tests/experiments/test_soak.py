@@ -33,7 +33,7 @@ def test_a_calm_soak_is_kept_with_its_lines_and_first_readings(
     monkeypatch.setattr(paths, "RESULTS", tmp_path)
     monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
     short = ["--minutes", "0.02", "--count", "20", "--limit", "4", "--max_new_tokens", "24"]
-    assert main(["soak", *short]) == 2 and "name one with --run NAME" in capsys.readouterr().err
+    assert main(["soak", *short]) == 2 and "no run of this machine" in capsys.readouterr().err
     assert main(["soak", *short, "--run", "mine"]) == 0
     out = capsys.readouterr().out
     assert "4 pages of lines for 0.02 min, into mine" in out
