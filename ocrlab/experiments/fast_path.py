@@ -202,7 +202,7 @@ def gains(rows: pd.DataFrame, steps: Sequence[tuple[str, Settings]]) -> pd.DataF
         first, before = first or median, before or median
         line |= {"page_s": median, "pages_per_s": 1 / median, "step_times": before / median}
         line |= {"times": first / median, "times_low": first / high, "times_high": first / low}
-        line |= ok[["tpot_s", "vision_s"]].median().to_dict()
+        line |= {name: ok[name].median() for name in ("tpot_s", "vision_s")}
         lines.append(line | {"peak_memory_bytes": ok["peak_memory_bytes"].max(), "rows": len(ok)})
         before = median
     return pd.DataFrame(lines)
