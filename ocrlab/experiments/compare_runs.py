@@ -195,7 +195,7 @@ def speed_across(rows: pd.DataFrame, folders: Iterable[Path]) -> pd.DataFrame:
         return pd.DataFrame()
     ceilings = {folder.name: load_findings("ceilings", folder) for folder in folders}
     groups = timed.groupby(["setting", "run"], sort=False)
-    shares = {names: _share(mine, ceilings.get(str(names[1]), pd.DataFrame())) for names, mine in groups}
+    shares = {names: _share(mine, ceilings.get(str(mine["run"].iloc[0]), pd.DataFrame())) for names, mine in groups}
     table = summarise(timed, ["setting", "run", "machine"])
     pairs = list(zip(table["setting"], table["run"], strict=True))
     table["tpot_share"] = [shares[pair][0] for pair in pairs]

@@ -88,7 +88,7 @@ def engine_table(readings: pd.DataFrame, choices: Sequence[Engine], in_flight: S
         mine = readings[settings_read == replace(engine.settings, batch_size=count)]
         read, bad = mine[mine["status"].isin(WITH_TEXT)], mine[~mine["status"].isin(WITH_TEXT)]
         if len(bad):
-            line |= {name: bad[name].iloc[0] for name in ("status", "reason")}
+            line |= {"status": bad["status"].iloc[0], "reason": bad["reason"].iloc[0]}
         elif read.empty:
             line |= {"status": "error", "reason": "no rows"}
         first = dict(zip(read["page"], read["text"], strict=True)) if first is None else first
