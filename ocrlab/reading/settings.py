@@ -279,7 +279,7 @@ def preset_names() -> list[str]:
 
 
 def _presets() -> dict[str, dict[str, Any]]:
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for file in sorted(PRESETS.glob("*.yaml")):
         values = _read(file)
         variants = values.pop("variants", {})
