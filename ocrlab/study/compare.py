@@ -62,7 +62,7 @@ def summarise(rows: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str
         line["ok"] = float((group["status"] == "ok").mean())
         done = group[group["status"].isin(WITH_TEXT)].reindex(columns=[*_COSTS, "peak_memory_bytes"]).astype(float)
         for end, share in (("", 0.5), ("_low", 0.25), ("_high", 0.75)):
-            line |= done[_COSTS].quantile(share).add_suffix(end).to_dict()
+            line |= {f"{cost}{end}": value for cost, value in done[_COSTS].quantile(share).items()}
         line["peak_memory_bytes"] = done["peak_memory_bytes"].max()
         bad = group[group["status"] != "ok"]
         line["reason"] = "" if bad.empty else f"{bad['status'].iloc[0]}: {bad['reason'].iloc[0]}"
