@@ -138,7 +138,8 @@ def _hardware(stack: dict[str, Any]) -> Line:
 
 def _pins(installed: Installed) -> Iterator[Line]:
     text = (installed.root / "constraints.txt").read_text(encoding="utf-8")
-    pins = {canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.M)}
+    lines = re.findall(r"^([\w.-]+)==(\S+)", text, re.M)
+    pins: dict[str, str] = {canonicalize_name(name): version for name, version in lines}
     needed = ("torch", "transformers", "accelerate", "papermill", "jupyterlab", "pillow", "rapidfuzz", "pandas")
     if missing := [name for name in needed if name not in installed.versions]:
         yield Line("packages", "problem", f"not installed: {', '.join(missing)}", "make setup")
