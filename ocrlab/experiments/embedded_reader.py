@@ -170,8 +170,8 @@ def _pages(sources: Iterable[str | Path], dpis: Iterable[int]) -> Iterator[Page]
     for source in sources:
         try:
             pages = load_pages(source, recursive=True)
-            leaves = any(page.leaf is not None for page in pages)
-            others = [load_pages(source, recursive=True, dpi=dpi) for dpi in further] if leaves else []
+            inside = any(page.page_number is not None for page in pages)
+            others = [load_pages(source, recursive=True, dpi=dpi) for dpi in further] if inside else []
         except PageError:
             continue
         yield from chain(pages, *others)

@@ -24,6 +24,7 @@ from ocrlab.scoring.outcomes import WITH_TEXT
 if TYPE_CHECKING:
     import pandas as pd
 
+_RENAMED = {"leaf": "page_number"}  # fields of records that earlier versions wrote
 _OPTIONAL = {"do_sample", "num_beams", "repetition_penalty", "no_repeat_ngram_size"}
 
 GOES_ON = "Free space or choose a writable folder, then run the same command again: it goes on from here"
@@ -159,15 +160,15 @@ def reading_record(
     experiment: str, key: str, settings: Settings, page: Page, reading: Reading, actual: dict[str, Any],
     load_s: float | None, repeat: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return everything about one reading but its scores, ready for JSON; `leaf` and `dpi` only of a leaf."""
-    leaf = {} if page.leaf is None else {"leaf": page.leaf, "dpi": page.dpi}
+    """Return everything about one reading but its scores, ready for JSON; `page_number`, `dpi` only inside a file."""
+    inside = {} if page.page_number is None else {"page_number": page.page_number, "dpi": page.dpi}
     return {
         "key": key, "experiment": experiment, "page": page.id, "text": reading.text, "status": reading.status,
         "reason": reading.reason, "asked": settings.as_dict(), "actual": actual, "measured": reading.measured(),
         "load_s": load_s, "repeat": repeat, "set": page.set, "kind": page.kind, "language": page.language,
         "degradation": page.degradation, "page_sha256": page.sha256, "truth": page.truth, "code": code_version(),
         "machine": machine_name(), "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        **leaf,
+        **inside,
     }  # fmt: skip
 
 
@@ -185,7 +186,8 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def flat_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was asked, actual and measured of a reading side by side, without texts and scores."""
-    row = {k: v for k, v in record.items() if k not in {"asked", "actual", "measured", "text", "truth"}}
+    hidden = {"asked", "actual", "measured", "text", "truth"}
+    row = {_RENAMED.get(k, k): v for k, v in record.items() if k not in hidden}
     return row | record["asked"] | record["actual"] | record["measured"]
 
 
