@@ -57,13 +57,14 @@ def gather(sources: Sequence[str], *, limit: int | None, dpi: int) -> Sourced:
         else:
             pages = load_pages(source, limit=limit, recursive=True, dpi=dpi)
         for page in pages:
-            key = (page.where if isinstance(page, StoredPage) else str(page.file.absolute()), page.leaf)
+            key = (page.where if isinstance(page, StoredPage) else str(page.file.absolute()), page.page_number)
             found.setdefault(key, (page, _name(page, root, len(sources) > 1)))
     if not found:
         raise PageError(f"{', '.join(sources)}: no page found; give images, PDFs, a folder of them, or a set")
     kept = [page for page, _ in found.values()]
     if len({page.id for page in kept}) < len(kept):
-        kept = [replace(page, id=f"{page.where}#{page.leaf}" if page.leaf else page.where) for page in kept]
+        numbers = [f"#{page.page_number}" if page.page_number else "" for page in kept]
+        kept = [replace(page, id=page.where + number) for page, number in zip(kept, numbers, strict=True)]
     return Sourced(kept, [name for _, name in found.values()], roots[0] or Path.cwd())
 
 
@@ -109,7 +110,7 @@ def target_files(pages: Sequence[Page], names: Sequence[str], folder: Path | Non
     for page, name in zip(pages, names, strict=True):
         if folder is None and isinstance(page, StoredPage):
             raise PageError(f"{page.where}: nothing is written into a store; choose a folder with --out")
-        number = f".p{page.leaf:04d}" if page.leaf is not None else ""
+        number = f".p{page.page_number:04d}" if page.page_number is not None else ""
         place = folder / name if folder is not None else page.file
         file = place.with_name(f"{place.name}{number}.txt")
         if file in seen:
@@ -169,7 +170,7 @@ def read_items(
             item = by_id[reading.page]
             record = reading_record("read", item.key, settings, item.page, reading, result.actual, result.load_s, 0)
             row = row_of(record)
-            place = {"file": item.page.where, "leaf": item.page.leaf}
+            place = {"file": item.page.where, "page_number": item.page.page_number}
             outcome = {name: getattr(reading, name) for name in ("status", "reason", "text")}
             yield item, place | outcome | {"cer": row.get("cer")} | row
 

@@ -134,7 +134,7 @@ def _bar(todo: Sequence[Item]) -> Any:
 
 def _show(page: Page, record: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
     """Print one page's object or its text on standard output, and what went wrong on standard error."""
-    name = f"{page.where}" + (f", page {page.leaf}" if page.leaf is not None else "")
+    name = f"{page.where}" + (f", page {page.page_number}" if page.page_number is not None else "")
     if as_json:
         print(json.dumps(record, ensure_ascii=False), flush=True)
         return

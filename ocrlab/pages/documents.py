@@ -124,7 +124,8 @@ def _frame_sizes(file: Path) -> Iterator[Size]:
         with large_allowed(), Image.open(file, formats=("TIFF",)) as image:
             frame: Any  # a TIFF's image has its tags
             for frame in ImageSequence.Iterator(image):
-                yield None if frame.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED else frame.size
+                tags = getattr(frame, "tag_v2", {})
+                yield None if tags.get(_SUBFILE_TYPE, 0) & _REDUCED else frame.size
     except DECODER_ERRORS as error:
         raise PageError(f"{file}: damaged TIFF ({error}); export it again or remove it") from error
 

@@ -107,7 +107,7 @@ def _pages(files: Sequence[Path], root: Path, dpi: int) -> Iterator[Page]:
                 name = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
                 page = Page(name, file, sha256, root.name, problem=problem, refused=bool(problem), dpi=dpi)
                 for one in [page] if problem else parts_of(page):
-                    truth, unusable = truth_beside(file, one.leaf)
+                    truth, unusable = truth_beside(file, one.page_number)
                     yield replace(one, truth=truth, problem=one.problem or unusable)
 
 
@@ -128,7 +128,7 @@ def _part(whole: _P, number: int, wrong: str, drawn: str) -> _P:
     sha256 = hashlib.sha256(f"{whole.sha256}#{number}{drawn}".encode()).hexdigest()
     problem = f"{whole.where}: page {number}: {wrong}" if wrong else ""
     name = f"{whole.id}#{number}"
-    return replace(whole, id=name, sha256=sha256, leaf=number, problem=problem, refused=bool(wrong))
+    return replace(whole, id=name, sha256=sha256, page_number=number, problem=problem, refused=bool(wrong))
 
 
 def hash_of(file: Path) -> tuple[str, str]:

@@ -17,8 +17,9 @@ from ocrlab.pages.images import PageError, image_size, open_image
 class Page:
     """A page and its truth; `truth` None means no score.
 
-    `leaf` is the page's number, from 1, inside a PDF or multipage TIFF, None for an image; `dpi` is the resolution at
-    which a PDF page is drawn. Such a page's `sha256` is its own: of the file's, the number and, in a PDF, the dpi.
+    `page_number` is the page's number, from 1, inside a PDF or multipage TIFF, None for an image; `dpi` is the
+    resolution at which a PDF page is drawn. Such a page's `sha256` is its own: of the file's, the number and, in a
+    PDF, the dpi.
 
     `problem` is empty, or a sentence for the user. With `refused` it forbids reading the image (its hash is not the
     manifest's, it lies outside the manifest's folder, it is missing); without, only the truth is unusable.
@@ -36,7 +37,7 @@ class Page:
     licence: str = ""
     problem: str = ""
     refused: bool = False
-    leaf: int | None = None
+    page_number: int | None = None
     dpi: int = PDF_DPI
 
     def open(self) -> Image.Image:
@@ -48,12 +49,12 @@ class Page:
         if self.refused:
             raise PageError(self.problem)
         with self.local() as file:
-            return open_image(file) if self.leaf is None else open_inside(file, self.leaf, self.dpi)
+            return open_image(file) if self.page_number is None else open_inside(file, self.page_number, self.dpi)
 
     def size(self) -> tuple[int, int]:
         """Return width and height in pixels, as `page_size` does."""
         with self.local() as file:
-            return image_size(file) if self.leaf is None else size_inside(file, self.leaf, self.dpi)
+            return image_size(file) if self.page_number is None else size_inside(file, self.page_number, self.dpi)
 
     @contextmanager
     def local(self) -> Iterator[Path]:

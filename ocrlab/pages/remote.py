@@ -37,7 +37,7 @@ class StoredPage(Page):
 
     def size(self) -> tuple[int, int]:
         """Return width and height in pixels, of an image from its first 64 KiB where they show it."""
-        start = b"" if self.leaf else _read(self.where, self.version, end=1 << 16)
+        start = b"" if self.page_number else _read(self.where, self.version, end=1 << 16)
         return size_from(start) or super().size()
 
     @contextmanager
@@ -98,7 +98,7 @@ def _pages(store: Any, path: str, url: str, recursive: bool, dpi: int) -> Iterat
 
 
 def _with_truth(store: Any, page: StoredPage, file: PurePosixPath, keys: Mapping[str, str]) -> StoredPage:
-    for name in names_beside(file.stem, page.leaf):
+    for name in names_beside(file.stem, page.page_number):
         if key := keys.get(str(file.with_name(name))):
             truth, problem = read_truth(f"{page.where}: {name}", partial(_read, page.where, store.checksum(key), key))
             return replace(page, truth=truth, problem=problem)

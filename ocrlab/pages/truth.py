@@ -8,22 +8,22 @@ from pathlib import Path
 from ocrlab.pages.images import PageError
 
 
-def truth_beside(file: Path, leaf: int | None = None) -> tuple[str | None, str]:
+def truth_beside(file: Path, page_number: int | None = None) -> tuple[str | None, str]:
     """Return the truth from NAME.gt.txt or NAME.txt (None where there is none) and what is wrong with it, if anything.
 
     That of page 3 of a PDF or TIFF lies in NAME.p0003.gt.txt or NAME.p0003.txt. A byte order mark and CRLF line
     ends are accepted, and white space at the very end is dropped.
     """
-    for name in names_beside(file.stem, leaf):
+    for name in names_beside(file.stem, page_number):
         beside = file.with_name(name)
         if beside.is_file():
             return read_truth(str(beside), beside.read_bytes)
     return None, ""
 
 
-def names_beside(stem: str, leaf: int | None = None) -> tuple[str, str]:
+def names_beside(stem: str, page_number: int | None = None) -> tuple[str, str]:
     """Return the names under which the truth of a file's page may lie, the first one first."""
-    stem = stem if leaf is None else f"{stem}.p{leaf:04d}"
+    stem = stem if page_number is None else f"{stem}.p{page_number:04d}"
     return f"{stem}.gt.txt", f"{stem}.txt"
 
 

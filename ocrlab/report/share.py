@@ -329,8 +329,9 @@ def _check_reading(record: dict[str, Any]) -> None:
         raise ShareError(f"its {odd[0]!r} holds control characters")
     if record["status"] not in STATUSES:
         raise ShareError(f"status {record['status'][:40]!r} is not one of {', '.join(STATUSES)}")
-    if any(type(record.get(field, 1)) is not int or record.get(field, 1) < 1 for field in ("leaf", "dpi")):
-        raise ShareError("its 'leaf' or 'dpi' is no whole number from 1 on")
+    numbers = [record.get(field, 1) for field in ("page_number", "leaf", "dpi")]  # `leaf` in earlier versions
+    if any(type(number) is not int or number < 1 for number in numbers):
+        raise ShareError("its 'page_number' or 'dpi' is no whole number from 1 on")
     make_settings(record["asked"])
     if not {"min_new_tokens", "weights"} <= record["asked"].keys():
         raise ShareError("its 'asked' lacks settings")

@@ -24,6 +24,7 @@ from ocrlab.scoring.outcomes import WITH_TEXT
 if TYPE_CHECKING:
     import pandas as pd
 
+_RENAMED = {"leaf": "page_number"}  # fields of records that earlier versions wrote
 _OPTIONAL = {"do_sample", "num_beams", "repetition_penalty", "no_repeat_ngram_size"}
 
 GOES_ON = "Free space or choose a writable folder, then run the same command again: it goes on from here"
@@ -178,8 +179,15 @@ def reading_record(
     load_s: float | None,
     repeat: int,
 ) -> dict[str, Any]:
-    """Return everything about one reading but its scores, ready for JSON; `leaf` and `dpi` only inside a document."""
-    about = ("set", "kind", "language", "degradation", "truth", *(() if page.leaf is None else ("leaf", "dpi")))
+    """Return everything about one reading but its scores, ready for JSON; `page_number` and `dpi` only inside a document."""
+    about = (
+        "set",
+        "kind",
+        "language",
+        "degradation",
+        "truth",
+        *(() if page.page_number is None else ("page_number", "dpi")),
+    )
     return {
         "key": key,
         "experiment": experiment,
@@ -212,7 +220,8 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def flat_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was asked, actual and measured of a reading side by side, without texts and scores."""
-    row = {k: v for k, v in record.items() if k not in {"asked", "actual", "measured", "text", "truth"}}
+    hidden = {"asked", "actual", "measured", "text", "truth"}
+    row = {_RENAMED.get(k, k): v for k, v in record.items() if k not in hidden}
     return row | record["asked"] | record["actual"] | record["measured"]
 
 

@@ -138,7 +138,7 @@ def _pages(sources: Iterable[str | Path], dpis: Iterable[int]) -> Iterator[Page]
     for source in sources:
         try:
             pages = load_pages(source, recursive=True)
-            multipage = any(page.leaf is not None for page in pages)
+            multipage = any(page.page_number is not None for page in pages)
             others = [load_pages(source, recursive=True, dpi=dpi) for dpi in further] if multipage else []
         except PageError:
             continue

@@ -60,7 +60,7 @@ def test_a_library_is_mirrored_resumed_and_never_read_twice(
     assert main(command) == 1
     _, err = capsys.readouterr()
     assert texts(out) == NAMES and "broken.pdf" in err and "1 of 8 pages" in err
-    by_file = {(Path(r["file"]).name, r["leaf"]): r for r in records(out)}
+    by_file = {(Path(r["file"]).name, r["page_number"]): r for r in records(out)}
     assert len(by_file) == 8
     assert by_file["p0.png", None]["cer"] is not None and by_file["p2.png", None]["cer"] is None
     assert by_file["book.pdf", 2]["text"] == (out / "book.pdf.p0002.txt").read_text(encoding="utf-8").rstrip("\n")

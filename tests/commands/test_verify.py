@@ -66,7 +66,10 @@ def test_pages_in_folders_below_and_leaves_at_another_resolution_are_found(tmp_p
     folder = tmp_path / "results" / "leaves"
     rows = run_experiment("leaves", [BASE], pages, folder=folder)
     (folder / "run.json").write_text('{"run": "leaves", "notebooks": {}}', encoding="utf-8")
-    assert list(rows["leaf"].fillna(0)) == [0, 1, 2] and list(rows["dpi"].fillna(0)) == [0, 200, 200]
+    assert list(rows["page_number"].fillna(0)) == [0, 1, 2] and list(rows["dpi"].fillna(0)) == [0, 200, 200]
+    stored = folder / "readings" / "leaves.jsonl"
+    stored.write_text(stored.read_text(encoding="utf-8").replace('"page_number"', '"leaf"'), encoding="utf-8")
+    assert list(load_rows(folder)["page_number"].fillna(0)) == [0, 1, 2], "as earlier versions wrote it"
     assert verify(str(folder), pages=str(tmp_path / "scans")) == 0
     said = capsys.readouterr()
     assert (
@@ -82,7 +85,7 @@ def test_pages_in_folders_below_and_leaves_at_another_resolution_are_found(tmp_p
 
 def test_a_row_of_an_image_tells_no_leaf(run):
     rows = load_rows(run)
-    assert len(rows) == 4 and not {"leaf", "dpi"} & set(rows.columns)
+    assert len(rows) == 4 and not {"page_number", "dpi"} & set(rows.columns)
 
 
 def test_a_planted_difference_a_changed_page_and_other_weights_are_told_apart(edited, capsys):

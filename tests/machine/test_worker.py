@@ -173,7 +173,6 @@ _IMPORTING = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import ocrlab.reading
-from ocrlab.machine import starting
 from ocrlab.machine import worker_process
 try:
     worker_process.context()

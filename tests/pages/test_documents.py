@@ -66,7 +66,7 @@ def test_each_leaf_is_a_page_of_its_own(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "three.txt").write_text("of no page", encoding="utf-8")
     pages = load_pages(file)
     assert [page.id for page in pages] == [f"three{suffix}#{n}" for n in (1, 2, 3)]
-    assert [(page.leaf, page.file, page.problem) for page in pages] == [(n, file, "") for n in (1, 2, 3)]
+    assert [(page.page_number, page.file, page.problem) for page in pages] == [(n, file, "") for n in (1, 2, 3)]
     assert [page.truth for page in pages] == [None, "two", "this"]
     assert [colour_of(page) for page in pages] == [rgb(colour) for colour in COLOURS]
     size = (2 * PDF_DPI, PDF_DPI) if suffix == ".pdf" else (200, 100)
@@ -163,10 +163,10 @@ def test_ten_thousands_of_pages_are_listed_and_measured_at_once(tmp_path: Path) 
 def test_a_tiff_of_one_page_is_an_image_and_a_thumbnail_is_no_page(tmp_path: Path) -> None:
     one = drawn(tmp_path / "one.tif", Image.new("L", (30, 20)))
     (page,) = load_pages(one)
-    assert page.leaf is None and page.id == "one.tif" and page.open().size == page_size(page) == (30, 20)
+    assert page.page_number is None and page.id == "one.tif" and page.open().size == page_size(page) == (30, 20)
     for size, tags in (((30, 20), {}), ((3, 2), {254: 1}), ((40, 20), {})):
         frames(tmp_path / "preview.tif", tags, Image.new("L", size))
-    assert [(page.leaf, page_size(page), page.open().size) for page in load_pages(tmp_path / "preview.tif")] == [
+    assert [(page.page_number, page_size(page), page.open().size) for page in load_pages(tmp_path / "preview.tif")] == [
         (1, (30, 20), (30, 20)), (3, (40, 20), (40, 20)),
     ]  # fmt: skip
 

@@ -50,7 +50,7 @@ def test_a_folder_in_natural_order_with_truth_beside(tmp_path: Path) -> None:
     (tmp_path / "p10.gt.txt").write_text("this", encoding="utf-8")
     (tmp_path / "notes.docx").write_bytes(b"x")
     pages = load_pages(tmp_path)
-    assert all(page.leaf is None for page in pages)
+    assert all(page.page_number is None for page in pages)
     assert truths(pages) == {"P1.JPG": None, "p2.png": "Straße\nд. 5", "p10.png": "this"}
     assert [page.id for page in pages] == ["P1.JPG", "p2.png", "p10.png"]
     assert all(page.set == tmp_path.name and page.problem == "" for page in pages)

@@ -90,7 +90,7 @@ def test_a_folder_is_listed_in_natural_order_and_only_what_must_be_is_fetched(fe
     assert set(fetched) <= {"book.pdf", "one.tiff", "two.tif"}, "an image's size is in its first bytes"
     assert sizes["p2.png"] == (40, 20) and sizes["book.pdf#1"] == pages["book.pdf#1"].open().size == (150, 75)
     fetched.clear()
-    assert [colour_of(pages[f"book.pdf#{leaf}"]) for leaf in (1, 2)] == ["red", "blue"]
+    assert [colour_of(pages[f"book.pdf#{number}"]) for number in (1, 2)] == ["red", "blue"]
     assert fetched == [], "a PDF is kept while its pages are opened one after the other"
     assert colour_of(pages["two.tif#2"]) == "lime" and fetched == ["two.tif"]
     with pytest.raises(PageError, match=r"memory://scans/cut\.png: truncated or damaged PNG"):

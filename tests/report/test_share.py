@@ -127,7 +127,7 @@ def test_images_of_leaves_and_of_folders_below_go_along(tmp_path):
     blue.save(tmp_path / "scans" / "book.pdf", save_all=True, append_images=[red], resolution=100)
     image, *leaves = load_pages(tmp_path / "scans", recursive=True, dpi=100)
     assert image.sha256 in pages_by_hash([tmp_path / "scans"])
-    read = [reading(page.id, page_sha256=page.sha256, leaf=page.leaf, dpi=page.dpi) for page in leaves]
+    read = [reading(page.id, page_sha256=page.sha256, page_number=page.page_number, dpi=page.dpi) for page in leaves]
     run = write_run(tmp_path / "r", reading(image.id, page_sha256=image.sha256), *read)
     files = unpacked(pack_run(run, tmp_path / "r.zip", images=tmp_path / "scans"))
     wanted = {f"pages/{picture_name(page.sha256)}" for page in (image, *leaves)}
@@ -354,7 +354,9 @@ def test_what_is_no_zip_is_refused(add, tmp_path):
     ({"readings/e.jsonl": line(asked={})}, "'asked' lacks settings"),
     ({"readings/e.jsonl": line(measured={"page_s": "1"})}, "'measured' holds what is no number"),
     ({"readings/e.jsonl": line(actual=[])}, "'actual' is missing or of another kind"),
-    ({"readings/e.jsonl": line(leaf=0)}, "'leaf' or 'dpi'"), ({"readings/e.jsonl": line(dpi="200")}, "'leaf' or 'dpi'"),
+    ({"readings/e.jsonl": line(page_number=0)}, "'page_number' or 'dpi'"),
+    ({"readings/e.jsonl": line(leaf=0)}, "'page_number' or 'dpi'"),
+    ({"readings/e.jsonl": line(dpi="200")}, "'page_number' or 'dpi'"),
     ({"readings/e.jsonl": line(page="\x1b[31mred")}, "'page' holds control characters"),
     ({"readings/e.jsonl": line(text="x" * 100_001)}, "a text of more than 100,000 letters"),
     ({"readings/e.jsonl.gz": b"no gzip", "readings/e.jsonl": None}, "damaged gzip"),
