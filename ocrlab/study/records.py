@@ -179,7 +179,7 @@ def reading_record(
     load_s: float | None,
     repeat: int,
 ) -> dict[str, Any]:
-    """Return everything about one reading but its scores, ready for JSON; `page_number` and `dpi` only inside a document."""
+    """Return everything about one reading but its scores, ready for JSON; `page_number`, `dpi` only inside a file."""
     about = (
         "set",
         "kind",
