@@ -41,8 +41,8 @@ from ocrlab.reading.settings import LOAD_SETTINGS, Settings, is_endpoint
 from ocrlab.scoring.metrics import Edits, character_edits, corpus_rate
 from ocrlab.study.records import RecordError, flat_row, readings_in
 
+#: From this many pages on, the summary tells how much of the workers' time was spent in `generate`.
 STEADY_PAGES = 100
-"""From this many pages on, the summary tells how much of the workers' time was spent in `generate`."""
 _SPEED_DEPENDS_ON = ({*LOAD_SETTINGS} - {"device", "dtype"}) | {"batch_size", "compile", "num_beams"}
 
 

@@ -23,8 +23,8 @@ from ocrlab.playground.form import find_preset
 from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES
 
 FIRST = ("00-quickstart", "playground")
+#: The largest websocket message: an upload and what is wrapped around it. Jupyter's own 10 MiB drop larger ones.
 MESSAGE_LIMIT_BYTES = UPLOAD_LIMIT_BYTES + 14 * 2**20
-"""The largest websocket message: an upload and what is wrapped around it. Jupyter's own 10 MiB drop larger ones."""
 PLAYGROUND = paths.NOTEBOOKS / "playground.ipynb"
 # Defaults that a user's own settings go before: Markdown is read, not edited; no news and no updates from the network.
 _LAB_DEFAULTS = {

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: What one cost is of.
 GROUP = ("run", "machine", "model_id", "set", "setting")
-"""What one cost is of."""
+#: Opening the page and building inputs (what the model waited for it), the vision tower, the prompt, the text, rest.
 PHASES = ("prepare", "vision", "prefill", "decode", "rest")
-"""Opening the page and building inputs (what the model waited for it), the vision tower, the prompt, the text, rest."""
 _POWER = ["machine", "set", "label"]
 _HOUR, _KWH = 3600.0, 3.6e6
 

@@ -17,8 +17,8 @@ Kind = Literal["confirmed", "refuted", "not settled here"]
 CONFIRMED: Kind = "confirmed"
 REFUTED: Kind = "refuted"
 OPEN: Kind = "not settled here"
+#: What some rows say of a claim, whoever's card they are from, and the reason with its numbers.
 Answer = tuple[Kind, str]
-"""What some rows say of a claim, whoever's card they are from, and the reason with its numbers."""
 
 
 class Evidence:

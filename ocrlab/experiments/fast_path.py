@@ -154,6 +154,7 @@ def _behind(function: Callable[..., Any], part: str, tally: _Tally) -> Callable[
 
 
 _GENERATION = tuple(n for n in GENERATION if n not in ("cache_implementation", "max_new_tokens", "min_new_tokens"))
+#: What is changed together, in an order in which every step is a valid setting.
 STEPS: dict[str, tuple[str, ...]] = {
     "generation settings": _GENERATION,
     "dtype": ("dtype",),
@@ -163,7 +164,6 @@ STEPS: dict[str, tuple[str, ...]] = {
     "cache": ("cache_implementation",),
     "compile": ("compile",),
 }
-"""What is changed together, in an order in which every step is a valid setting."""
 
 
 def steps_between(start: Settings, goal: Settings) -> list[tuple[str, Settings]]:

@@ -268,8 +268,8 @@ def on_this(settings: Settings) -> Settings:
 # Will it fit: a table over cards, pixel budgets and attentions.
 
 
+#: Pixels: 256, 1280, 2560, 4096 and 16384 image tokens of 28 × 28; the last is the checkpoint's own limit.
 BUDGETS = (200_704, 1_003_520, 2_007_040, 3_211_264, 12_845_056)
-"""Pixels: 256, 1280, 2560, 4096 and 16384 image tokens of 28 × 28; the last is the checkpoint's own limit."""
 
 
 def fit_table(settings: Settings, machines: Sequence[Machine], budgets: Sequence[int] = BUDGETS) -> pd.DataFrame:

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 Verdict = Literal["same text", "within rounding", "faulty", "unsupported", "crashed", "timed out"]
+#: Called in the worker before a measurement: tests plant their faults with it.
 Prepare = Callable[[], None]
-"""Called in the worker before a measurement: tests plant their faults with it."""
 
 # About five times the most that healthy kernels showed on the embedded reader (LOG.md): 1e-5, 0.10 and 0.034.
+#: The largest difference of a logit that rounding explains, in standard deviations of the step's logits.
 ROUNDING = {"float32": 1e-4, "bfloat16": 0.5, "float16": 0.15}
-"""The largest difference of a logit that rounding explains, in standard deviations of the step's logits."""
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 _TIMEOUT_S = 600
 

@@ -181,8 +181,8 @@ def recovery(subject: Subject, limits: Limits) -> Answer:
     return "pass" if fresh["works"].all() else "fail", words
 
 
+#: What answers an entry of readiness.yaml, by its id.
 CHECKS = {check.__name__: check for check in (stack, kernels, canary, finite, quality, memory, speed, soak, recovery)}
-"""What answers an entry of readiness.yaml, by its id."""
 
 
 @dataclass(frozen=True)

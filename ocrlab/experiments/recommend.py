@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 Standing = Literal[
     "recommended", "on the front", "dominated", "not settled", "worse", "not valid", "not scored", "could not run"
 ]
+#: What a setting can be, the best first.
 STANDINGS: tuple[Standing, ...] = get_args(Standing)
-"""What a setting can be, the best first."""
 MIN_PAGES = 8
 _NUMBERS = ("difference", "low", "high", "speed", "speed_low", "speed_high", "cer", "pages_per_second")
 _COLUMNS = (*_NUMBERS, "settings", "anchor", "pages", "reason", "memory_bytes", "standing", "machine", "model_id")

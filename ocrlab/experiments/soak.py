@@ -22,10 +22,10 @@ from ocrlab.scoring.statistics import Interval, growth_rate, median_spread
 from ocrlab.study.experiment import Store, plan_jobs, record_of
 from ocrlab.study.records import keep_findings
 
+#: Growth in MB (of 10^6 bytes) per 1,000 pages that does not matter: some 1 GB after a day of 100,000 pages.
 LIMIT_MB = 10.0
-"""Growth in MB (of 10^6 bytes) per 1,000 pages that does not matter: some 1 GB after a day of 100,000 pages."""
+#: Growth in MB in all that is no leak yet: allocators and libraries go on settling for a while after the first pass.
 SETTLES_MB = 20.0
-"""Growth in MB in all that is no leak yet: allocators and libraries go on settling for a while after the first pass."""
 _PARTS, _FEWEST = 30, 6  # what follows the first pass is cut into so many; fewer have no interval to speak of
 _ENDS = {"mb": "point", "low": "low", "high": "high"}
 _HELD = (("resident_bytes", "", "memory"), ("reserved_memory_bytes", "device_", "device memory"))

@@ -11,8 +11,8 @@ from pathlib import Path
 from ocrlab import paths
 from ocrlab.machine.describe import machine_name, versions
 
+#: dtype, attn_implementation and sdpa_kernel (None: torch's own choice).
 Variant = tuple[str, str, str | None]
-"""dtype, attn_implementation and sdpa_kernel (None: torch's own choice)."""
 
 
 @dataclass(frozen=True)

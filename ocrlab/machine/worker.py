@@ -22,8 +22,8 @@ import psutil
 
 from ocrlab.machine.worker_process import context, serve
 
+#: What importing torch and transformers takes, which a memory limit does not count.
 IMPORTS_BYTES = 400_000_000
-"""What importing torch and transformers takes, which a memory limit does not count."""
 _POLL_S = 0.05
 Kind = Literal["ok", "exception", "oom", "timeout", "stopped", "signal", "exit", "assert", "illegal_address"]
 

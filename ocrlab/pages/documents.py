@@ -16,8 +16,8 @@ from PIL import Image, ImageOps, ImageSequence
 from ocrlab.pages import images
 from ocrlab.pages.images import DECODER_ERRORS, PageError, begins_as, large_allowed, shape_problem, to_rgb
 
+#: Dots per inch at which a PDF page is drawn: print of 10 points is then some 20 pixels high.
 PDF_DPI = 150
-"""Dots per inch at which a PDF page is drawn: print of 10 points is then some 20 pixels high."""
 _POINTS = 72  # per inch, on a PDF's canvas
 _SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF 6.0: bit 0 is set on a smaller copy of another page
 
@@ -26,8 +26,8 @@ _LOCK = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
 
+#: Of a PDF page in points (1/72 inch), of a TIFF page in pixels; None where it cannot be opened or is no page.
 Size = tuple[float, float] | None
-"""Of a PDF page in points (1/72 inch), of a TIFF page in pixels; None where it cannot be opened or is no page."""
 
 
 def is_pdf(file: Path) -> bool:

@@ -19,8 +19,8 @@ from ocrlab.pages.page import Page
 from ocrlab.pages.truth import truth_beside
 
 LISTED = (*SUFFIXES, ".pdf")
+#: How files end that may hold several pages.
 SEVERAL = (".pdf", ".tif", ".tiff")
-"""How files end that may hold several pages."""
 MANIFEST = "manifest.jsonl"
 NO_PAGE = "not a page; give an image (PNG, JPEG, WebP, BMP, TIFF) or a PDF"
 _THREADS, _AT_ONCE = 4, 512

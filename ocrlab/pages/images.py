@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+#: Larger images are refused before they are decoded: Pillow's own limit for a decompression bomb.
 MAX_IMAGE_PIXELS = 178_956_970
-"""Larger images are refused before they are decoded: Pillow's own limit for a decompression bomb."""
+#: Qwen2-VL's `smart_resize` refuses what is longer than 200 times its width.
 MAX_ASPECT_RATIO = 200
-"""Qwen2-VL's `smart_resize` refuses what is longer than 200 times its width."""
 
 _MAGIC = {
     "PNG": (b"\x89PNG",),
@@ -28,11 +28,11 @@ _MAGIC = {
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
 _FORMATS = tuple(_MAGIC)
+#: What Pillow's decoders raise on damaged files.
 DECODER_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError, MemoryError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
-"""What Pillow's decoders raise on damaged files."""
 
 
 class PageError(ValueError):

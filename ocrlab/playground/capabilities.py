@@ -23,8 +23,8 @@ from ocrlab.reading.settings import LOAD_SETTINGS, SettingError, Settings, is_en
 from ocrlab.study.provenance import runs_here
 from ocrlab.study.records import read_records, record_files
 
+#: The probes of 01-machine that a page read alone depends on.
 CASES = ("vision", "decode")
-"""The probes of 01-machine that a page read alone depends on."""
 _REFUSED_FOR = ("model_id", "attn_implementation", "sdpa_kernel", "dtype", "quantization", "device")
 
 

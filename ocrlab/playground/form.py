@@ -13,8 +13,8 @@ from ocrlab.playground.html import block, note
 from ocrlab.reading import settings
 from ocrlab.reading.settings import GENERATION, SettingError, Settings, field_types, load_preset, preset_names
 
+#: Settings whose choices may not run on a machine.
 MARKED = ("dtype", "quantization", "attn_implementation", "sdpa_kernel", "device")
-"""Settings whose choices may not run on a machine."""
 _MODELS = ("tiny", "Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "weights": get_args(settings.Weights),

@@ -12,8 +12,8 @@ from typing import Any
 from ocrlab.reading.result import Reading
 
 STYLE = f"<style>{(Path(__file__).parent / 'style.css').read_text(encoding='utf-8')}</style>"
+#: How a reading's status is coloured; all others are bad.
 STATUS_KIND = {"ok": "good", "truncated": "warn", "loop": "warn", "empty": "warn"}
-"""How a reading's status is coloured; all others are bad."""
 _MIB, _GIB = 2**20, 2**30
 
 

@@ -15,8 +15,8 @@ from ocrlab.pages import Page, PageError, load_pages, set_names
 from ocrlab.playground.form import card, folded, labelled, wide
 from ocrlab.playground.html import file_name, note
 
+#: What an upload may hold; `make app` and `make lab` let messages of this size through (Jupyter's own: 10 MiB).
 UPLOAD_LIMIT_BYTES = 50 * 2**20
-"""What an upload may hold; `make app` and `make lab` let messages of this size through (Jupyter's own: 10 MiB)."""
 _SET, _UPLOAD, _PATH = "a page of a set", "upload", "path"
 
 

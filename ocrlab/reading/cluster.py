@@ -15,12 +15,12 @@ from ocrlab.reading.loading import image_tokens_of
 from ocrlab.reading.pool import PoolDown, ReaderPool
 from ocrlab.reading.settings import Settings
 
+#: The environment variable by which `reproduce --engine ray` reaches the notebooks.
 ENGINE = "OCRLAB_ENGINE"
-"""The environment variable by which `reproduce --engine ray` reaches the notebooks."""
+#: How many batches a reader is handed at once: few, so that little is read again when its machine is lost.
 MOST_BATCHES = 4
-"""How many batches a reader is handed at once: few, so that little is read again when its machine is lost."""
+#: How often a task that fails or is lost with its machine is given out.
 TRIES = 3
-"""How often a task that fails or is lost with its machine is given out."""
 
 _pool: ReaderPool | None = None  # in a process on a machine of the cluster: it stays from one task to the next
 

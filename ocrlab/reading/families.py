@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 CONFIGS = Path(__file__).resolve().parent / "configs"
 # Qwen2-VL-Instruct's own template (Apache-2.0): one path serves every size.
 CHAT_TEMPLATE = CONFIGS / "chat_template.jinja"
+#: Pixels that no image has.
 UNLIMITED = 2**40
-"""Pixels that no image has."""
 _SPECIAL_TOKENS = (
     "<|endoftext|>",
     *("<|im_start|>", "<|im_end|>"),
@@ -228,5 +228,5 @@ FAMILIES = {
     "qwen3_vl": Family(cell_sides=(32,)),
 }
 CELL_SIDES = sorted({side for family in FAMILIES.values() for side in family.cell_sides})
+#: The side to reckon with where a server does not let its own be found out.
 USUAL_SIDE = FAMILIES["qwen2_vl"].cell_sides[0]
-"""The side to reckon with where a server does not let its own be found out."""

@@ -22,14 +22,14 @@ from ocrlab.reading.result import Reading, status_of
 from ocrlab.reading.settings import Settings, is_endpoint, same_load
 from ocrlab.scoring.outcomes import Status
 
+#: Seconds in which a reading that somebody looks at has to obey a stop before its process is ended.
 PATIENCE_S = 0.7
-"""Seconds in which a reading that somebody looks at has to obey a stop before its process is ended."""
+#: By what a page's pixels are divided, one after the other, where it does not fit and fewer are allowed.
 FEWER_PIXELS = (2, 4)
-"""By what a page's pixels are divided, one after the other, where it does not fit and fewer are allowed."""
 _TEXT_EVERY_S = 0.03
 
+#: What a worker that is copied has imported already.
 PRELOADED = (__name__, "transformers.models.qwen2_vl.modeling_qwen2_vl")
-"""What a worker that is copied has imported already."""
 preload(*PRELOADED)
 
 # In the worker's process: the model that stays for the next call, and what prepares its pages.

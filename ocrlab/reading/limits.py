@@ -17,10 +17,10 @@ from ocrlab.reading.loading import BYTES_PER_WEIGHT
 from ocrlab.reading.settings import Settings
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: Text tokens around an image: the chat template and a short prompt.
 PROMPT_TOKENS = 32
-"""Text tokens around an image: the chat template and a short prompt."""
+#: What BLAS and the allocator add in a process on a CPU, by the dtype's size; measured here (LOG.md).
 CPU_BUFFERS_BYTES = {4: 3 * 2**20, 2: 7 * 2**20}
-"""What BLAS and the allocator add in a process on a CPU, by the dtype's size; measured here (LOG.md)."""
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ for _name in ("torchao", "torch.utils._pytree"):
 
 MODULES = {"int8": "torchao", "nf4": "bitsandbytes"}
 _NF4_BLOCK = 64
+#: int8 keeps one scale per row, which is little; nf4 a float32 scale for every 64 weights (bitsandbytes' default).
 BYTES_PER_WEIGHT = {"int8": 1.0, "nf4": 0.5 + 4 / _NF4_BLOCK}
-"""int8 keeps one scale per row, which is little; nf4 a float32 scale for every 64 weights (bitsandbytes' default)."""
 _FLASH_MODULES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 _SMALL_BYTES = 500_000_000  # below this, loading is over before a progress bar can be read
 

@@ -23,10 +23,10 @@ from ocrlab.reading.loading import image_tokens_of
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings
 
+#: How often a page may end its process while nothing else is read before it is left out.
 DEATHS_AT_A_PAGE = 2
-"""How often a page may end its process while nothing else is read before it is left out."""
+#: How often a process may die without a reading in between before it is given up; one bad page costs three at most.
 DEATHS_IN_A_ROW = 7
-"""How often a process may die without a reading in between before it is given up; one bad page costs three at most."""
 _LOOK_EVERY_S = 0.2  # on Windows, Ctrl-C is seen only between two waits
 
 Results = SimpleQueue[list[PageResult] | None]

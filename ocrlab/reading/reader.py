@@ -26,8 +26,8 @@ from ocrlab.reading.settings import GENERATION, SettingNotApplied, Settings, is_
 from ocrlab.scoring.outcomes import StopReason, judge
 
 _SDPA_FLAGS = {"flash": "flash", "efficient": "mem_efficient", "math": "math", "cudnn": "cudnn"}
+#: Static caches are made for a multiple of this many tokens.
 CACHE_STEP = 256
-"""Static caches are made for a multiple of this many tokens."""
 
 
 class Reader(PageReader):

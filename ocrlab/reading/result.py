@@ -8,12 +8,10 @@ from typing import Any
 from ocrlab.machine.worker import kind_of
 from ocrlab.scoring.outcomes import STATUSES, Status
 
+#: How this package reads: raise it where the same page, settings and weights may now give another text or status.
+#: It covers how pages are opened and resized, what the model is given, how it generates, and how a reading is judged.
+#: A test holds the texts of each version, and fails where they change and this number does not.
 READING_VERSION = 1
-"""How this package reads: raise it where the same page, settings and weights may now give another text or status.
-
-It covers how pages are opened and resized, what the model is given, how it generates, and how a reading is judged. A
-test holds the texts of each version, and fails where they change and this number does not.
-"""
 
 # What torch and transformers say where a kernel or an attention does not exist for a device, dtype or model.
 _NO_SUCH_KERNEL = ("No viable backend for", "No available kernel", "does not support an attention implementation")

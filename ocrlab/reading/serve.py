@@ -27,8 +27,8 @@ from ocrlab.reading.families import FAMILIES
 from ocrlab.reading.loading import Unsupported
 from ocrlab.reading.settings import PREFIX, Settings
 
+#: Modules that `transformers serve` imports; the extra `serve` installs them.
 NEEDED = ("openai", "fastapi", "uvicorn")
-"""Modules that `transformers serve` imports; the extra `serve` installs them."""
 HOST = "127.0.0.1"
 
 

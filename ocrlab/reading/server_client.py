@@ -21,15 +21,15 @@ from ocrlab.reading.settings import Address
 from ocrlab.scoring.outcomes import Status
 
 Kind = Literal["transformers", "vllm", "sglang", "unknown"]
+#: How often a request is sent while the server is busy, failing or out of reach, and the seconds before the second.
 TRIES, PAUSE_S = 4, 0.5
-"""How often a request is sent while the server is busy, failing or out of reach, and the seconds before the second."""
+#: A page fails at once where the server asks for a longer pause.
 LONGEST_PAUSE_S = 60.0
-"""A page fails at once where the server asks for a longer pause."""
+#: Seconds for a connection, between two signs of life, and for a page with all its tries: less than a batch may take
+#: (`page_timeout_s`, 1800 by default), so that a slow server costs a page and not the process.
 CONNECT_S, SILENCE_S, PAGE_S = 5.0, 300.0, 1500.0
-"""Seconds for a connection, between two signs of life, and for a page with all its tries: less than a batch may take
-(`page_timeout_s`, 1800 by default), so that a slow server costs a page and not the process."""
+#: Seconds of silence for a page that gets one try only, after others before it failed.
 HURRIED_S = 30.0
-"""Seconds of silence for a page that gets one try only, after others before it failed."""
 KEY = "OPENAI_API_KEY"
 _TAKES_KEY = f"give a key that it takes in {KEY}"
 _REMEDIES = {401: _TAKES_KEY, 403: _TAKES_KEY, 413: "the page is too large for it; lower max_pixels"}

@@ -30,18 +30,18 @@ from ocrlab.reading.server_client import Answer, Client, EndpointError, Kind
 from ocrlab.reading.settings import GENERATION, SettingNotApplied, Settings, parse_address, refuse_another_load
 from ocrlab.scoring.outcomes import Status, StopReason, judge
 
+#: How many pages in a row a server may fail before the next ones get one hurried try each.
 LOST_IN_A_ROW = 3
-"""How many pages in a row a server may fail before the next ones get one hurried try each."""
+#: Sizes in pixels of the blank images whose token counts tell the side of what an image token shows.
 TRIALS = ((320, 320), (640, 320))
-"""Sizes in pixels of the blank images whose token counts tell the side of what an image token shows."""
 _COMMON = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p"}
 _ENGINES = _COMMON | {"top_k": "top_k", "repetition_penalty": "repetition_penalty", "min_new_tokens": "min_tokens"}
 # vLLM's and SGLang's names are from their documentation and have not been tried here.
+#: A setting's name in the body of a request, by kind of server; `transformers serve` takes all of them as one JSON.
 NAMES: dict[Kind, dict[str, str]] = {"vllm": _ENGINES, "sglang": _ENGINES, "unknown": _COMMON}
-"""A setting's name in the body of a request, by kind of server; `transformers serve` takes all of them as one JSON."""
 _AT_LOAD = ("device", "dtype", "quantization", "attn_implementation")
+#: Settings that are decided when the server is started.
 BY_THE_SERVER = ("revision", "trust_remote_code", "weights", *_AT_LOAD, "sdpa_kernel", "compile")
-"""Settings that are decided when the server is started."""
 _OTHERS = ("vision_attn_implementation", "sdpa_kernels", "compile", "weights", "min_pixels", "max_pixels")
 _ACTUAL = (*_AT_LOAD, *_OTHERS, *GENERATION)
 _DEFAULTS = {f.name: f.default for f in fields(Settings)}

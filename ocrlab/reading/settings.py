@@ -73,16 +73,16 @@ SdpaKernel = Literal["math", "flash", "efficient", "cudnn"]
 CacheImplementation = Literal["dynamic", "static", "offloaded", "offloaded_static", "quantized"]
 
 DEFAULT_PROMPT = "Read the text in the image."
+#: Settings that `generate` takes.
 GENERATION = (
     *("max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_p", "top_k"),
     *("num_beams", "repetition_penalty", "no_repeat_ngram_size", "cache_implementation"),
 )
-"""Settings that `generate` takes."""
+#: Settings that decide the load of a model; the others can be changed on a loaded one.
 LOAD_SETTINGS = (
     *("model_id", "revision", "trust_remote_code", "weights"),
     *("device", "dtype", "quantization", "attn_implementation"),
 )
-"""Settings that decide the load of a model; the others can be changed on a loaded one."""
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "weights": get_args(Weights),
     "dtype": get_args(Dtype),

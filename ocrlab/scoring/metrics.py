@@ -237,8 +237,8 @@ class Metric:
     better: Literal["low", "high"] = "low"
     shown: bool = True
     decimals: int = 2
+    #: What verdicts, which are about edits, call a metric that is better high.
     rate_label: str = ""
-    """What verdicts, which are about edits, call a metric that is better high."""
 
     def value(self, found: Edits) -> float | None:
         """Return the metric of these edits, a fraction; None for a share of a truth that has nothing to keep."""
@@ -260,6 +260,7 @@ class Metric:
         return value and f"{value} ({low} to {high})"
 
 
+#: Every metric by the name of its column; `<name>_edits` and `<name>_length` stand beside it in a row.
 METRICS: dict[str, Metric] = {
     "cer": Metric("CER", character_edits),
     "wer": Metric("WER", word_edits, shown=False),
@@ -273,7 +274,6 @@ METRICS: dict[str, Metric] = {
         "exact lines", lambda reading, truth: lines_kept(reading, truth).lost, "high", False, 1, "line loss"
     ),
 }
-"""Every metric by the name of its column; `<name>_edits` and `<name>_length` stand beside it in a row."""
 
 
 def score(reading: str, truth: str) -> dict[str, float | int | None]:
