@@ -15,6 +15,13 @@ EXPERIMENTS = ROOT / "experiments.yaml"
 CONSTRAINTS = ROOT / "constraints.txt"
 
 
+def write_whole(file: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    part = file.with_name(f"{file.name}.part")
+    part.write_bytes(data)
+    part.replace(file)
+
+
 def runs_in(results: Path) -> list[Path]:
     """Return the folders of runs in `results`, by name; what is half added there is none."""
     folders = (folder for folder in sorted(results.glob("*/")) if not folder.name.startswith("."))

@@ -29,6 +29,12 @@ def edit_json(file: Path, change: Callable[[dict], dict]) -> None:
 
 
 @pytest.fixture
+def own_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty quarantine of the test's own, and no scratch of anybody's."""
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+
+
+@pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A folder with the embedded reader's weights, which a test may edit."""
     return Path(shutil.copytree(paths.MODELS / "tiny", tmp_path / "checkpoint"))

@@ -70,7 +70,7 @@ def _command(target: str = "", name: str | None = None) -> Callable[[Callable[..
             except _messages() as error:
                 print(error, file=sys.stderr)
                 code = getattr(error, "exit_code", 2)
-            raise typer.Exit(code or 0)
+            raise typer.Exit(code)
 
         app.command(name)(takes_settings(run) if "given" in inspect.signature(command).parameters else run)
 

@@ -18,6 +18,8 @@ import yaml
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 _ANY_SCALAR = "None | bool | int | float | str"
+# What an annotation may be made of: names of types, brackets, literals and |; nothing that could be called.
+_ANNOTATION = (ast.Expression, ast.Name, ast.Load, ast.Subscript, ast.Tuple, ast.Constant, ast.BinOp, ast.BitOr)
 _TYPES = {kind.__name__: kind for kind in (bool, int, float, str, list, dict)} | {"Literal": Literal, "Any": Any}
 _NAME = re.compile(r"(?:^|(?<=[\s;,]))([^\W\d]\w*)\s*=(?!=)")
 _PLAIN = {
@@ -155,7 +157,10 @@ def _typed(notebook: str, parameter: Parameter, value: Any) -> Any:
 
 
 def _adapter(annotation: str) -> TypeAdapter[Any]:
-    kind = eval(annotation, {"__builtins__": {}}, _TYPES)  # of a notebook whose code is about to run anyway
+    tree = ast.parse(annotation, mode="eval")
+    if not all(isinstance(node, _ANNOTATION) for node in ast.walk(tree)):
+        raise TypeError(annotation)
+    kind = eval(compile(tree, "annotation", "eval"), {"__builtins__": {}}, _TYPES)
     return TypeAdapter(dict[str, Any] if kind is dict else kind)
 
 

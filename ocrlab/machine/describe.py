@@ -32,6 +32,7 @@ class Choice:
         return f"{self.value} ({self.reason})"
 
 
+@lru_cache(maxsize=1)  # it takes milliseconds, and every reading's key needs it
 def versions() -> dict[str, str]:
     """Return the installed version of each package that bears on a reading; absent ones are left out."""
     found = {"python": platform.python_version()}

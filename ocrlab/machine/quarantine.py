@@ -53,9 +53,7 @@ def judge(verdicts: dict[Variant, str | None], file: Path | None = None) -> Sequ
     now = datetime.now(UTC).isoformat(timespec="seconds")
     kept += [Held(stack(), variant, reason, now) for variant, reason in verdicts.items() if reason]
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps([asdict(held) for held in kept], ensure_ascii=False, indent=1), encoding="utf-8")
-    part.replace(file)
+    paths.write_whole(file, json.dumps([asdict(held) for held in kept], ensure_ascii=False, indent=1).encode())
     return [held for held in kept if held.stack == stack()]
 
 

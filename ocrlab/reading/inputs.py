@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ocrlab.pages import Page, page_size
 from ocrlab.reading.families import Builder, Inputs
@@ -26,8 +26,11 @@ def page_tokens(page: Page, count: Callable[[int, int], int]) -> int:
         return 0
 
 
-def in_batches(pages: Sequence[Page], batch_size: int, sizes: Sequence[int] | None = None) -> list[Sequence[Page]]:
-    """Return the pages in batches as they come, or by `sizes` (image tokens): like together, the largest first."""
+_Item = TypeVar("_Item")
+
+
+def in_batches(pages: Sequence[_Item], batch_size: int, sizes: Sequence[int] | None = None) -> list[Sequence[_Item]]:
+    """Return pages, or jobs of pages, in batches as they come, or by `sizes` (image tokens): the largest first."""
     if sizes is not None:
         by_size = sorted(zip(sizes, pages, strict=True), key=lambda pair: pair[0], reverse=True)
         pages = [page for _, page in by_size]

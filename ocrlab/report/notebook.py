@@ -14,6 +14,8 @@ import nbformat
 import nh3
 from nbconvert import HTMLExporter
 
+from ocrlab.paths import write_whole
+
 # Richest first; one form of each output is shown, and scripts and raw JSON are none of them.
 _SHOWN = ("image/png", "image/jpeg", "text/html", "text/markdown", "text/plain")
 _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg"}
@@ -130,9 +132,7 @@ def link_figures(file: Path, figures: list[FigureFile]) -> None:
             cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
     after = nbformat.writes(notebook)
     if after != before:
-        part = file.with_suffix(".part")
-        part.write_text(after + "\n", encoding="utf-8")
-        part.replace(file)
+        write_whole(file, f"{after}\n".encode())
 
 
 def sanitise(markup: str) -> str:

@@ -185,10 +185,10 @@ def contrast(rows: pd.DataFrame, readings: pd.DataFrame, against: str, margin: f
         line: dict[str, Any] = {"variant": variant} | {name: mine[name].iloc[0] for name in ("model_id", "weights")}
         read, bad = mine[mine["status"].isin(WITH_TEXT)], mine[~mine["status"].isin(WITH_TEXT)]
         pairs = [(texts[k], expected[p]) for k, p in zip(read["key"], read["page"], strict=True) if p in expected]
-        parted = [at for one, two in pairs if (at := first_divergence(one, two)) is not None]
+        differ = [at for one, two in pairs if (at := first_divergence(one, two)) is not None]
         line |= {"pages": read["page"].nunique(), "of": mine["page"].nunique()}
-        line["same_text"] = 1 - len(parted) / len(pairs) if pairs else None
-        line["first_difference"] = float(pd.Series(parted).median()) if parted else None
+        line["same_text"] = 1 - len(differ) / len(pairs) if pairs else None
+        line["first_difference"] = float(pd.Series(differ).median()) if differ else None
         line |= _quality(rows, mine, str(variant), against, margin)
         status, reason = ("ok", "") if bad.empty else bad[["status", "reason"]].iloc[0]
         lines.append(line | {"status": status, "reason": reason})

@@ -54,16 +54,19 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write `run.json`, whole or not at all."""
-    part = folder / "run.json.part"
     text, home = (json.dumps(value, indent=1, ensure_ascii=False) for value in (record, str(Path.home())))
-    part.write_text(without_home(text, home[1:-1]) + "\n", encoding="utf-8")
-    part.replace(folder / "run.json")
+    paths.write_whole(folder / "run.json", (without_home(text, home[1:-1]) + "\n").encode())
 
 
 def known_runs(results: Path) -> list[Path]:
     """Return the folders of `results` that are runs, the newest first."""
-    runs = [folder for folder in paths.runs_in(results) if read_record(folder)]
-    return sorted(runs, key=lambda folder: str(read_record(folder).get("started", "")), reverse=True)
+    return list(_records_of(results))
+
+
+def _records_of(results: Path) -> dict[Path, dict[str, Any]]:
+    """Return each run's record by its folder, the newest first."""
+    found = {folder: record for folder in paths.runs_in(results) if (record := read_record(folder))}
+    return dict(sorted(found.items(), key=lambda pair: str(pair[1].get("started", "")), reverse=True))
 
 
 def runs_here(results: Path) -> list[Path]:
@@ -74,7 +77,7 @@ def runs_here(results: Path) -> list[Path]:
     here = {name: describe_machine()[name] for name in _SAME_MACHINE}
     return [
         run
-        for run, record in ((run, read_record(run)) for run in known_runs(results))
+        for run, record in _records_of(results).items()
         if not run.name.startswith("reference-")
         and "added" not in record
         and {name: record.get("machine", {}).get(name) for name in _SAME_MACHINE} == here

@@ -41,7 +41,7 @@ class RecordFile:
         self.file = file
         packed = _packed(file)
         if packed.exists() and not file.exists():
-            _replace(file, gzip.decompress(packed.read_bytes()))
+            paths.write_whole(file, gzip.decompress(packed.read_bytes()))
             packed.unlink()
         found = read_records(file, repair=True) if file.exists() else []
         self.by_key: dict[str, dict[str, Any]] = {record["key"]: record for record in found}
@@ -142,15 +142,8 @@ def pack_records(run: Path) -> None:
     They are unpacked again when the run goes on. The same records give the same bytes.
     """
     for file in [file for part in ("readings", "findings") for file in (run / part).glob("*.jsonl")]:
-        _replace(_packed(file), gzip.compress(file.read_bytes(), mtime=0))
+        paths.write_whole(_packed(file), gzip.compress(file.read_bytes(), mtime=0))
         file.unlink()
-
-
-def _replace(file: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = file.with_name(f"{file.name}.part")
-    part.write_bytes(data)
-    part.replace(file)
 
 
 def _packed(file: Path) -> Path:
@@ -275,7 +268,8 @@ def keep_findings(name: str, found: Iterable[Mapping[str, Any]], folder: Path | 
     lines = [{k: plain(v) for k, v in line.items()} | {"machine": machine_name()} | here for line in found]
     file = (folder or paths.run_folder()) / "findings" / f"{name}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    _replace(file, "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines).encode())
+    text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+    paths.write_whole(file, text.encode())
     _packed(file).unlink(missing_ok=True)  # what a finished run packed
     return pd.DataFrame(lines)
 

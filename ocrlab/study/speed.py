@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from ocrlab.pages import Page
+from ocrlab.reading.inputs import in_batches
 from ocrlab.reading.isolated import Refused
 from ocrlab.reading.pool import ReaderPool
 from ocrlab.reading.settings import Settings, same_load
@@ -49,14 +50,14 @@ def run_speed(
     jobs = plan_jobs(fixed, pages, repeats, read_quarantined=False)
     todo = store.missing(jobs)
     with ExitStack() as stack, tqdm(total=len(todo), desc=name, unit="page", disable=not todo) as bar:
-        fleet = _Fleet(stack, page_timeout_s)
-        for record in _records(name, todo, fleet, random.Random(seed), bar):
+        pools = _Pools(stack, page_timeout_s)
+        for record in _records(name, todo, pools, random.Random(seed), bar):
             store.append(record)
             bar.update()
     return store.table(jobs)
 
 
-class _Fleet:
+class _Pools:
     """One process for each load, started when it is first needed; a setting that cannot run keeps its reason."""
 
     def __init__(self, stack: ExitStack, page_timeout_s: float | None) -> None:
@@ -85,7 +86,7 @@ class _Fleet:
         return found
 
 
-def _records(name: str, todo: Sequence[Job], fleet: _Fleet, rng: random.Random, bar: Any) -> Iterator[dict[str, Any]]:
+def _records(name: str, todo: Sequence[Job], pools: _Pools, rng: random.Random, bar: Any) -> Iterator[dict[str, Any]]:
     # What is compiled for one shape is compiled again for another: such a setting warms up with all its pages.
     compiled = {job.settings for job in todo if job.settings.compile}
     every = {s: list({job.page.id: job.page for job in todo if job.settings == s}.values()) for s in compiled}
@@ -96,16 +97,12 @@ def _records(name: str, todo: Sequence[Job], fleet: _Fleet, rng: random.Random, 
             settings = batch[0].settings
             bar.set_postfix_str(setting_label(settings.as_dict())[-60:])
             warming = every.get(settings) or [job.page for job in batch]
-            yield from read_jobs(name, batch, partial(fleet.reader, settings, warming))
+            yield from read_jobs(name, batch, partial(pools.reader, settings, warming))
 
 
-def _batches(jobs: Sequence[Job]) -> list[list[Job]]:
+def _batches(jobs: Sequence[Job]) -> list[Sequence[Job]]:
     """Return the jobs of each setting in batches of its own size."""
     by_setting: dict[Settings, list[Job]] = {}
     for job in jobs:
         by_setting.setdefault(job.settings, []).append(job)
-    return [
-        mine[start : start + settings.batch_size]
-        for settings, mine in by_setting.items()
-        for start in range(0, len(mine), settings.batch_size)
-    ]
+    return [batch for settings, mine in by_setting.items() for batch in in_batches(mine, settings.batch_size)]

@@ -89,6 +89,7 @@ def test_suggests_the_closest_name(parameters_notebook):
         ("a, b = 1, 2", "only `name = literal`"), ("a: int", "only `name = literal`"), ("a += 1", "only `name"),
         ("a = [1", "not Python"), ("%matplotlib inline", "not Python"), ("a = 1\na = 2", "sets a twice"),
         ("a: int = 'x'", "a = 'x' was given; wanted int"), ("a: torch.dtype = None", "annotated torch.dtype"),
+        ("a: ().__class__ = None", r"annotated \(\).__class__"),
     ],
 )  # fmt: skip
 def test_refuses_other_parameters_cells(parameters_notebook, source, message):

@@ -12,7 +12,6 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from ocrlab import paths
 from ocrlab.experiments.attention import (
     answer_tokens,
     contrast_table,
@@ -33,15 +32,13 @@ from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.compare import name_variants
 from tests.experiments import faults
-from tests.experiments.definitions import names_of
+from tests.experiments.cells import names_of
 
 SDPA = Settings(dtype="float32", max_new_tokens=40)
 FLASH_2 = replace(SDPA, dtype="bfloat16", attn_implementation="flash_attention_2")
 
 
-@pytest.fixture(autouse=True)
-def _own_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+pytestmark = pytest.mark.usefixtures("own_quarantine")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.settings import Settings
 from tests.experiments import faults
-from tests.experiments.definitions import names_of
+from tests.experiments.cells import names_of
 
 FLOAT32 = Settings(dtype="float32", max_new_tokens=40)
 LAYERS = [f"model.visual.blocks.{i}.attn" for i in range(4)] + [

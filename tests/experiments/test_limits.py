@@ -29,7 +29,7 @@ from ocrlab.reading.limits import score_bytes
 from ocrlab.reading.settings import Settings
 from ocrlab.study.compare import name_variants
 from ocrlab.study.speed import run_speed
-from tests.experiments.definitions import names_of
+from tests.experiments.cells import names_of
 
 SDPA = Settings(dtype="float32")
 EAGER = replace(SDPA, attn_implementation="eager")

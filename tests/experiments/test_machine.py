@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ocrlab import paths
 from ocrlab.commands.cli import main
 from ocrlab.experiments import machine
 from ocrlab.experiments.machine import Finding, Generation, Prepare, all_variants, run_canary
@@ -18,15 +17,13 @@ from ocrlab.pages import Page, load_pages
 from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.settings import Settings
 from ocrlab.study.experiment import run_experiment
-from tests.experiments.definitions import names_of
+from tests.experiments.cells import names_of
 from tests.machine import plants
 
 SDPA = Settings(dtype="float32", max_new_tokens=60)
 
 
-@pytest.fixture(autouse=True)
-def _own_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+pytestmark = pytest.mark.usefixtures("own_quarantine")
 
 
 @pytest.fixture(scope="module")

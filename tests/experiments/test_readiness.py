@@ -20,9 +20,7 @@ GIB = 2**30
 SHARE = {"dtype": "bfloat16", "attn_implementation": "sdpa"}
 
 
-@pytest.fixture(autouse=True)
-def _own_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+pytestmark = pytest.mark.usefixtures("own_quarantine")
 
 
 def doctor(*levels: str) -> Run:

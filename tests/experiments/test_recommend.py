@@ -29,9 +29,7 @@ from tests.notebooks import said_by
 BASE = Settings(dtype="float32", max_new_tokens=512)
 
 
-@pytest.fixture(autouse=True)
-def _own_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+pytestmark = pytest.mark.usefixtures("own_quarantine")
 
 
 def rows(

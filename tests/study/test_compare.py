@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ocrlab import paths
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.settings import Settings
 from ocrlab.study.compare import contrast, failures, name_variants, ratio, ratio_words
@@ -19,9 +18,7 @@ SDPA = Settings(dtype="float32", max_new_tokens=40)
 FLASH_2 = replace(SDPA, dtype="bfloat16", attn_implementation="flash_attention_2")
 
 
-@pytest.fixture(autouse=True)
-def _own_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+pytestmark = pytest.mark.usefixtures("own_quarantine")
 
 
 @pytest.fixture(scope="module")
