@@ -14,7 +14,7 @@ from ocrlab.paths import NOTEBOOKS
 
 
 class Cells(dict[str, Any]):
-    """A notebook's variables: its imports, the values given (they replace imports), and what the cells run have set.
+    """A notebook's variables: imports and functions, the values given (they replace imports), what the cells run set.
 
     `shown` holds the value of a cell's last line, `said` all that was printed.
     """
@@ -24,6 +24,8 @@ class Cells(dict[str, Any]):
         self.code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
         self.said, self.shown = "", None
         self._run(self.code[0])
+        functions = [node for code in self.code for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
+        exec(compile(ast.Module(functions, []), name, "exec"), self)
         self.update(given)
 
     def run(self, *beginnings: str) -> Cells:
@@ -60,5 +62,6 @@ def names_of(notebook: str) -> dict[str, Any]:
 
 def _kept(node: ast.stmt) -> bool:
     if isinstance(node, ast.Assign):
-        return not any(isinstance(part, ast.Name | ast.Call) for part in ast.walk(node.value))
+        literal = not any(isinstance(part, ast.Name | ast.Call) for part in ast.walk(node.value))
+        return literal and all(isinstance(target, ast.Name) for target in node.targets)
     return isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)

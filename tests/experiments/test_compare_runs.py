@@ -10,21 +10,15 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.commands.run_notebook import run_notebook
-from ocrlab.experiments.compare_runs import (
-    quality_across,
-    quality_time_plot,
-    rows_across,
-    run_folders,
-    source_of,
-    speed_across,
-    stability,
-    texts_across,
-)
+from ocrlab.experiments.compare_runs import rows_across, run_folders, source_of
 from ocrlab.study.compare import first_difference
 from ocrlab.study.records import read_records, record_files
-from tests.experiments.cells import Cells
+from tests.experiments.cells import Cells, names_of
 from tests.runs import reading, write_run
 
+NOTEBOOK = names_of("09-compare")
+quality_across, speed_across = NOTEBOOK["quality_across"], NOTEBOOK["speed_across"]
+stability, texts_across = NOTEBOOK["stability"], NOTEBOOK["texts_across"]
 FIXED_LENGTH = {"min_new_tokens": 8, "max_new_tokens": 8}
 
 
@@ -133,8 +127,8 @@ def test_what_one_run_or_none_cannot_tell_is_said(tmp_path):
     assert stability(rows_across(one)).empty and texts_across(one)[0].empty
     none = rows_across([])
     assert "No rows here yet" in _said_of([]) and quality_across(none).empty and speed_across(none, []).empty
-    assert "nothing to draw" in quality_time_plot(quality_across(none)).axes[0].texts[0].get_text()
     cells = Cells("09-compare", rows=none, folders=[], quality=quality_across(none))
+    assert "nothing to draw" in cells.run("figure = plots.nothing").shown.axes[0].texts[0].get_text()
     assert "No run has scored rows" in cells.run("if quality.empty").said
     assert "nothing to draw" in cells.run("moved = stability").shown.axes[0].texts[0].get_text()
     assert cells.run("worst = moved").shown.empty
