@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from functools import wraps
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -18,7 +16,7 @@ from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.reader import Reader, in_this_process
-from ocrlab.reading.settings import GENERATION, Settings, make_settings
+from ocrlab.reading.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,78 +146,3 @@ def _behind(function: Callable[..., Any], part: str, tally: _Tally) -> Callable[
             return function(*args, **kwargs)
 
     return counted
-
-
-# From one preset to another, one change at a time: which of them gained what.
-
-
-_GENERATION = tuple(n for n in GENERATION if n not in ("cache_implementation", "max_new_tokens", "min_new_tokens"))
-#: What is changed together, in an order in which every step is a valid setting.
-STEPS: dict[str, tuple[str, ...]] = {
-    "generation settings": _GENERATION,
-    "dtype": ("dtype",),
-    "quantization": ("quantization",),
-    "attention": ("attn_implementation", "sdpa_kernel"),
-    "batch": ("batch_size",),
-    "cache": ("cache_implementation",),
-    "compile": ("compile",),
-}
-
-
-def steps_between(start: Settings, goal: Settings) -> list[tuple[str, Settings]]:
-    """Return (label, settings) from `start` towards `goal`; what STEPS does not name (model, pixels) stays."""
-    found = [("start", start)]
-    for label, names in STEPS.items():
-        before = found[-1][1]
-        changed = replace(before, **{name: getattr(goal, name) for name in names})
-        values = [f"{n}={getattr(goal, n)}" for n in names if getattr(changed, n) != getattr(before, n)]
-        if values:
-            found.append((values[0] if len(values) == 1 else label, changed))
-    return found
-
-
-def gains(rows: pd.DataFrame, steps: Sequence[tuple[str, Settings]]) -> pd.DataFrame:
-    """Return one line per step: medians over its rows, and how many times as fast as the start.
-
-    `page_s` is the time per page, batch shared out; `pages_per_s` its inverse, `times` their ratio to the start, with
-    quartiles over pages and repetitions, `step_times` to the last step that ran. Lines that could not run carry status
-    and reason.
-    """
-    import pandas as pd
-
-    lines: list[dict[str, Any]] = []
-    first = before = 0.0
-    for label, settings in steps:
-        mine = rows[_same(rows, settings)]
-        ok = mine[mine["status"] == "ok"]
-        line: dict[str, Any] = {"step": label, "status": "ok", "reason": ""}
-        if ok.empty:
-            bad = mine.iloc[0] if len(mine) else {"status": "error", "reason": "no rows"}
-            lines.append(line | {"status": bad["status"], "reason": bad["reason"]})
-            continue
-        low, median, high = ok["page_s"].quantile([0.25, 0.5, 0.75])
-        first, before = first or median, before or median
-        line |= {"page_s": median, "pages_per_s": 1 / median, "step_times": before / median}
-        line |= {"times": first / median, "times_low": first / high, "times_high": first / low}
-        line |= {name: ok[name].median() for name in ("tpot_s", "vision_s")}
-        lines.append(line | {"peak_memory_bytes": ok["peak_memory_bytes"].max(), "rows": len(ok)})
-        before = median
-    return pd.DataFrame(lines)
-
-
-def _same(rows: pd.DataFrame, settings: Settings) -> pd.Series:
-    mask = rows["status"].notna()
-    for name in chain(*STEPS.values()):
-        value = getattr(settings, name)
-        mask &= rows[name].isna() if value is None else rows[name] == value
-    return mask
-
-
-def same_texts(readings: pd.DataFrame, labels: Sequence[str], runs: Sequence[Settings]) -> pd.DataFrame:
-    """Return one line per step: pages, and how many read exactly the start's text; `runs` are theirs, in order."""
-    import pandas as pd
-
-    settings = readings["asked"].map(make_settings)
-    texts = [readings[settings == run].groupby("page")["text"].last() for run in runs]
-    same = [int((mine.reindex(texts[0].index) == texts[0]).sum()) for mine in texts]
-    return pd.DataFrame({"step": labels, "pages": len(texts[0]), "same": same})

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ocrlab.experiments.fast_path import PARTS, STEPS, _parts, _Tally, gains, measure_step, same_texts, steps_between
+from ocrlab.experiments.fast_path import PARTS, _parts, _Tally, measure_step
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import load_pages
 from ocrlab.reading.reader import open_reader
@@ -18,6 +18,9 @@ from ocrlab.study.experiment import readings_of, run_experiment
 from tests.experiments.cells import Cells
 
 BASE = Settings(dtype="float32")
+NOTEBOOK = Cells("fast-path").run("STEPS = ")
+STEPS, steps_between = NOTEBOOK["STEPS"], NOTEBOOK["steps_between"]
+gains, same_texts = NOTEBOOK["gains"], NOTEBOOK["same_texts"]
 
 
 def test_from_the_field_report_to_fast_one_change_at_a_time() -> None:
