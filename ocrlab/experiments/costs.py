@@ -1,15 +1,14 @@
-"""What many pages cost, from rows: seconds per page of each setting, hours and money, and where the time goes."""
+"""What many pages cost, from rows: seconds per page of each setting, hours, money and energy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ocrlab.experiments.compare_runs import rows_across
-from ocrlab.experiments.recommend import MIN_PAGES
 from ocrlab.machine.describe import choose_device, machine_name
 from ocrlab.machine.energy import PowerMeter
 from ocrlab.pages import load_pages, set_names
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 #: What one cost is of.
 GROUP = ("run", "machine", "model_id", "set", "setting")
-#: Opening the page and building inputs (what the model waited for it), the vision tower, the prompt, the text, rest.
-PHASES = ("prepare", "vision", "prefill", "decode", "rest")
 _POWER = ["machine", "set", "label"]
 _HOUR, _KWH = 3600.0, 3.6e6
 
@@ -88,24 +85,6 @@ def _mean_page(group: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]
     return found
 
 
-def worth_showing(costs: pd.DataFrame, accept_cer: float, most: int, least: int = MIN_PAGES) -> pd.DataFrame:
-    """Return the fastest settings of each run, model and page set that misread no more than `accept_cer`, set by set.
-
-    Left out is what was measured on fewer than `least` pages, or batches where pages were read in batches, and what was
-    asked with another prompt than most. Readings of a fixed length count only where a model has no others.
-    """
-    if costs.empty:
-        return costs
-    prompts = costs["settings"].map(lambda settings: settings.prompt)
-    usual = prompts.groupby(costs["model_id"]).transform(lambda mine: mine.mode().iloc[0])
-    enough = costs[(costs["units"] >= max(2, least)) & ~(costs["cer"] > accept_cer) & (prompts == usual)]
-    fixed = enough["fixed_length"].astype(bool)
-    no_others = fixed.groupby([enough["run"], enough["model_id"]]).transform("all")
-    kept = enough[~fixed | no_others].sort_values("page_s", kind="stable")
-    some = kept.groupby(["run", "model_id", "set"], sort=False).head(most)
-    return some.sort_values(["run", "model_id", "set"], kind="stable").reset_index(drop=True)
-
-
 def bill(
     costs: pd.DataFrame, pages: int, *, price_per_hour: float, price_per_kwh: float, power: pd.DataFrame
 ) -> pd.DataFrame:
@@ -126,34 +105,6 @@ def bill(
         made[f"money{end}"] = made[f"hours{end}"] * price_per_hour
     made["pages_per_hour"] = _HOUR / made["page_s"]
     return made
-
-
-def phase_seconds(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return one line per group: seconds per page of each phase (means), their sum `page_s`, pages, and `batch_pages`.
-
-    A batch's phases are divided by its pages. Where work was prepared ahead, `prepare` is the wait alone. `rest` is
-    what the meter gives to no phase; readings without phases (of a server) are left out.
-    """
-    import pandas as pd
-
-    needed = ["page_s", "vision_s", "prefill_s", "decode_s"]
-    known = rows.dropna(subset=needed) if set(needed) <= set(rows) else rows.iloc[:0]
-    lines = []
-    for names, group in known.groupby(list(by), sort=False, dropna=False) if len(known) else ():
-        seconds = group.reindex(columns=[*needed, "prepare_s", "wait_s", "batch_pages"]).astype(float)
-        seconds["prepare_s"] = seconds.pop("wait_s").fillna(seconds["prepare_s"]).fillna(0.0)
-        batch = seconds.pop("batch_pages").fillna(1.0)
-        line: dict[str, Any] = {name: float((seconds[f"{name}_s"] / batch).mean()) for name in PHASES[:-1]}
-        line["rest"] = max(0.0, float(seconds["page_s"].mean()) - sum(line.values()))
-        line |= {"page_s": sum(line.values()), "pages": group["page"].nunique(), "batch_pages": int(batch.max())}
-        lines.append(dict(zip(by, names, strict=True)) | line)
-    return pd.DataFrame(lines, columns=[*by, *PHASES, "page_s", "pages", "batch_pages"])
-
-
-def sped_up(line: pd.Series, phase: str, times: float) -> float:
-    """Return how many times as many pages are read where one phase takes a `times`-th of its seconds (Amdahl, 1967)."""
-    share = float(line[phase] / line["page_s"])
-    return 1 / (1 - share + share / times)
 
 
 def _in_batch(rows: pd.DataFrame) -> pd.Series:

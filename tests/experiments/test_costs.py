@@ -10,22 +10,16 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.experiments import costs as costs_module
-from ocrlab.experiments.costs import (
-    PHASES,
-    bill,
-    measure_power,
-    page_costs,
-    phase_seconds,
-    sped_up,
-    timed_rows,
-    worth_showing,
-)
+from ocrlab.experiments.costs import bill, measure_power, page_costs, timed_rows
 from ocrlab.machine.energy import Energy
 from ocrlab.study.records import load_findings
-from tests.experiments.cells import Cells
+from tests.experiments.cells import Cells, names_of
 from tests.notebooks import said_by
 from tests.runs import reading, write_run
 
+NOTEBOOK = names_of("11-costs")
+PHASES, worth_showing = NOTEBOOK["PHASES"], NOTEBOOK["worth_showing"]
+phase_seconds, sped_up = NOTEBOOK["phase_seconds"], NOTEBOOK["sped_up"]
 NO_POWER = pd.DataFrame({"machine": [], "set": [], "label": [], "joules_per_page": [], "reason": []})
 FIXED_LENGTH = {"min_new_tokens": 8, "max_new_tokens": 8}
 
@@ -121,7 +115,7 @@ def test_phases_are_shares_of_a_page_and_amdahl_limits_them() -> None:
         2.5
     )
     phases = found.reset_index().assign(set="mine", setting=["one", "other"])
-    slow = Cells("11-costs", phases=phases).run("lines = []").shown.iloc[0]
+    slow = Cells("11-costs", phases=phases, PHASES=PHASES).run("lines = []").shown.iloc[0]
     assert slow[["longest", "share", "next", "from times faster"]].tolist() == ["decode", "60%", "vision", "3.0"]
     assert phase_seconds(pd.DataFrame(), ["k"]).empty
 
