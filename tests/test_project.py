@@ -1,11 +1,17 @@
-"""The project's own promises: pins agree, imports point down, notebooks and files keep their budgets."""
+"""The project's own promises: pins agree, imports point down, package, notebooks and files keep their budgets.
+
+`python -m tests.test_project` prints the package's lines of code per room.
+"""
 
 from __future__ import annotations
 
 import ast
+import io
 import re
 import subprocess
+import tokenize
 import tomllib
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -22,6 +28,9 @@ MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
     for file in (ROOT / "ocrlab").rglob("*.py")
 }
+#: The package stays thin: whoever adds lines cuts others.
+LINES_OF_CODE = 11_000
+FILES, LINES_PER_FILE = 100, 400
 
 
 def _name(requirement: str) -> str:
@@ -100,6 +109,43 @@ def test_strings_that_name_modules_count_as_imports() -> None:
     assert found == {"ocrlab.reading.reader", "ocrlab.paths"}
 
 
+def _code_lines(text: str) -> int:
+    """Return how many lines hold code: blank lines, comments and docstrings do not count."""
+    layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type not in layout]
+    lines = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
+
+
+def _lines_by_room() -> Counter[str]:
+    rooms: Counter[str] = Counter()
+    for file in MODULES.values():
+        rooms[file.relative_to(ROOT / "ocrlab").parts[0]] += _code_lines(file.read_text(encoding="utf-8"))
+    return rooms
+
+
+def test_the_package_stays_thin() -> None:
+    lines = _lines_by_room().total()
+    assert lines <= LINES_OF_CODE, (
+        f"ocrlab/ has {lines:,} lines of code, {lines - LINES_OF_CODE:,} above LINES_OF_CODE: cut something, or move"
+        " what one notebook uses into it (`python -m tests.test_project` counts per room); a raise needs a reason in"
+        " LOG.md"
+    )
+    assert len(MODULES) <= FILES, f"ocrlab/ has {len(MODULES)} Python files, {FILES} are allowed: merge two"
+    for file in MODULES.values():
+        length = len(file.read_text(encoding="utf-8").splitlines())
+        assert length <= LINES_PER_FILE, f"{file}: {length} lines, {LINES_PER_FILE} are allowed: split or shorten it"
+
+
+def test_lines_of_code_leave_out_prose_and_count_other_strings() -> None:
+    function = 'def f():\n    """Return\n\n    one.\n    """\n\n    # why\n    return (\n        1\n    )  # here\n'
+    assert _code_lines(f'"""A module."""\n\nx = """one\n\nthree"""\n{function}') == 3 + 1 + 3
+
+
 @pytest.mark.parametrize("file", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda f: f.stem)
 def test_notebooks_keep_the_house_style(file: Path) -> None:
     notebook = nbformat.read(file, as_version=4)
@@ -145,3 +191,9 @@ def test_committed_runs_keep_their_budget(run: Path) -> None:
     assert sum(f.stat().st_size for f in site) <= 3_000_000
     assert all(f.stat().st_size <= 100_000 for f in files if f.suffix == ".png")
     assert (run / "run.json").is_file() and (run / "index.html").is_file()
+
+
+if __name__ == "__main__":
+    for name, count in _lines_by_room().most_common():
+        print(f"{count:6,}  {name}")
+    print(f"{_lines_by_room().total():6,}  of {LINES_OF_CODE:,} allowed, in {len(MODULES)} of {FILES} files")
