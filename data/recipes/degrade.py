@@ -38,7 +38,7 @@ def fold(page: _Image, rng: Random, strength: float) -> _Image:
 
 
 def coffee(page: _Image, rng: Random, strength: float) -> _Image:
-    """Return the page after a cup stood on it: a ring, and a paler stain inside."""
+    """Return the page with the mark of a cup: a ring, and a paler stain inside."""
     x, y = _grid(page)
     y = y * page.height / page.width
     cx, cy, radius = rng.uniform(0.55, 0.75), rng.uniform(0.35, 0.8), rng.uniform(0.13, 0.17)

@@ -95,7 +95,7 @@ def _goods(
 
 
 def _receipt(priced: Sequence[tuple[Any, ...]], amounts: Sequence[Decimal], locale: str) -> list[dict[str, Any]]:
-    # Among Cyrillic letters a Latin x could not be told from their own.
+    # Among Cyrillic letters a Latin x could not be distinguished from their own.
     times = "×" if locale == "ru" else "x"
     blocks: list[dict[str, Any]] = []
     for (name, number, price), amount in zip(priced, amounts, strict=True):

@@ -20,7 +20,7 @@ from ocrlab.commands.setting_flags import takes_settings
 
 _Json = Annotated[bool, Option("--json", help="one JSON object per line on standard output, all else on error")]
 _Limit = Annotated[int | None, Option(help="only the first so many pages of each path")]
-_Quarantined = Annotated[bool, Option("--quarantined", help="read even with a setting that the canary caught")]
+_Quarantined = Annotated[bool, Option("--quarantined", help="read even with a quarantined setting")]
 _PRESET_HELP = (
     "a preset, a YAML file, or recommended: what the newest run here recommends (default: tiny; a server: none)"
 )
@@ -115,8 +115,8 @@ def read(
 ) -> None:
     """Read images and PDFs: a set, folders, files, globs, or a list on standard input.
 
-    Prints each page's text as it comes, then CER where truth lies beside. With --out the texts go to files that mirror
-    the input, and everything measured to readings.jsonl there; the same command goes on where it was stopped. Exit
+    Prints each page's text as it comes, then CER where the truth is beside the page. With --out the texts go to files
+    that mirror the input, and everything measured to readings.jsonl there; the same command resumes. Exit
     code 0: every page was read; 1: some failed; 2: unusable arguments; 130: stopped. Every setting is a flag of the
     same name.
     """
@@ -127,7 +127,7 @@ def reproduce(
     profile: Annotated[_Profile | None, Option(help="default: gpu where there is one, else cpu")] = None,
     model: Annotated[str | None, Option(help="tiny, a folder, or a Hub id (which may be downloaded)")] = None,
     only: Annotated[str | None, Option(help="notebook names, separated by commas")] = None,
-    run: Annotated[str | None, Option(help="the folder's name in results/; an existing one goes on")] = None,
+    run: Annotated[str | None, Option(help="the folder's name in results/; an existing run is resumed")] = None,
     params: Annotated[str, Option(help="notebook parameters, e.g. 'max_pixels_values=[50176, 100352]'")] = "",
     engine: _Engine = "local",
     address: _Address = None,
@@ -160,10 +160,10 @@ def add(
 @_command("exchange:verify")
 def verify(
     run: Annotated[str | None, Argument(help="the folder's name in results/, or a path (default: the newest)")] = None,
-    share: Annotated[float, Option(help="how much of the pages, 3 at least")] = 0.1,
+    share: Annotated[float, Option(help="the share of the pages to read, 3 pages at least")] = 0.1,
     seed: Annotated[int, Option(help="which pages are drawn")] = 0,
     only: Annotated[str, Option(help="names of experiments, separated by commas (default: all)")] = "",
-    pages: Annotated[str, Option(metavar="FOLDER", help="where the run's pages lie, if not in our sets")] = "",
+    pages: Annotated[str, Option(metavar="FOLDER", help="where the run's pages are, if not in our sets")] = "",
 ) -> None:
     """Read a random tenth of a run's pages again and compare the texts."""
 

@@ -114,7 +114,7 @@ def target_files(pages: Sequence[Page], names: Sequence[str], folder: Path | Non
         place = folder / name if folder is not None else page.file
         file = place.with_name(f"{place.name}{number}.txt")
         if file in seen:
-            raise PageError(f"{file}: both {seen[file].where} and {page.where} would be written there; read them apart")
+            raise PageError(f"{file}: both {seen[file].where} and {page.where} would go there; read each alone")
         seen[file] = page
     return list(seen)
 

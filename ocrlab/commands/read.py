@@ -41,7 +41,7 @@ from ocrlab.reading.settings import LOAD_SETTINGS, Settings, is_endpoint
 from ocrlab.scoring.metrics import Edits, character_edits, corpus_rate
 from ocrlab.study.records import RecordError, flat_row, readings_in
 
-#: From this many pages on, the summary tells how much of the workers' time was spent in `generate`.
+#: From this many pages on, the summary says how much of the workers' time was spent in `generate`.
 STEADY_PAGES = 100
 _SPEED_DEPENDS_ON = ({*LOAD_SETTINGS} - {"device", "dtype"}) | {"batch_size", "compile", "num_beams"}
 
@@ -51,7 +51,7 @@ def read_pages(**options: Any) -> int:
 
     Raises:
         CommandError, PageError, SettingError, Refused: something unusable was asked for.
-        CommandFailed: the disk takes no more, or no worker is left; the same command goes on.
+        CommandFailed: the disk is full, or no worker is left; the same command resumes.
     """
     args = SimpleNamespace(**options)
     settings = settings_of(args.preset, args.given)

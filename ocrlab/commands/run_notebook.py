@@ -40,7 +40,7 @@ _KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "na
 
 # Their lines ("Kernel died while waiting for execute reply") say less than our summary and look like ours.
 logging.getLogger("papermill").setLevel(logging.CRITICAL)
-# asyncio speaks of a cell that Ctrl-C ended, which we tell ourselves.
+# asyncio reports a cell that Ctrl-C ended, which we report ourselves.
 logging.getLogger("asyncio").addFilter(
     lambda record: not (record.exc_info and isinstance(record.exc_info[1], CellExecutionError))
 )
@@ -150,7 +150,7 @@ def _explain(raised: BaseException, limit_s: int, begun: bool) -> tuple[str, str
     if isinstance(raised, DeadKernelError):
         return "crashed", (
             "the kernel's process died while this cell ran: killed from outside (often for lack of memory), or crashed "
-            "in native code; smaller parameters tell which"
+            "in native code; smaller parameters show which"
         )
     if isinstance(raised, CellTimeoutError) and "IOPub" not in str(raised):
         return "timeout", (
@@ -258,7 +258,7 @@ def own_kernels(environment: dict[str, str]) -> Iterator[type[AsyncKernelManager
 
         class OwnKernel(_Kernel):
             home = Path(folder)
-            # jupyter_client expands $NAME in these values; $$ stands for a plain $.
+            # jupyter_client expands $NAME in these values; $$ is a plain $.
             environ = {name: value.replace("$", "$$") for name, value in {**own, **environment}.items()}  # noqa: RUF012
 
         yield OwnKernel

@@ -26,7 +26,7 @@ FIRST = ("00-quickstart", "playground")
 #: The largest websocket message: an upload and what is wrapped around it. Jupyter's own 10 MiB drop larger ones.
 MESSAGE_LIMIT_BYTES = UPLOAD_LIMIT_BYTES + 14 * 2**20
 PLAYGROUND = paths.NOTEBOOKS / "playground.ipynb"
-# Defaults that a user's own settings go before: Markdown is read, not edited; no news and no updates from the network.
+# Defaults, which a user's own settings override: Markdown is read, not edited; no news and no updates from the network.
 _LAB_DEFAULTS = {
     "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -37,7 +37,7 @@ _SHARE = paths.ROOT / "ocrlab" / "playground" / "share"
 
 
 def serve_app(preset: str | None, port: int | None, no_browser: bool) -> int:
-    """Serve the playground until Ctrl-C and return 0; raise SettingError for a preset that is none."""
+    """Serve the playground until Ctrl-C and return 0; raise SettingError for an unknown preset."""
     page = page_of(preset, paths.BUILD / "app")
     kept = paths.RESULTS / f"playground-{datetime.now():%Y-%m-%d-%H%M%S}"  # made with the first reading
     os.environ.setdefault("OCRLAB_RUN_FOLDER", str(kept))

@@ -52,7 +52,7 @@ def settings_of(preset: str | None, given: dict[str, str]) -> Settings:
 
 
 def _value(text: str, kind: type) -> Any:
-    """Return what a flag's text stands for; what is not of the setting's kind stays text, which Settings refuses."""
+    """Return the value of a flag's text; what is not of the setting's kind stays text, which Settings refuses."""
     if text.lower() == "none":
         return None
     try:

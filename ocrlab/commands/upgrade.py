@@ -25,13 +25,13 @@ from ocrlab import paths
 from ocrlab.commands.parameters import CommandFailed
 from ocrlab.study.records import readings_in
 
-# What is run in each environment, as modules of its Python. The word {run} stands for the smoke run's name.
+# What is run in each environment, as modules of its Python. {run} is replaced by the smoke run's name.
 STEPS: dict[str, list[str]] = {
     "doctor": ["ocrlab", "doctor"],
     "smoke": ["ocrlab", "reproduce", "--profile", "smoke", "--run", "{run}"],
     "tests": ["pytest", "tests", "-q", "-p", "no:cacheprovider"],
 }
-# The tests tell whether the new one is sound; that the old one was is known.
+# The tests show whether the new one works; that the old one does is known.
 OLD_STEPS = ("doctor", "smoke")
 _PINS = "constraints.txt"
 

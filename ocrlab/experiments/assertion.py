@@ -129,7 +129,7 @@ def recovery_table(device: str) -> pd.DataFrame:
     """Return what came of each attempt to go on after the assertion: where, attempt, outcome, works.
 
     On CUDA a NaN is sampled, which ends the context; then everything that is said to recover it is tried in the same
-    process, and a product in a new one. A CPU has no context to lose: there a process that aborts stands for it.
+    process, and a product in a new one. A CPU has no context to lose: there a process that aborts takes its place.
     """
     import pandas as pd
 

@@ -112,7 +112,7 @@ def answer_tokens(reader: Reader, page: Page) -> list[int]:
 
 @contextmanager
 def tf32(on: bool) -> Iterator[None]:
-    """Let float32 products and convolutions use TF32 inside the block, or forbid it; other devices do not mind."""
+    """Let float32 products and convolutions use TF32 inside the block, or forbid it; other devices ignore both."""
     import torch
 
     places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)

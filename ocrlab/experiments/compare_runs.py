@@ -90,7 +90,7 @@ def _setting(asked: dict[str, Any], actual: dict[str, Any]) -> str:
 
 
 def short_settings(settings: list[str], width: int = 44) -> list[str]:
-    """Return settings without what all of them say: the weights, the cap."""
+    """Return settings without what all of them share, such as the weights."""
     parts = [setting.replace(" (weights ", ", (weights ").split(", ") for setting in settings]
     shared = set.intersection(*map(set, parts)) if len(set(settings)) > 1 else set()
     made = [", ".join(part for part in mine if part not in shared) or "as all others" for mine in parts]

@@ -31,8 +31,8 @@ def measure_step(
     """Return one line per part of a decode step: operators called and seconds per token, and their share.
 
     Operators are what torch dispatches without views: on CUDA each is about one kernel to launch. Seconds are the
-    host's, not waiting for a device: where their sum comes near to the time of a step, the device waits for Python. A
-    compiled step has no parts. One line with status and reason stands for a setting that cannot run.
+    host's, not waiting for a device: where their sum is close to the time of a step, the device waits for Python. A
+    compiled step has no parts. A setting that cannot run gives one line with status and reason.
 
     Raises:
         ValueError: `compile` is asked for.

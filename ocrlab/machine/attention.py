@@ -109,7 +109,7 @@ def profiler(**options: Any) -> Any:
 
 
 def kernel_name(event: str) -> str:
-    """Return which SDPA kernel an operator's name, as the profiler gives it, stands for; empty for another operator."""
+    """Return the SDPA kernel that an operator's name in the profiler belongs to; empty for another operator."""
     found = re.search("_product_(?:({0})_attention|attention_({0}))".format("|".join(SDPA_KERNELS)), event)
     return next(filter(None, found.groups()), "") if found else ""
 

@@ -100,7 +100,7 @@ def cpu_abilities() -> list[str]:
 
 
 def laptop() -> bool | None:
-    """Return whether this is a laptop, by its battery or its GPU's name; None where nothing tells."""
+    """Return whether this is a laptop, by its battery or its GPU's name; None where neither is known."""
     gpu = describe_machine()["gpu"] or ""
     battery = getattr(psutil, "sensors_battery", lambda: None)()
     if battery is not None or "laptop" in gpu.lower():

@@ -86,7 +86,7 @@ class PowerMeter:
 
 def _joined(samples: list[tuple[float, float]], seconds: float) -> Energy:
     if len(samples) < 2:
-        return Energy(None, seconds, reason="the card tells neither its energy nor its power")
+        return Energy(None, seconds, reason="the card reports neither its energy nor its power")
     joules = sum((t1 - t0) * (watts0 + watts1) / 2 for (t0, watts0), (t1, watts1) in pairwise(samples))
     return Energy(joules, samples[-1][0] - samples[0][0], f"power read every {_EVERY_S} s")
 
@@ -94,7 +94,7 @@ def _joined(samples: list[tuple[float, float]], seconds: float) -> Energy:
 def _open(device: str) -> tuple[Any, Any, str]:
     """Return the library and the device's handle, or why there is none."""
     if not device.startswith("cuda"):
-        return None, None, f"not measured: {device} tells no power, only NVIDIA's GPUs do here"
+        return None, None, f"not measured: {device} reports no power; only NVIDIA's GPUs do here"
     try:
         import pynvml
 

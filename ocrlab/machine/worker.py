@@ -134,7 +134,7 @@ class Worker:
         return outcome
 
     def stop(self, patience_s: float = 1.0) -> None:
-        """From another thread: ask the call that goes on to end early, as `stop_asked` tells its function.
+        """From another thread: ask the call that goes on to end early, which its function sees in `stop_asked`.
 
         A function that has not returned after `patience_s` loses its process, and the call's outcome is `stopped`;
         asked again, the shorter patience counts.
@@ -218,12 +218,12 @@ class Worker:
 
 
 def sticky(reason: str) -> Kind | None:
-    """Return which lasting CUDA fault an error's text tells of, or None: after one, only a new process helps."""
+    """Return which lasting CUDA fault an error's text reports, or None: after one, only a new process helps."""
     return next((kind for sign, kind in _STICKY.items() if sign in reason), None)
 
 
 def kind_of(reason: str) -> Kind:
-    """Return what an exception's text, as `Name: message`, tells of: a lasting fault, out of memory, or neither."""
+    """Return what an exception's text, as `Name: message`, reports: a lasting fault, out of memory, or neither."""
     if (kind := sticky(reason)) is not None:
         return kind
     if reason.startswith("MemoryError") or any(sign in reason for sign in _OUT_OF_MEMORY):
@@ -232,7 +232,7 @@ def kind_of(reason: str) -> Kind:
 
 
 def _death(process: Any, kills: int) -> tuple[Kind, None, str]:
-    """Return how a process died: its pipes close a moment before the system tells its exit code."""
+    """Return how a process died: its pipes close a moment before the system reports its exit code."""
     process.join(5.0)
     code = process.exitcode
     if code is None:
@@ -247,7 +247,7 @@ def _death(process: Any, kills: int) -> tuple[Kind, None, str]:
 
 
 def kernel_kills() -> int:
-    """Return how often the out-of-memory killer has struck since the machine started; 0 where that is not told."""
+    """Return how often the out-of-memory killer has struck since the machine started; 0 where that is not known."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
             if line.startswith("oom_kill "):

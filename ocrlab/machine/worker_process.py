@@ -2,7 +2,7 @@
 
 It starts as a new Python, or as a copy of one that has large libraries imported already: importing torch and
 transformers takes some four seconds of a core, a copy a few hundredths. Not copied is where a driver of an
-accelerator is: what the imports leave of it cannot be told without one, and a CUDA context does not survive a fork.
+accelerator is: what the imports leave of it cannot be known without one, and a CUDA context does not survive a fork.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def in_folder(folder: Path, *, recursive: bool = False) -> list[Path]:
     """Return the folder's images and PDFs in natural order (p2 before p10), hidden ones left out.
 
     With `recursive` those of the folders below too, hidden ones left out, links followed, each folder once; one that
-    cannot be listed stands among the files, so that it becomes a refused page.
+    cannot be listed is listed among the files, so that it becomes a refused page.
 
     Raises:
         PageError: the folder cannot be listed, or holds none.

@@ -73,7 +73,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def size_from(beginning: bytes) -> tuple[int, int] | None:
-    """Return width and height in pixels from an image's first bytes, or None where they do not tell."""
+    """Return width and height in pixels from an image's first bytes, or None where these do not show it."""
     return _size(io.BytesIO(beginning))
 
 

@@ -128,7 +128,7 @@ def _load(source: str | Path, limit: int | None, kind: str | None, recursive: bo
 
 
 def is_url(source: str | Path) -> bool:
-    """Return whether a source is a URL, and so lies in a store."""
+    """Return whether a source is a URL, and so an object or folder of a store."""
     return isinstance(source, str) and "://" in source
 
 
@@ -199,7 +199,7 @@ def _entry(where: str, line: str) -> dict[str, Any]:
 
 
 def _as_page(manifest: Path, entry: dict[str, Any], *, hash_needed: bool) -> Page:
-    """Return the entry's page; what is wrong with its file stands in `problem`, so that the others go on."""
+    """Return the entry's page; what is wrong with its file is in `problem`, so that the others go on."""
     file = manifest.parent / entry["file"]
     sha256, problem = "", _outside(manifest, entry["file"])
     if not problem:

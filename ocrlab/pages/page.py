@@ -70,7 +70,7 @@ class Page:
 def page_size(page: Page) -> tuple[int, int]:
     """Return a page's width and height in pixels without decoding it; a quarter turn by EXIF is not counted.
 
-    An image's and a TIFF page's stand in the header; a PDF page's are its page box at the page's dpi.
+    An image's and a TIFF page's are in the header; a PDF page's are its page box at the page's dpi.
 
     Raises:
         PageError: the page is refused, or its header cannot be read.

@@ -59,7 +59,7 @@ class StoredPage(Page):
 def pages_at(url: str, *, limit: int | None, recursive: bool, dpi: int) -> list[StoredPage]:
     """Return the pages of a store's folder or object, in natural order, hidden ones left out; at most `limit`.
 
-    Truths beside them are fetched, and PDFs and TIFFs once, as only they can tell how many pages they hold. For a
+    Truths beside them are fetched, and PDFs and TIFFs once, as only their bytes show how many pages they hold. For a
     single object, only a truth of the whole file is looked for.
 
     Raises:

@@ -149,5 +149,5 @@ def compared(one: PageResult | None, other: PageResult | None, page: Page | None
         lines.append(("CER", *(f"{character_edits(r.text, page.truth).rate:.2%}" for r in (a, b))))
     other_costs = costs(b)
     lines += [(name, value, other_costs[name]) for name, value in costs(a).items()]
-    once = note("One reading each: small differences in time are noise; a run of 02 to 05 tells with intervals.")
+    once = note("One reading each: small differences in time are noise; notebooks 02 to 05 give intervals.")
     return f'<div class="ocr-card"><h2>A and B</h2>{words}{table(("", "A", "B"), lines)}{different}{once}</div>'

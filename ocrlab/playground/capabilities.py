@@ -32,7 +32,7 @@ _REFUSED_FOR = ("model_id", "attn_implementation", "sdpa_kernel", "dtype", "quan
 class Capabilities:
     """What is known of this machine and its stack, which `stack` names in words.
 
-    `source` is the run whose 01-machine told `failed` (reasons by attention, kernel, dtype and device) and `bounds`
+    `source` is the run whose 01-machine found `failed` (reasons by attention, kernel, dtype and device) and `bounds`
     (what limits a reading, by device and dtype); it is empty where none did. `refused` is what readings showed since.
     """
 

@@ -68,7 +68,7 @@ def connect(address: str | None, cores: int | None = None) -> None:
 
 
 def _resource() -> str:
-    """Return what one reader takes one of in the cluster that was joined: a GPU where it has any, else a core."""
+    """Return the resource that one reader takes in the cluster that was joined: a GPU where it has any, else a core."""
     import ray
 
     return "GPU" if ray.cluster_resources().get("GPU") else "CPU"
@@ -94,7 +94,7 @@ def spread(
     going: dict[Any, tuple[Any, Any]] = {}
 
     def start(on: Any, index: int | None) -> None:
-        call = (tuple,) if index is None else (function, tasks[index], *given)  # of nothing: says that it is there
+        call = (tuple,) if index is None else (function, tasks[index], *given)  # none: shows that the process runs
         going[on.run.options(num_returns="streaming").remote(*call)] = on, index
 
     for _ in tasks[:workers]:

@@ -24,7 +24,7 @@ from ocrlab.scoring.outcomes import Status
 
 #: Seconds in which a reading that somebody looks at has to obey a stop before its process is ended.
 PATIENCE_S = 0.7
-#: By what a page's pixels are divided, one after the other, where it does not fit and fewer are allowed.
+#: Divisors of a page's pixels, tried one after the other where it does not fit and fewer pixels are allowed.
 FEWER_PIXELS = (2, 4)
 _TEXT_EVERY_S = 0.03
 

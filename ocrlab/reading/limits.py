@@ -142,7 +142,7 @@ class Prediction:
 def predict(settings: Settings, image_tokens: int, machine: Machine | None = None, dtype: str = "") -> Prediction:
     """Return memory (and floors, for a machine) of reading pages of `image_tokens` tokens each with the settings.
 
-    `dtype` stands in for `dtype="auto"` (default: bfloat16). Raises CheckpointError where the sizes are not known.
+    `dtype` replaces `dtype="auto"` (default: bfloat16). Raises CheckpointError where the sizes are not known.
     """
     shapes = shapes_of(settings)
     size = BYTES[dtype or ("bfloat16" if settings.dtype == "auto" else settings.dtype)]

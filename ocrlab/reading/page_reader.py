@@ -1,4 +1,4 @@
-"""What every reader of pages can do, be its model in this process or on a server."""
+"""What every reader of pages can do, whether its model is in this process or on a server."""
 
 from __future__ import annotations
 

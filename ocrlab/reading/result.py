@@ -1,4 +1,4 @@
-"""What came of a reading: the text, how it ended, what it cost; and which status an exception stands for."""
+"""What came of a reading: the text, how it ended, what it cost; and which status an exception means."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def failed(page: str, error: BaseException) -> Reading:
 
 
 def status_of(error: BaseException) -> tuple[Status, str]:
-    """Return the status and the reason in words that an exception stands for; one with its own `status` keeps it."""
+    """Return an exception's status and its reason in words; one with its own `status` keeps it."""
     own = getattr(error, "status", None)
     if own in STATUSES:
         return own, str(error)

@@ -145,7 +145,7 @@ class ServerInputs:
 
 
 def _data_url(image: Image.Image) -> str:
-    """Return an image as a PNG in a data URL, so that nothing is lost on the way."""
+    """Return an image as a PNG in a data URL, which loses nothing."""
     held = io.BytesIO()
     image.save(held, "PNG", compress_level=1)  # time matters more than size
     return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
@@ -202,7 +202,7 @@ class ServerReader(PageReader):
         builder = ServerInputs(side, settings.min_pixels, settings.max_pixels)
         if side is None and builder.kept:
             raise Unsupported(
-                f"{self.at}: it does not tell how large an image token is (no token counts, or not as the Qwen-VL "
+                f"{self.at}: it does not report how large an image token is (no token counts, or not as the Qwen-VL "
                 f"families count), so pages cannot be resized as it would; leave min_pixels and max_pixels out, or set "
                 f"them where the server is started"
             )
@@ -276,7 +276,7 @@ class ServerReader(PageReader):
         return reading
 
     def _reading(self, page: Page, answer: Answer, expected: int) -> Reading:
-        """Return the reading that an answer stands for; `expected` are its image tokens, 0 for the server's own.
+        """Return an answer as a reading; `expected` are its image tokens, 0 for the server's own.
 
         Raises:
             EndpointError: the answer ended in a way that no reading does.
@@ -324,12 +324,12 @@ def _judged(text: str, tokens: int, stop_reason: StopReason) -> tuple[Status, st
     order = {word: number for number, word in enumerate(dict.fromkeys(words))}
     status, reason = judge(text, [order[word] for word in words], stop_reason, finite=True)
     if status == "loop":
-        return status, f"counted in words and signs, for the server tells no tokens: {reason}"
+        return status, f"counted in words and signs, as the server reports no tokens: {reason}"
     return judge(text, range(tokens), stop_reason, finite=True)
 
 
 def _served_revision(kind: Kind, model: str) -> str:
-    """Return what stands for the weights that a server holds: its kind and its name for them, for it tells no more."""
+    """Return what identifies the weights that a server holds: its kind and its name for them; it reports no more."""
     return f"{kind}: {model}"
 
 

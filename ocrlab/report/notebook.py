@@ -19,12 +19,12 @@ from ocrlab.paths import write_whole
 # Richest first; one form of each output is shown, and scripts and raw JSON are none of them.
 _SHOWN = ("image/png", "image/jpeg", "text/html", "text/markdown", "text/plain")
 _SUFFIX = {"image/png": ".png", "image/jpeg": ".jpg"}
-# A widget is left out: its text is its state at birth, such as a progress bar at 0 %.
+# A widget is left out: its text is its first state, such as a progress bar at 0 %.
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 # The key in an output's metadata under which `link_figures` notes the image's file.
 _LINK = "ocrlab_figure"
 
-# What stands inside these is no text for a reader.
+# What is inside these is no text for a reader.
 _NOISE = """
     script style noscript template iframe object embed applet svg math textarea select title head link meta base form
     """
@@ -111,7 +111,7 @@ def render_notebook(file: Path, figures: Path) -> NotebookPage:
 def link_figures(file: Path, figures: list[FigureFile]) -> None:
     """Write an executed notebook again with its images as links into `../figures`, so that each is stored once.
 
-    JupyterLab shows such a link as the image. Widgets' states (progress bars, as they were at birth), the plain twins
+    JupyterLab shows such a link as the image. Widgets' states (progress bars, in their first state), the plain twins
     of tables and the kernel's message times are dropped. A notebook without these is left as it is, byte by byte.
     """
     notebook = nbformat.read(file, as_version=4)

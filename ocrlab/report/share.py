@@ -58,7 +58,7 @@ _HOMES = re.compile(
     r"""(?:/(?:home|Users|export/home|var/home)/|[A-Za-z]:(?:\\{1,2}|/)Users(?:\\{1,2}|/))[^\s/\\"'<>|:;,]+"""
     r"|(?<![\w/])/root(?![\w-])"
 )
-# A model's server: in a model_id, and where messages name its API's address. This computer's own names nobody.
+# A model's server: in a model_id, and where messages name its API's address. Loopback addresses identify nobody.
 _SERVERS = re.compile(
     r"""(endpoint:https?://|https?://(?=[^/\s#"'<>]+/v1\b))(?!127\.|localhost\b|\[::1\])[^/\s#"'<>]+"""
 )

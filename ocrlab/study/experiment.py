@@ -177,7 +177,7 @@ def plan_jobs(runs: Sequence[Settings], pages: Sequence[Page], repeats: int, rea
         checkpoint = pinned_revision(settings)
         for repeat in range(repeats):
             for page in pages:
-                # A refused row must not stand for the reading once the quarantine is over.
+                # A refused row must not count as the reading once the quarantine is over.
                 key = row_key(settings, page, checkpoint + (" refused" if refused else ""), repeat)
                 jobs[key] = Job(settings, page, key, repeat, refused)
     return list(jobs.values())

@@ -1,4 +1,4 @@
-"""One function per figure: rows in, a matplotlib Figure out, with units, intervals and colours for all eyes."""
+"""One function per figure: rows in, a matplotlib Figure out, with units, intervals and colour-blind safe colours."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def _compared(one: Mapping[str, Any], reading: Reading) -> Again:
     if reading.status not in WITH_TEXT:
         return _again(one, "different", f"{reading.status}: {reading.reason}")
     difference = first_difference(one["text"], reading.text)
-    batched = "read in a batch with other pages than then" if one["asked"]["batch_size"] > 1 else ""
+    batched = "it was read in a batch with other pages" if one["asked"]["batch_size"] > 1 else ""
     return _again(one, "different", batched, difference) if difference else _again(one, "same")
 
 
@@ -97,7 +97,7 @@ def _again(one: Mapping[str, Any], outcome: Outcome, reason: str = "", differenc
     return Again(one["page"], one["experiment"], setting_label(one["asked"]), outcome, reason, difference)
 
 
-# Where the pages of readings lie on this machine: found by the sha256 that each reading carries.
+# Where the pages of readings are on this machine: found by the sha256 that each reading carries.
 
 
 def pages_by_hash(sources: Iterable[str | Path] = OWN_SETS, dpis: Iterable[int] = ()) -> dict[str, Page]:
@@ -124,7 +124,7 @@ def absent_pages(
         if then not in here:
             now = by_name.get((reading["set"], reading["page"], reading.get("dpi", PDF_DPI)))
             changed = now and f"its file has changed since (sha256 {then[:12]}… then, {now.sha256[:12]}… now)"
-            absent[reading["page"]] = changed or "not found here; name the folder it lies in"
+            absent[reading["page"]] = changed or "not found here; name the folder that holds it"
     return absent
 
 

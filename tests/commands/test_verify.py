@@ -91,9 +91,10 @@ def test_a_row_of_an_image_tells_no_leaf(run):
 def test_a_planted_difference_a_changed_page_and_other_weights_are_told_apart(edited, capsys):
     def change(one):
         changes = {
-            "lines-001": {"page_sha256": "0" * 64}, "lines-002": {"text": one["text"][:2] + "§" + one["text"][3:]},
+            "lines-001": {"page_sha256": "0" * 64},
+            "lines-002": {"text": one["text"][:2] + "§" + one["text"][3:]},
             "lines-003": {"actual": one["actual"] | {"actual_revision": "sha256:other"}},
-        }  # fmt: skip
+        }
         return one | changes.get(one["page"], {})
 
     assert verify(str(edited(change)), share=1.0) == 1
@@ -118,7 +119,7 @@ def test_what_cannot_be_compared_is_said(edited, capsys):
     folder = edited(lambda one: one | {"page_sha256": "0" * 64, "set": "gone"})
     assert main(["verify", str(folder)]) == 2
     said = capsys.readouterr().err
-    assert "not found here; name the folder it lies in" in said and "nothing to compare" in said
+    assert "not found here; name the folder that holds it" in said and "nothing to compare" in said
     assert main(["verify", str(folder), "--only", "other"]) == 2
     assert "has no readings of other" in capsys.readouterr().err
     (folder / "readings" / "lines.jsonl").write_text("{\n", encoding="utf-8")
@@ -144,8 +145,13 @@ def test_the_draw_is_a_tenth_and_the_same_for_a_seed():
 
 
 def test_only_what_must_come_out_again_is_compared():
-    asked = [{"do_sample": True}, {"do_sample": None}, {"min_new_tokens": 5}, {"weights": "dummy"},
-             {"trust_remote_code": True, "revision": "a" * 40}]  # fmt: skip
+    asked = [
+        {"do_sample": True},
+        {"do_sample": None},
+        {"min_new_tokens": 5},
+        {"weights": "dummy"},
+        {"trust_remote_code": True, "revision": "a" * 40},
+    ]
     others = [reading(asked=one) for one in asked] + [reading(status="oom"), reading(repeat=1), reading("p2")]
     kept = repeatable([reading(), *others])
     assert [(one["page"], one["repeat"]) for one in kept] == [("p1", 0), ("p2", 0)]
