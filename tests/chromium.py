@@ -20,8 +20,15 @@ from playwright.sync_api import Browser, Error, sync_playwright
 
 from ocrlab import paths
 
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @contextlib.contextmanager
@@ -42,8 +49,12 @@ class Server:
 
     def __init__(self, command: str, folder: Path) -> None:
         self.log = folder / f"{command}.log"
-        own = {"OCRLAB_RUN_FOLDER": str(folder / "run"), "JUPYTER_DATA_DIR": str(folder / "data"),
-               "JUPYTER_CONFIG_DIR": str(folder / "config"), "IPYTHONDIR": str(folder / "ipython")}  # fmt: skip
+        own = {
+            "OCRLAB_RUN_FOLDER": str(folder / "run"),
+            "JUPYTER_DATA_DIR": str(folder / "data"),
+            "JUPYTER_CONFIG_DIR": str(folder / "config"),
+            "IPYTHONDIR": str(folder / "ipython"),
+        }
         # Bars are to be seen here, and one thread a process keeps a busy neighbour from stalling it.
         environment = {k: v for k, v in os.environ.items() if k != "TQDM_DISABLE"} | own | {"OMP_NUM_THREADS": "1"}
         asked = [sys.executable, "-m", "ocrlab", command, "--no-browser", "--port", str(_free_port())]

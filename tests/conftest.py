@@ -17,10 +17,16 @@ from ocrlab import paths
 
 # Qwen2-VL-2B-Instruct's own preprocessor and generation files: limits and sampling that nobody asked for.
 QWEN_PREPROCESSOR = {
-    "min_pixels": 3136, "max_pixels": 12845056, "patch_size": 8, "temporal_patch_size": 2, "merge_size": 2,
-    "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
-    "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2VLProcessor",
-}  # fmt: skip
+    "min_pixels": 3136,
+    "max_pixels": 12845056,
+    "patch_size": 8,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "processor_class": "Qwen2VLProcessor",
+}
 QWEN_GENERATION = {"do_sample": True, "repetition_penalty": 1.05, "temperature": 0.1, "top_p": 0.001, "top_k": 1}
 
 

@@ -13,13 +13,13 @@ from ocrlab.reading.settings import Settings
 def reading(page: str = "p1", text: str = "abc", truth: str | None = "abc", **changes: Any) -> dict[str, Any]:
     """A reading's record; `asked` changes settings, everything else a field."""
     asked = Settings(dtype="float32").as_dict() | changes.pop("asked", {})
-    told = [page, changes.get("experiment", "e"), changes.get("repeat", 0), sorted(map(str, asked.items()))]
+    identity = [page, changes.get("experiment", "e"), changes.get("repeat", 0), sorted(map(str, asked.items()))]
     measured = {
         "stop_reason": "eos", "tokens": 3, "image_tokens": 16, "prompt_tokens": 20, "page_s": 0.2, "tpot_s": 0.01,
         "ttft_s": 0.05, "vision_s": 0.01, "prefill_s": 0.02, "decode_s": 0.1, "peak_memory_bytes": 10_000_000,
     }  # fmt: skip
     record = {
-        "key": hashlib.sha256(repr(told).encode()).hexdigest()[:24], "experiment": "e",
+        "key": hashlib.sha256(repr(identity).encode()).hexdigest()[:24], "experiment": "e",
         "page": page, "text": text, "status": "ok", "reason": "", "asked": asked,
         "actual": {"actual_dtype": "float32", "actual_device": "cpu", "actual_revision": "sha256:1"},
         "measured": measured | changes.pop("measured", {}), "load_s": 1.0, "repeat": 0, "set": "mine", "kind": "",

@@ -21,8 +21,12 @@ from tests.runs import reading, write_run
 @pytest.fixture
 def bundle(tmp_path, capsys) -> Path:
     """A zip of a run with two readings and a notebook, made by `share`."""
-    run = write_run(tmp_path / "there" / "my-card", reading("p1", "abX", "abc"), reading("p2", "abc", "abc"),
-                    notebooks={"a": {"status": "ok", "profile": "gpu", "seconds": 1.5}})  # fmt: skip
+    run = write_run(
+        tmp_path / "there" / "my-card",
+        reading("p1", "abX", "abc"),
+        reading("p2", "abc", "abc"),
+        notebooks={"a": {"status": "ok", "profile": "gpu", "seconds": 1.5}},
+    )
     write(run / "notebooks" / "a.ipynb", "# A?", ran("x", display(image_png=picture("red"))))
     assert share_run("my-card", None, str(tmp_path / "my-card.zip"), tmp_path / "there") == 0
     assert "were read from pages, and their truth, are inside" in capsys.readouterr().out
@@ -40,7 +44,7 @@ def test_a_run_travels(tmp_path, bundle, capsys):
     assert record["added"]["file"] == "my-card.zip" and record["commit"] == "a" * 40
     index = (results / "my-card" / "index.html").read_text(encoding="utf-8")
     assert "Added from elsewhere (my-card.zip" in index
-    # Its rows would stand for readings of this machine, were its notebooks run again in its own folder.
+    # Its rows would count as readings of this machine, were its notebooks run again in its own folder.
     assert "make reproduce ONLY=a RUN=my-card-here PROFILE=gpu" in index
     assert "added from elsewhere" in (results / "index.html").read_text(encoding="utf-8")
     assert sorted(f.name for f in results.iterdir()) == ["index.html", "my-card", "style.css"]

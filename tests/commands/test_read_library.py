@@ -37,8 +37,15 @@ def library(tmp_path: Path) -> Path:
     return folder
 
 
-NAMES = ["a/p0.png.txt", "a/p2.png.txt", "b/p1.png.txt", "b/scan.tif.p0001.txt", "b/scan.tif.p0002.txt",
-         "book.pdf.p0001.txt", "book.pdf.p0002.txt"]  # fmt: skip
+NAMES = [
+    "a/p0.png.txt",
+    "a/p2.png.txt",
+    "b/p1.png.txt",
+    "b/scan.tif.p0001.txt",
+    "b/scan.tif.p0002.txt",
+    "book.pdf.p0001.txt",
+    "book.pdf.p0002.txt",
+]
 
 
 def texts(out: Path) -> list[str]:
@@ -55,8 +62,8 @@ def test_a_library_is_mirrored_resumed_and_never_read_twice(
     out = tmp_path / "out"
     command = ["read", str(library), "--out", str(out), "--batch_size", "4", "--max_new_tokens", "64"]
     assert main([*command, "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "8 pages, 8 to read" in told and "broken.pdf" in told and "GiB predicted" in told and not out.exists()
+    said = capsys.readouterr().out
+    assert "8 pages, 8 to read" in said and "broken.pdf" in said and "GiB predicted" in said and not out.exists()
     assert main(command) == 1
     _, err = capsys.readouterr()
     assert texts(out) == NAMES and "broken.pdf" in err and "1 of 8 pages" in err
@@ -77,8 +84,13 @@ def test_a_library_is_mirrored_resumed_and_never_read_twice(
 def test_beside_names_are_never_taken_for_truth(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["read", str(library / "a"), "--beside", "--max_new_tokens", "64"]) == 0
     assert {file.name for file in (library / "a").iterdir()} == {
-        "p0.png", "p0.gt.txt", "p0.png.txt", "p2.png", "p2.png.txt", RECORDS,
-    }  # fmt: skip
+        "p0.png",
+        "p0.gt.txt",
+        "p0.png.txt",
+        "p2.png",
+        "p2.png.txt",
+        RECORDS,
+    }
     assert [page.truth is not None for page in load_pages(library / "a")] == [True, False]
 
 
@@ -149,5 +161,5 @@ def test_the_recommended_preset_is_the_newest_run_of_this_machine(
         (tmp_path / name / "run.json").write_text(json.dumps({"started": name, "machine": machine}))
         (tmp_path / name / "recommended.yaml").write_text("max_new_tokens: 5\nbatch_size: 2\n")
     assert main(["read", "lines", "--limit", "2", "--preset", "recommended", "--json"]) == 1
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    assert {(line["max_new_tokens"], line["batch_pages"]) for line in told} == {(5, 2)}
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert {(line["max_new_tokens"], line["batch_pages"]) for line in said} == {(5, 2)}

@@ -48,15 +48,24 @@ def test_notebooks_that_look_inside_a_model_are_passed_over_for_a_server_s() -> 
 
 def test_what_is_shared_names_no_server() -> None:
     anonymise = anonymiser("", (), Path("/nowhere"))
-    told = "endpoint:https://gpu7.corp:8000/v1#m at https://gpu7.corp:8000/v1: lost; see https://github.com/a/v1/b"
-    assert anonymise(told) == "endpoint:https://HOST/v1#m at https://HOST/v1: lost; see https://github.com/a/v1/b"
+    words = "endpoint:https://gpu7.corp:8000/v1#m at https://gpu7.corp:8000/v1: lost; see https://github.com/a/v1/b"
+    assert anonymise(words) == "endpoint:https://HOST/v1#m at https://HOST/v1: lost; see https://github.com/a/v1/b"
     assert Settings(model_id=anonymise("endpoint:http://gpu7/api#m")).model_id == "endpoint:http://HOST/api#m"
     assert anonymise(MODEL) == MODEL
 
 
 def _rows(settings: Settings, page_s: float) -> list[dict[str, Any]]:
-    made = {"status": "ok", "reason": "", "machine": "M", "experiment": "e", "repeat": 0, "cer_length": 100,
-            "page_s": page_s, "image_tokens": 10, "peak_memory_bytes": None}  # fmt: skip
+    made = {
+        "status": "ok",
+        "reason": "",
+        "machine": "M",
+        "experiment": "e",
+        "repeat": 0,
+        "cer_length": 100,
+        "page_s": page_s,
+        "image_tokens": 10,
+        "peak_memory_bytes": None,
+    }
     return [settings.as_dict() | made | {"page": f"p{n}", "cer_edits": n} for n in range(20)]
 
 
@@ -65,6 +74,8 @@ def test_a_server_is_not_recommended_beside_readings_here() -> None:
     assert set(judge_runs(pd.DataFrame(here + remote), 0.005)["model_id"]) == {"tiny"}
     alone = judge_runs(pd.DataFrame(remote + _rows(replace(REMOTE, max_pixels=5000), 0.05)), 0.005)
     assert set(alone["model_id"]) == {MODEL}
-    shown = (cost_against_tokens(pd.DataFrame(remote), "vision_s", "model_id"),
-             memory_against_tokens(pd.DataFrame(remote), "model_id"))  # fmt: skip
+    shown = (
+        cost_against_tokens(pd.DataFrame(remote), "vision_s", "model_id"),
+        memory_against_tokens(pd.DataFrame(remote), "model_id"),
+    )
     assert all("not measured" in figure.axes[0].texts[0].get_text() for figure in shown)

@@ -126,19 +126,19 @@ def test_failure_then_swap_then_rollback(project: Path, capsys: pytest.CaptureFi
     (project / "fails").touch()
     with pytest.raises(CommandFailed, match=r"tests failed in the new environment.*nothing was changed"):
         upgrade([], yes=True, root=project)
-    told = capsys.readouterr()
-    assert all(f"| {name} | 1.0 | 2.0 |" in told.out for name in ("demo", "needed", "other"))
+    said = capsys.readouterr()
+    assert all(f"| {name} | 1.0 | 2.0 |" in said.out for name in ("demo", "needed", "other"))
     assert pins.read_text(encoding="utf-8") == before and version_in(project) == "1.0"
     assert [p.name for p in project.glob(".venv*")] == [".venv"], "a failed candidate is removed"
 
     (project / "fails").unlink()
     assert upgrade(["Demo"], root=project) == 0
-    told = capsys.readouterr()
+    said = capsys.readouterr()
     tool = "uv" if "UV_OFFLINE" in os.environ else "pip"
-    assert f"with {tool};" in told.out
-    assert "| needed | 1.0 | 2.0 |" in told.out and "| other |" not in told.out, "what demo needs, and no more"
-    assert "| demo | 1.0 | 2.0 |" in told.out and "1 of 1 texts changed" in told.out
-    assert "'read by 1.0' → 'read by 2.0'" in told.out and "median: 2.00" in told.out
+    assert f"with {tool};" in said.out
+    assert "| needed | 1.0 | 2.0 |" in said.out and "| other |" not in said.out, "what demo needs, and no more"
+    assert "| demo | 1.0 | 2.0 |" in said.out and "1 of 1 texts changed" in said.out
+    assert "'read by 1.0' → 'read by 2.0'" in said.out and "median: 2.00" in said.out
     assert version_in(project) == "1.0", "without a yes it is only left there"
 
     (candidate,) = project.glob(".venv-2*")

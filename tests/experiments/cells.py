@@ -1,4 +1,4 @@
-"""Single cells of our notebooks, run on planted values: what only a notebook holds is tested where it stands."""
+"""Single cells of our notebooks, run on planted values: what only a notebook holds is tested in place."""
 
 from __future__ import annotations
 

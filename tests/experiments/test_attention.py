@@ -288,8 +288,8 @@ def test_growth_plot_tells_exponents_and_reasons() -> None:
     growth_plot = names_of("02-attention")["growth_plot"]
     growth = pd.DataFrame([*lines, {"variant": "flash_attention_2", **GREY, **OWN}])
     figure = growth_plot(growth, growth_exponents(growth))
-    told = legend(figure)
-    assert told[0] == "eager: exponent 2.00 (2.00 to 2.00)" and told[1].startswith("sdpa: exponent 1.00")
-    assert "flash_attn is not installed" in told[2]
+    labels = legend(figure)
+    assert labels[0] == "eager: exponent 2.00 (2.00 to 2.00)" and labels[1].startswith("sdpa: exponent 1.00")
+    assert "flash_attn is not installed" in labels[2]
     nothing = growth.tail(1)
     assert "flash_attn" in legend(growth_plot(nothing, growth_exponents(nothing)))[0]

@@ -1,4 +1,4 @@
-"""Runs side by side: what differs between two machines is seen, what cannot be told is said."""
+"""Runs side by side: what differs between two machines is seen, what cannot be known is said."""
 
 import json
 from dataclasses import replace
@@ -34,10 +34,19 @@ def run(
         for n, text in enumerate(texts)
     ]
     timed = [
-        reading(f"p{n:02}", "", None, experiment="speed", asked=FIXED_LENGTH, repeat=repeat,
-                measured={"page_s": page_s * (1 + repeat / 10), "tpot_s": 0.004}, **same)
-        for n in range(2) for repeat in range(repeats)
-    ]  # fmt: skip
+        reading(
+            f"p{n:02}",
+            "",
+            None,
+            experiment="speed",
+            asked=FIXED_LENGTH,
+            repeat=repeat,
+            measured={"page_s": page_s * (1 + repeat / 10), "tpot_s": 0.004},
+            **same,
+        )
+        for n in range(2)
+        for repeat in range(repeats)
+    ]
     return write_run(folder, *read, *timed)
 
 

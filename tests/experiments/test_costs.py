@@ -62,10 +62,8 @@ def test_the_mean_page_makes_the_bill(run: Path) -> None:
 
 def test_energy_is_billed_where_it_was_measured_and_nowhere_else(run: Path) -> None:
     costs = page_costs(timed_rows([run]))
-    power = pd.DataFrame([
-        {"machine": "M", "set": "mine", "label": costs["label"].iloc[0], "joules_per_page": 360.0, "reason": ""},
-        {"machine": "another", "set": "mine", "label": costs["label"].iloc[1], "joules_per_page": 1.0, "reason": ""},
-    ])  # fmt: skip
+    power = pd.DataFrame({"machine": ["M", "another"], "label": costs["label"], "joules_per_page": [360.0, 1.0]})
+    power = power.assign(set="mine", reason="")
     billed = bill(costs, 10_000, price_per_hour=1.0, price_per_kwh=0.3, power=power)
     assert billed["kwh"].iloc[0] == pytest.approx(1.0) and billed["energy_money"].iloc[0] == pytest.approx(0.3)
     assert np.isnan(billed["kwh"].iloc[1]) and billed["energy"].tolist() == ["measured", "not measured"]
@@ -125,10 +123,10 @@ def test_on_a_cpu_no_energy_is_guessed_and_nothing_is_read(run: Path, monkeypatc
     monkeypatch.setattr(costs_module, "ReaderPool", None)  # a reading would fail
     costs = page_costs(timed_rows([run]))
     power = measure_power(costs.assign(settings=[s.__class__(device="cpu") for s in costs["settings"]]), 4)
-    assert power["joules_per_page"].isna().all() and power["reason"].str.contains("cpu tells no power").all()
+    assert power["joules_per_page"].isna().all() and power["reason"].str.contains("cpu reports no power").all()
     assert len(load_findings("power", run)) == 2
     missing = missing_of(timed_rows([run]), costs, power)
-    assert "cpu tells no power" in missing and "make add" in missing and "fast-path" not in missing
+    assert "cpu reports no power" in missing and "make add" in missing and "fast-path" not in missing
 
 
 def test_energy_of_a_page_is_the_meters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

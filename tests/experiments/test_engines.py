@@ -19,20 +19,31 @@ REMOTE = Settings(model_id=MODEL)
 
 def _readings(settings: Settings, text: str, page_s: list[float], status: str = "ok") -> list[dict[str, Any]]:
     return [
-        {"asked": settings.as_dict(), "page": f"p{page}", "repeat": repeat, "status": status, "reason": "gone",
-         "text": text if page else "same", "measured": {"page_s": seconds, "ttft_s": 0.01}}
-        for repeat, seconds in enumerate(page_s) for page in range(2)
-    ]  # fmt: skip
+        {
+            "asked": settings.as_dict(),
+            "page": f"p{page}",
+            "repeat": repeat,
+            "status": status,
+            "reason": "gone",
+            "text": text if page else "same",
+            "measured": {"page_s": seconds, "ttft_s": 0.01},
+        }
+        for repeat, seconds in enumerate(page_s)
+        for page in range(2)
+    ]
 
 
 def test_engines_are_held_against_this_process() -> None:
     other = replace(REMOTE, model_id="endpoint:http://127.0.0.1:8/v1#m")
     choices = [Engine(HERE, Settings()), Engine(SERVED, REMOTE), Engine("third", other), Engine("none", None, "absent")]
     assert engine_runs(choices, [1, 2])[:3] == [Settings(), Settings(batch_size=2), REMOTE]
-    readings = pd.DataFrame([
-        *_readings(Settings(), "a text", [0.1, 0.2]), *_readings(REMOTE, "a test", [0.3, 0.3]),
-        *_readings(other, "", [0.1], "crashed"),
-    ])  # fmt: skip
+    readings = pd.DataFrame(
+        [
+            *_readings(Settings(), "a text", [0.1, 0.2]),
+            *_readings(REMOTE, "a test", [0.3, 0.3]),
+            *_readings(other, "", [0.1], "crashed"),
+        ]
+    )
     table = engine_table(readings, choices, [1]).set_index("engine")
     assert table["same"].tolist()[:2] == [2, 1] and table.loc[SERVED, "difference"].startswith("p1: at letter 5")
     assert table.loc[HERE, "pages_per_s"] == pytest.approx(7.5)

@@ -27,9 +27,13 @@ def test_from_the_field_report_to_fast_one_change_at_a_time() -> None:
     start, goal = (load_preset(name, model_id="tiny") for name in ("field-report", "fast"))
     steps = steps_between(start, goal)
     assert [label for label, _ in steps] == [
-        "start", "generation settings", "attn_implementation=sdpa", "batch_size=8", "cache_implementation=static",
+        "start",
+        "generation settings",
+        "attn_implementation=sdpa",
+        "batch_size=8",
+        "cache_implementation=static",
         "compile=True",
-    ]  # fmt: skip
+    ]
     last = steps[-1][1]
     assert all(getattr(last, name) == getattr(goal, name) for group in STEPS.values() for name in group)
     assert steps_between(start, start) == [("start", start)]
@@ -37,15 +41,16 @@ def test_from_the_field_report_to_fast_one_change_at_a_time() -> None:
 
 def test_gains_by_hand() -> None:
     start = Settings()
-    steps = [("start", start), ("batch", replace(start, batch_size=4)), ("eager", replace(start, device="cpu",
-             batch_size=4, attn_implementation="eager"))]  # fmt: skip
-    rows = pd.DataFrame([
-        s.as_dict() | {"status": status, "reason": why, "page_s": seconds, "tpot_s": 0.1, "vision_s": 0.1,
-                       "peak_memory_bytes": 1}
-        for (_, s), seconds, status, why in zip(
-            [*steps, steps[0], steps[1]], [2.0, 0.5, None, 4.0, 0.5], ["ok", "ok", "oom", "ok", "ok"],
-            ["", "", "too large", "", ""], strict=True)
-    ])  # fmt: skip
+    steps = [
+        ("start", start),
+        ("batch", replace(start, batch_size=4)),
+        ("eager", replace(start, device="cpu", batch_size=4, attn_implementation="eager")),
+    ]
+    runs = [settings.as_dict() for _, settings in [*steps, *steps[:2]]]
+    rows = pd.DataFrame(runs).assign(tpot_s=0.1, vision_s=0.1, peak_memory_bytes=1)
+    rows["page_s"] = [2.0, 0.5, None, 4.0, 0.5]
+    rows["status"] = ["ok", "ok", "oom", "ok", "ok"]
+    rows["reason"] = ["", "", "too large", "", ""]
     table = gains(rows, steps).set_index("step")
     assert table.loc["start", "page_s"] == 3.0 and table.loc["start", "times"] == 1
     assert table.loc["batch", "times"] == pytest.approx(6) and table.loc["batch", "step_times"] == pytest.approx(6)
@@ -70,10 +75,11 @@ def test_operators_of_every_part_are_counted() -> None:
         eager, sdpa, refused = (
             measure_step(s, page, new_tokens=6, worker=worker)
             for s in (
-                replace(BASE, attn_implementation="eager"), BASE,
+                replace(BASE, attn_implementation="eager"),
+                BASE,
                 replace(BASE, dtype="bfloat16", attn_implementation="flash_attention_2"),
             )
-        )  # fmt: skip
+        )
     counts = sdpa.set_index("part")["operators"]
     assert list(counts.index) == list(PARTS) and counts["output head"] == 1, "one product for a tied head"
     more = eager.set_index("part")["operators"]
@@ -103,8 +109,10 @@ def test_time_goes_to_the_innermost_part() -> None:
             assert tally.part == "layers"
         assert tally.part == "rest of the model"
     assert tally.part == "rest of generate" and set(tally.seconds) == {
-        "rest of generate", "rest of the model", "layers",
-    }  # fmt: skip
+        "rest of generate",
+        "rest of the model",
+        "layers",
+    }
 
 
 @pytest.mark.gpu

@@ -155,8 +155,8 @@ def test_tables_over_cards() -> None:
 
 def test_fit_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--model", "Qwen/Qwen2-VL-2B-Instruct", "--card", "RTX 5070 Ti"]) == 0
-    told = capsys.readouterr().out
-    assert "RTX 5070 Ti, 16 GiB" in told and "nothing was loaded" in told and "no, 36" in told
+    said = capsys.readouterr().out
+    assert "RTX 5070 Ti, 16 GiB" in said and "nothing was loaded" in said and "no, 36" in said
     assert main(["fit", "--card", "RTX 4090"]) == 2
     assert "not in the list of cards" in capsys.readouterr().err
     assert main(["fit", "--model", "Qwen/Nothing", "--card", "RTX 5090", "--json"]) == 2

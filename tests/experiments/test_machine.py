@@ -63,7 +63,7 @@ def test_a_late_fault_is_caught_held_and_refused_until_a_clean_verdict(page: Pag
 def test_the_command_refuses_what_is_held(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
     quarantine.judge({("float32", "sdpa", None): "planted"})
     assert main(["read", str(page.file), "--dtype", "float32", "--max_new_tokens", "60"]) == 2
-    assert "quarantined by the canary" in (told := capsys.readouterr().err) and "--quarantined" in told
+    assert "quarantined by the canary" in (said := capsys.readouterr().err) and "--quarantined" in said
 
 
 def test_nan_and_death_are_findings(page: Page) -> None:

@@ -34,8 +34,13 @@ def library(**answers: object) -> ModuleType:
 
         return call
 
-    for name in ("nvmlInit", "nvmlShutdown", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetTotalEnergyConsumption",
-                 "nvmlDeviceGetPowerUsage"):  # fmt: skip
+    for name in (
+        "nvmlInit",
+        "nvmlShutdown",
+        "nvmlDeviceGetHandleByUUID",
+        "nvmlDeviceGetTotalEnergyConsumption",
+        "nvmlDeviceGetPowerUsage",
+    ):
         setattr(planted, name, function(name))
     return planted
 
@@ -82,7 +87,7 @@ def test_a_constant_power_gives_its_watts(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("answers", "told"),
+    ("answers", "expected"),
     [
         ({"nvmlInit": NVMLError("no driver")}, "does not answer (no driver)"),
         ({"nvmlDeviceGetHandleByUUID": NVMLError("lost")}, "the card does not answer (lost)"),
@@ -98,13 +103,13 @@ def test_a_constant_power_gives_its_watts(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_what_cannot_be_read_is_a_reason_not_a_number(
-    monkeypatch: pytest.MonkeyPatch, answers: dict[str, object], told: str
+    monkeypatch: pytest.MonkeyPatch, answers: dict[str, object], expected: str
 ) -> None:
     energy = measured(monkeypatch, library(**answers))
-    assert energy.joules is None and energy.watts is None and told in energy.reason
+    assert energy.joules is None and energy.watts is None and expected in energy.reason
 
 
 def test_a_cpu_tells_no_power(monkeypatch: pytest.MonkeyPatch) -> None:
     planted = library()
     energy = measured(monkeypatch, planted, device="cpu", seconds=0.01)
-    assert "cpu tells no power" in energy.reason and energy.seconds >= 0.01 and planted.calls == []
+    assert "cpu reports no power" in energy.reason and energy.seconds >= 0.01 and planted.calls == []

@@ -13,9 +13,20 @@ CU128 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 CU130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_110", "sm_120", "compute_120"]
 HOPPER_ONLY = ["sm_80", "sm_90a"]
 
-CARDS = {"V100": (7, 0), "T4": (7, 5), "A100": (8, 0), "RTX 3090": (8, 6), "Orin": (8, 7), "RTX 4090": (8, 9),
-         "H200": (9, 0), "B200": (10, 0), "B300": (10, 3), "Thor": (11, 0), "RTX 5070 Ti": (12, 0),
-         "DGX Spark": (12, 1)}  # fmt: skip
+CARDS = {
+    "V100": (7, 0),
+    "T4": (7, 5),
+    "A100": (8, 0),
+    "RTX 3090": (8, 6),
+    "Orin": (8, 7),
+    "RTX 4090": (8, 9),
+    "H200": (9, 0),
+    "B200": (10, 0),
+    "B300": (10, 3),
+    "Thor": (11, 0),
+    "RTX 5070 Ti": (12, 0),
+    "DGX Spark": (12, 1),
+}
 
 EXPECTED = {
     "CU118": (CU118, "native native native native native native native no no no no no"),
@@ -71,8 +82,12 @@ def test_cpu_build_and_nonsense() -> None:
 def test_ceilings_have_units_spread_and_order() -> None:
     found = measure_ceilings("cpu", ("float32", "bfloat16"), repeats=3)
     assert [(m.ceiling, m.dtype) for m in found] == [
-        ("copy", "float32"), ("gemv", "float32"), ("gemv", "bfloat16"), ("matmul", "float32"), ("matmul", "bfloat16"),
-    ]  # fmt: skip
+        ("copy", "float32"),
+        ("gemv", "float32"),
+        ("gemv", "bfloat16"),
+        ("matmul", "float32"),
+        ("matmul", "bfloat16"),
+    ]
     for one in found:
         assert one.spread is not None and 0 < one.spread.low_quartile <= one.spread.median <= one.spread.high_quartile
     assert as_table(found)["unit"].tolist() == ["GB/s"] * 3 + ["TFLOP/s"] * 2

@@ -45,10 +45,13 @@ DEATHS: list[tuple[Callable[..., Any], tuple[Any, ...], str, str]] = [
         deaths.raise_message, ("CUDA error: device-side assert triggered",), "assert", "device-side", id="assert"
     ),
     pytest.param(
-        deaths.raise_message, ("CUDA error: an illegal memory access was encountered",), "illegal_address",
-        "illegal memory", id="illegal address",
+        deaths.raise_message,
+        ("CUDA error: an illegal memory access was encountered",),
+        "illegal_address",
+        "illegal memory",
+        id="illegal address",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("function", "args", "kind", "says"), DEATHS)
@@ -186,9 +189,12 @@ except KeyboardInterrupt:
 @posix
 def test_ctrl_c_while_imports_go_on_is_the_callers_alone() -> None:
     caller = subprocess.Popen(
-        [sys.executable, "-c", _IMPORTING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", _IMPORTING],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     assert caller.stdout is not None and caller.stdout.readline() == "begun\n"
     time.sleep(0.5)
     os.killpg(caller.pid, signal.SIGINT)  # as a terminal does: to all that were started

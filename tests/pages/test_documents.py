@@ -17,12 +17,14 @@ from ocrlab.pages import images as images_module
 from ocrlab.pages.documents import PDF_DPI
 
 COLOURS = ("red", "lime", "blue")
-_BODY = b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n" \
-        b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 72 36]>>endobj\n"  # fmt: skip
+_BODY = (
+    b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
+    b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 72 36]>>endobj\n"
+)
 PLAIN = _BODY + b"trailer<</Root 1 0 R>>\n%%EOF"
 # The password of no user opens it: its O and U are no digests of any.
-LOCKED = _BODY + b"trailer<</Root 1 0 R/Encrypt<</Filter/Standard/V 1/R 2/P -4/O<" + b"41" * 32 + b">/U<" \
-         + b"42" * 32 + b">>>/ID[<61><61>]>>\n%%EOF"  # fmt: skip
+_KEYS = b"/O<" + b"41" * 32 + b">/U<" + b"42" * 32 + b">"
+LOCKED = _BODY + b"trailer<</Root 1 0 R/Encrypt<</Filter/Standard/V 1/R 2/P -4" + _KEYS + b">>/ID[<61><61>]>>\n%%EOF"
 
 
 def drawn(file: Path, *pages: Image.Image, resolution: float = 100, **options: object) -> Path:
@@ -38,12 +40,12 @@ def three(folder: Path, suffix: str) -> Path:
 
 def frames(file: Path, tags: dict[int, int], *images: Image.Image) -> None:
     """Append images to a TIFF, with these tags each."""
-    told = TiffImagePlugin.ImageFileDirectory_v2()
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
     for tag, value in tags.items():
-        told[tag] = value
+        directory[tag] = value
     with TiffImagePlugin.AppendingTiffWriter(str(file)) as writer:
         for image in images:
-            image.save(writer, "TIFF", tiffinfo=told)
+            image.save(writer, "TIFF", tiffinfo=directory)
             writer.newFrame()
 
 
@@ -107,7 +109,7 @@ def test_the_size_that_is_planned_is_the_size_that_is_drawn(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         (LOCKED, "locked with a password; save it without one"),
         (b"", "empty (0 bytes)"),
@@ -119,12 +121,12 @@ def test_the_size_that_is_planned_is_the_size_that_is_drawn(
     ],
     ids=["locked", "empty", "broken", "text", "no page", "huge", "long"],
 )
-def test_a_bad_pdf_is_listed_and_passed_over(tmp_path: Path, content: bytes, told: str) -> None:
+def test_a_bad_pdf_is_listed_and_passed_over(tmp_path: Path, content: bytes, expected: str) -> None:
     (tmp_path / "b.pdf").write_bytes(content)
     for name in ("a.pdf", "c.pdf"):
         (tmp_path / name).write_bytes(PLAIN)
     first, bad, last = load_pages(tmp_path)
-    assert bad.refused and told in bad.problem and str(tmp_path / "b.pdf") in bad.problem
+    assert bad.refused and expected in bad.problem and str(tmp_path / "b.pdf") in bad.problem
     for use in (Page.open, page_size):
         with pytest.raises(PageError, match=r"b\.pdf"):
             use(bad)
@@ -167,8 +169,9 @@ def test_a_tiff_of_one_page_is_an_image_and_a_thumbnail_is_no_page(tmp_path: Pat
     for size, tags in (((30, 20), {}), ((3, 2), {254: 1}), ((40, 20), {})):
         frames(tmp_path / "preview.tif", tags, Image.new("L", size))
     assert [(page.page_number, page_size(page), page.open().size) for page in load_pages(tmp_path / "preview.tif")] == [
-        (1, (30, 20), (30, 20)), (3, (40, 20), (40, 20)),
-    ]  # fmt: skip
+        (1, (30, 20), (30, 20)),
+        (3, (40, 20), (40, 20)),
+    ]
 
 
 def test_a_tiffs_leaves_are_turned_scaled_and_limited_like_images(

@@ -168,7 +168,7 @@ def test_names_that_differ_in_case_alone_keep_one_order(tmp_path: Path) -> None:
     for name in ("A.png", "a.png"):
         image(tmp_path / name)
     if len(list(tmp_path.iterdir())) < 2:
-        pytest.skip("this file system does not tell case")
+        pytest.skip("this file system ignores case")
     found = [tmp_path / "a.png", tmp_path / "A.png"]
     assert sorted(found, key=natural) == sorted(reversed(found), key=natural) == found[::-1]
 
@@ -264,7 +264,7 @@ def test_a_link_that_stays_inside_is_fine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "expected"),
     [
         ('{"file": "a.png"', "not JSON"),
         ('["a.png"]', 'no "file"'),
@@ -276,10 +276,10 @@ def test_a_link_that_stays_inside_is_fine(tmp_path: Path) -> None:
         ("[" * 100_000, "not JSON"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: str, told: str) -> None:
+def test_a_bad_line_is_named(tmp_path: Path, line: str, expected: str) -> None:
     image(tmp_path / "a.png")
     path = manifest(tmp_path, {"id": "first", "file": "a.png"}, "", line)
-    assert told in message(tmp_path) and f"{path}, line 3" in message(tmp_path)
+    assert expected in message(tmp_path) and f"{path}, line 3" in message(tmp_path)
 
 
 def test_a_manifest_that_is_none(tmp_path: Path) -> None:

@@ -61,9 +61,17 @@ def test_sixteen_bit_tiff_with_white_as_zero_is_inverted(tmp_path: Path) -> None
 
 def tiff_of_two_pixels(bits: int, data: bytes, sample_format: int = 1) -> bytes:
     tags = [
-        (256, 4, 2), (257, 4, 1), (258, 3, bits), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 4, 1),
-        (279, 4, len(data)), (339, 3, sample_format),
-    ]  # fmt: skip
+        (256, 4, 2),
+        (257, 4, 1),
+        (258, 3, bits),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 4, 1),
+        (279, 4, len(data)),
+        (339, 3, sample_format),
+    ]
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
     padded = data + b"\0" * (len(data) % 2)
     directory = struct.pack("<H", len(tags)) + entries + bytes(4)

@@ -46,12 +46,20 @@ def memory() -> Iterator[MemoryFileSystem]:
     """A store in this process with a folder `scans`."""
     store = fsspec.filesystem("memory")
     objects = {
-        "p10.png": picture("red"), "p2.png": picture("lime", size=(40, 20)), "p2.gt.txt": b"lime\r\n",
-        "below/x.jpg": picture("blue", kind="JPEG"), "book.pdf": picture("red", "blue", kind="PDF"),
-        "book.p0002.txt": b"blue", "two.tif": picture("red", "lime", kind="TIFF"),
-        "one.tiff": picture("red", kind="TIFF"), ".hidden.png": picture("red"), ".trash/x.png": picture("red"),
-        "notes.md": b"#", "broken.pdf": b"%PDF-1.7 no more", "cut.png": picture("red")[:-40],
-    }  # fmt: skip
+        "p10.png": picture("red"),
+        "p2.png": picture("lime", size=(40, 20)),
+        "p2.gt.txt": b"lime\r\n",
+        "below/x.jpg": picture("blue", kind="JPEG"),
+        "book.pdf": picture("red", "blue", kind="PDF"),
+        "book.p0002.txt": b"blue",
+        "two.tif": picture("red", "lime", kind="TIFF"),
+        "one.tiff": picture("red", kind="TIFF"),
+        ".hidden.png": picture("red"),
+        ".trash/x.png": picture("red"),
+        "notes.md": b"#",
+        "broken.pdf": b"%PDF-1.7 no more",
+        "cut.png": picture("red")[:-40],
+    }
     for name, data in objects.items():
         store.pipe(f"/scans/{name}", data)
     yield store
@@ -73,8 +81,18 @@ def fetched(memory: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> list[s
     return names
 
 
-IDS = ["below/x.jpg", "book.pdf#1", "book.pdf#2", "broken.pdf", "cut.png", "one.tiff", "p2.png", "p10.png", "two.tif#1",
-       "two.tif#2"]  # fmt: skip
+IDS = [
+    "below/x.jpg",
+    "book.pdf#1",
+    "book.pdf#2",
+    "broken.pdf",
+    "cut.png",
+    "one.tiff",
+    "p2.png",
+    "p10.png",
+    "two.tif#1",
+    "two.tif#2",
+]
 URL = "memory://scans"
 
 
@@ -266,11 +284,11 @@ def test_stores_are_read_to_the_end_though_one_page_fails_and_are_not_read_twice
     done = subprocess.run(command, capture_output=True, text=True, cwd=paths.ROOT, env=environment, check=False)
     assert done.returncode == 1, done.stderr
     lines = (tmp_path / "out" / RECORDS).read_text(encoding="utf-8").splitlines()
-    told = {line["file"]: line for line in map(json.loads, lines)}
-    failed = told.pop(f"{urls[1]}/p1.png")
+    found = {line["file"]: line for line in map(json.loads, lines)}
+    failed = found.pop(f"{urls[1]}/p1.png")
     assert failed["status"] == "error" and f"{urls[1]}/p1.png: cannot be read (ConnectionReset" in failed["reason"]
-    assert sorted(told) == [f"{urls[0]}/below/p2.png", f"{urls[0]}/p2.png", f"{urls[1]}/p2.png"]
-    assert all(line["status"] in WITH_TEXT for line in told.values()) and told[f"{urls[0]}/p2.png"]["cer"] is not None
+    assert sorted(found) == [f"{urls[0]}/below/p2.png", f"{urls[0]}/p2.png", f"{urls[1]}/p2.png"]
+    assert all(line["status"] in WITH_TEXT for line in found.values()) and found[f"{urls[0]}/p2.png"]["cer"] is not None
     names = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.txt")}
     assert names == {"plain/p2.png.txt", "plain/below/p2.png.txt", "flaky/p2.png.txt"}
     monkeypatch.syspath_prepend(tmp_path)

@@ -93,8 +93,8 @@ def test_a_page_is_picked_seen_and_read_while_text_streams_in(page: Any, server:
     assert truth.split()[0] in result
     assert all(words in result for words in ("to the first token", "tokens/s", "above the model"))
     says(page, ".ocr-history", "documents-001")
-    told = says(page, ".ocr-a-forecast", "predicted peak")
-    assert "image tokens" in told and "do not run here" in told
+    said = says(page, ".ocr-a-forecast", "predicted peak")
+    assert "image tokens" in said and "do not run here" in said
 
 
 def test_what_cannot_run_is_marked_with_its_reason(page: Any) -> None:
@@ -125,8 +125,8 @@ def test_a_worker_that_is_killed_says_so_and_the_next_page_is_read(page: Any, se
     page.click(".ocr-a-read")
     page.wait_for_selector(".ocr-live")
     server.workers()[0].kill()
-    told = says(page, ".ocr-a-state", "crashed")
-    assert "SIGKILL" in told and "next Read starts a fresh one" in told
+    said = says(page, ".ocr-a-state", "crashed")
+    assert "SIGKILL" in said and "next Read starts a fresh one" in said
     fill(page, "a", min_new_tokens="", max_new_tokens="512")
     started = time.monotonic()
     read_whole(page)
@@ -157,8 +157,8 @@ def test_uploads_good_bad_and_too_large(page: Any, tmp_path: Path) -> None:
     with huge.open("wb") as file:
         file.truncate(UPLOAD_LIMIT_BYTES + 20 * 2**20)
     upload(page, huge)
-    told = says(page, ".ocr-refused", "huge.bmp")
-    assert f"above the upload limit of {UPLOAD_LIMIT_BYTES >> 20} MiB" in told
+    said = says(page, ".ocr-refused", "huge.bmp")
+    assert f"above the upload limit of {UPLOAD_LIMIT_BYTES >> 20} MiB" in said
     choose_set(page, "lines")
     read_whole(page)
 

@@ -37,8 +37,24 @@ SOME = [
     Settings(dtype="bfloat16", attn_implementation="flash_attention_2", num_beams=None, do_sample=None),
 ]
 # Every element that the playground makes by itself.
-OURS = {"div", "span", "b", "button", "a", "table", "tr", "td", "th", "tbody", "br", "h2", "li", "ul", "details",
-        "summary"}  # fmt: skip
+OURS = {
+    "div",
+    "span",
+    "b",
+    "button",
+    "a",
+    "table",
+    "tr",
+    "td",
+    "th",
+    "tbody",
+    "br",
+    "h2",
+    "li",
+    "ul",
+    "details",
+    "summary",
+}
 
 
 def inert(markup: str, text: str) -> None:
@@ -57,16 +73,25 @@ def test_nothing_that_was_read_typed_or_named_becomes_markup(text: str) -> None:
     page = replace(load_pages("lines", limit=1)[0], id=text, truth=text[::-1] + text)
     reading = Reading(text, text, "ok", text, ttft_s=0.1, tokens=3)
     row = Settings(prompt=text).as_dict() | {
-        "time_utc": "2026-11-24T12:00:00+00:00", "page": text, "status": "ok", "text": text,
-    }  # fmt: skip
+        "time_utc": "2026-11-24T12:00:00+00:00",
+        "page": text,
+        "status": "ok",
+        "text": text,
+    }
     session = Session(Helper(), Path(text))
     session.rows.append(row)
     pieces = [
-        html.block(text, "ocr-text"), html.note(text), html.busy(text), html.chips({text: text}),
-        html.table([text], [[text]]), html.savable(text, text, text), html.chips(html.costs(reading)),
-        html.ruled_out({text: {text: text}}), session.html(),
+        html.block(text, "ocr-text"),
+        html.note(text),
+        html.busy(text),
+        html.chips({text: text}),
+        html.table([text], [[text]]),
+        html.savable(text, text, text),
+        html.chips(html.costs(reading)),
+        html.ruled_out({text: {text: text}}),
+        session.html(),
         compared(PageResult(reading), PageResult(replace(reading, text=text[::-1])), page, page),
-    ]  # fmt: skip
+    ]
     for piece in pieces:
         inert(piece, text)
     assert bs4.BeautifulSoup(pieces[0], "html.parser").get_text() == text.replace("\x00", "\ufffd")

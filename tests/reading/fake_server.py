@@ -106,7 +106,7 @@ def fake_server(**options: Any) -> Iterator[Fake]:
 
 
 def reply(handler: Any, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
-    """Send a whole answer: JSON, or text as it stands."""
+    """Send a whole answer: JSON, or text as it is."""
     data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
     handler.send_response(status)
     kind = "text/html" if isinstance(body, str) else "application/json"

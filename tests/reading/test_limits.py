@@ -86,8 +86,8 @@ def test_the_blackwell_presets_fit_their_cards_at_their_full_budget(gigabytes: i
         margin = predict(settings, tokens, card(name)).margin_bytes
         assert margin is not None and margin > 1.5 * GIB, "a desktop on the card needs some, too"
     text = (PRESETS / "blackwell.yaml").read_text(encoding="utf-8")
-    told = predict(settings, tokens).memory.peak_bytes / GIB
-    assert f"{told:.1f} GiB" in text, "the figure in the file is what is predicted"
+    predicted = predict(settings, tokens).memory.peak_bytes / GIB
+    assert f"{predicted:.1f} GiB" in text, "the figure in the file is what is predicted"
 
 
 def test_quantised_weights_take_what_their_bits_say() -> None:

@@ -79,8 +79,8 @@ def test_check_gives_the_reason_and_exit_code(
     (tmp_path / "sizes" / "001.png").write_bytes(b"extra")
     drawn_by(tmp_path, freetype2="2.0.1")
     assert pages.main(["--check", "--out", str(tmp_path)]) == 1
-    told = capsys.readouterr().err
-    assert "sizes/001.png: not drawn" in told and "freetype2 2.0.1 drew them" in told
+    said = capsys.readouterr().err
+    assert "sizes/001.png: not drawn" in said and "freetype2 2.0.1 drew them" in said
 
 
 def test_a_missing_package_is_told(
@@ -91,8 +91,8 @@ def test_a_missing_package_is_told(
 
     monkeypatch.setattr(pages, "write_all", missing)
     assert pages.main(["--check", "--out", str(tmp_path)]) == 2
-    told = capsys.readouterr().err
-    assert "wordfreq" in told and "ocrlab[train]" in told
+    said = capsys.readouterr().err
+    assert "wordfreq" in said and "ocrlab[train]" in said
 
 
 def test_missing_fonts_are_told_and_nothing_is_written(

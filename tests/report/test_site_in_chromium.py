@@ -37,7 +37,7 @@ def readings():
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """A folder of runs, two deep in a stand-in for a checkout: a good one, and one whose every text is hostile."""
+    """A folder of runs, two deep in a copy of a checkout: a good one, and one whose every text is hostile."""
     checkout = tmp_path_factory.mktemp("a checkout with spaces & signs #1")
     (checkout / "data").mkdir()
     (checkout / "data" / "pages").symlink_to(paths.PAGES, target_is_directory=True)
@@ -175,7 +175,7 @@ def test_nothing_runs_in_an_added_run_either(visit, results, tmp_path, capsys):
     theirs = write_run(tmp_path / "theirs", *made, machine=odd, versions=odd, platform=EVERY[0],
                        notebooks={text: {"status": text, "reason": text} for text in EVERY[:20]})  # fmt: skip
     assert share_run(str(theirs), None, str(tmp_path / "theirs.zip")) == 0
-    # Into this module's stand-in for a checkout, with our page sets beside it.
+    # Into this module's copy of a checkout, with our page sets beside it.
     assert add_run(str(tmp_path / "theirs.zip"), "added", results) == 0, capsys.readouterr().err
     pages = [results / "index.html", *sorted((results / "added").glob("*.html"))]
     assert {"index.html", "readings.html"} == {file.name for file in pages}

@@ -97,10 +97,13 @@ def test_key_changes_with_setting_page_weights_code_and_repetition(
     pages: list[Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = {
-        row_key(BASE, pages[0], "a", 0), row_key(replace(BASE, seed=1), pages[0], "a", 0),
-        row_key(BASE, pages[1], "a", 0), row_key(BASE, replace(pages[0], sha256="0"), "a", 0),
-        row_key(BASE, pages[0], "b", 0), row_key(BASE, pages[0], "a", 1),
-    }  # fmt: skip
+        row_key(BASE, pages[0], "a", 0),
+        row_key(replace(BASE, seed=1), pages[0], "a", 0),
+        row_key(BASE, pages[1], "a", 0),
+        row_key(BASE, replace(pages[0], sha256="0"), "a", 0),
+        row_key(BASE, pages[0], "b", 0),
+        row_key(BASE, pages[0], "a", 1),
+    }
     monkeypatch.setattr("ocrlab.study.records.READING_VERSION", READING_VERSION + 1)
     keys.add(row_key(BASE, pages[0], "a", 0))
     monkeypatch.setattr("ocrlab.study.records.versions", lambda: versions() | {"torch": "9"})

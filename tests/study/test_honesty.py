@@ -1,7 +1,7 @@
 """Is what is claimed there? A planted difference is found in 20 of 20 draws of pages, and none in 19 of 20 of a null.
 
 Readings come from the embedded reader through `run_experiment`; each seed draws pages and, for the null with real
-noise, which readings of a page stand on which side.
+noise, which readings of a page are on which side.
 """
 
 from __future__ import annotations
@@ -107,10 +107,14 @@ def test_resampling_alone_would_claim_too_much_and_the_verdict_does_not(
 def repeated(seed: int, times: int) -> pd.DataFrame:
     """Rows of 20 pages read `times` over by two settings that differ by each page's own luck alone, kept each time."""
     a, b = reread(seed, 20, 0.0)
-    return pd.DataFrame([
-        {"page": page, "side": side, "repeat": repeat, "cer_edits": e.edits, "cer_length": e.length}
-        for side, edits in (("a", a), ("b", b)) for page, e in enumerate(edits) for repeat in range(times)
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {"page": page, "side": side, "repeat": repeat, "cer_edits": e.edits, "cer_length": e.length}
+            for side, edits in (("a", a), ("b", b))
+            for page, e in enumerate(edits)
+            for repeat in range(times)
+        ]
+    )
 
 
 def test_reading_a_page_again_does_not_make_more_documents() -> None:

@@ -22,17 +22,27 @@ file.write_text({} + chr(10))
 
 def test_readings_tell_their_settings_seeds_weights_and_pages(tmp_path):
     run = write_run(
-        tmp_path / "r", reading("p1", time_utc="2026-11-24T12:00:01+00:00"), reading("p2", status="oom", repeat=1),
-        reading("p1", asked={"do_sample": True, "seed": 7}), reading("x", experiment="f", set="other"),
-    )  # fmt: skip
-    told = readings_record(run)
-    assert told["experiments"]["e"] == {
-        "readings": 3, "statuses": {"ok": 2, "oom": 1}, "seeds": [0, 7], "repeats": 2, "weights": ["sha256:1"],
-        "settings": [{"dtype": "float32"}, {"dtype": "float32", "do_sample": True, "seed": 7}], "code": ["c0de"],
-        "machines": ["M"], "first": "2026-11-24T12:00:00+00:00", "last": "2026-11-24T12:00:01+00:00",
-    }  # fmt: skip
-    assert {name: list(pages) for name, pages in told["pages"].items()} == {"mine": ["p1", "p2"], "other": ["x"]}
-    assert told["pages"]["mine"]["p1"] == reading("p1")["page_sha256"] and len(told["pages"]["mine"]["p1"]) == 64
+        tmp_path / "r",
+        reading("p1", time_utc="2026-11-24T12:00:01+00:00"),
+        reading("p2", status="oom", repeat=1),
+        reading("p1", asked={"do_sample": True, "seed": 7}),
+        reading("x", experiment="f", set="other"),
+    )
+    kept = readings_record(run)
+    assert kept["experiments"]["e"] == {
+        "readings": 3,
+        "statuses": {"ok": 2, "oom": 1},
+        "seeds": [0, 7],
+        "repeats": 2,
+        "weights": ["sha256:1"],
+        "settings": [{"dtype": "float32"}, {"dtype": "float32", "do_sample": True, "seed": 7}],
+        "code": ["c0de"],
+        "machines": ["M"],
+        "first": "2026-11-24T12:00:00+00:00",
+        "last": "2026-11-24T12:00:01+00:00",
+    }
+    assert {name: list(pages) for name, pages in kept["pages"].items()} == {"mine": ["p1", "p2"], "other": ["x"]}
+    assert kept["pages"]["mine"]["p1"] == reading("p1")["page_sha256"] and len(kept["pages"]["mine"]["p1"]) == 64
 
 
 @pytest.mark.parametrize(("text", "words"), [("{\n", "line 1 is not JSON"), ('{"set": "x"}\n', "not as this version")])
@@ -60,8 +70,9 @@ def test_every_session_of_a_run_stays_on_record_with_what_was_asked_and_its_exit
     assert reproduce.reproduce("smoke", only="bad", run="r", **places) == 1
     record = read_record(tmp_path / "results" / "r")
     assert [(s["asked"]["only"], s["asked"]["params"], s["exit_code"]) for s in record["sessions"]] == [
-        ("good", "pages=4", 0), ("bad", None, 1),
-    ]  # fmt: skip
+        ("good", "pages=4", 0),
+        ("bad", None, 1),
+    ]
     assert all(s["started"] <= s["ended"] for s in record["sessions"])
     assert record["commit"] is None or len(record["commit"]) == 40
     assert record["versions"]["torch"] and record["machine"] == {"cpu": "stub"} and "dirty" in record

@@ -13,9 +13,12 @@ from ocrlab.study.speed import run_speed
 
 BASE = Settings(dtype="float32")
 RUNS = [
-    BASE, replace(BASE, max_pixels=8192), replace(BASE, batch_size=2), replace(BASE, attn_implementation="eager"),
+    BASE,
+    replace(BASE, max_pixels=8192),
+    replace(BASE, batch_size=2),
+    replace(BASE, attn_implementation="eager"),
     replace(BASE, dtype="bfloat16", attn_implementation="flash_attention_2"),
-]  # fmt: skip
+]
 
 
 def test_settings_take_turns_at_a_forced_length(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def test_one_page_with_a_truth_is_too_few_and_two_are_enough() -> None:
 
 def test_reasons_are_counted_where_nothing_could_be_read() -> None:
     found = rows(*[{"status": "unsupported", "reason": "no such kernel"}] * 2, {"status": "oom", "reason": "13 GiB"})
-    told = "None of 3 readings gave a text: 2 unsupported (no such kernel); 1 oom (13 GiB)."
-    assert without_score(found, "k") == [told]
+    words = "None of 3 readings gave a text: 2 unsupported (no such kernel); 1 oom (13 GiB)."
+    assert without_score(found, "k") == [words]
     assert without_score(pd.DataFrame(), "k") == ["No page was read yet: `make reproduce` reads some."]
 
 
