@@ -13,7 +13,7 @@ from ocrlab.commands.parameters import CommandError, CommandFailed, parse_overri
 from ocrlab.commands.plan import Task, choose_profile, load_experiments, plan_tasks, resolve_model, run_folder
 from ocrlab.commands.run_notebook import STOPPED, Outcome, run_notebook
 from ocrlab.reading.cluster import connect, engine_variables
-from ocrlab.report.site import build_overview, build_site
+from ocrlab.report.site import answer_of, build_overview, build_site
 from ocrlab.study.provenance import now, read_record, readings_record, start_record, write_record
 from ocrlab.study.records import pack_records
 
@@ -116,7 +116,7 @@ def _run_all(tasks: list[Task], folder: Path, record: dict[str, Any], environmen
     write_record(folder, record | readings_record(folder))
     site = build_site(folder)
     build_overview(folder.parent)
-    _say(f"{_table(entries)}\nsite: {site}")
+    _say("\n".join([_table(entries), *answer_of(folder), f"\nsite: {site}"]))
     return code
 
 
