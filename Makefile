@@ -56,10 +56,11 @@ lab: $(READY) ## explore in JupyterLab (this computer only)
 app: $(READY) ## try pages and settings by hand, in the browser (this computer only); PRESET=
 	@$(BIN)/python -m ocrlab app $(if $(PRESET),--preset "$(PRESET)")
 
-reproduce: $(READY) ## run every notebook and build the site; PROFILE= MODEL= ONLY= RUN= PARAMS= ENGINE= ADDRESS=
+reproduce: $(READY) ## run every notebook and build the site; PROFILE= MODEL= MINUTES= ONLY= RUN= PARAMS= ENGINE= ADDRESS=
 	@$(BIN)/python -m ocrlab reproduce $(if $(PROFILE),--profile "$(PROFILE)") $(if $(MODEL),--model "$(MODEL)") \
 		$(if $(ONLY),--only "$(ONLY)") $(if $(RUN),--run "$(RUN)") $(if $(PARAMS),--params "$(PARAMS)") \
-		$(if $(ENGINE),--engine "$(ENGINE)") $(if $(ADDRESS),--address "$(ADDRESS)")
+		$(if $(ENGINE),--engine "$(ENGINE)") $(if $(ADDRESS),--address "$(ADDRESS)") \
+		$(if $(MINUTES),--minutes "$(MINUTES)")
 
 $(READY_TEST): $(READY)
 	@$(INSTALL) --editable '.[cluster,dev,train]'

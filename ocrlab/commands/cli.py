@@ -131,6 +131,7 @@ def reproduce(
     params: Annotated[str, Option(help="notebook parameters, e.g. 'max_pixels_values=[50176, 100352]'")] = "",
     engine: _Engine = "local",
     address: _Address = None,
+    minutes: Annotated[float | None, Option(help="with --model: about how long (default: 30; 60 on a CPU)")] = None,
 ) -> None:
     """Run the notebooks and build the site."""
 

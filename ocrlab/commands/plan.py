@@ -23,11 +23,27 @@ from ocrlab.study.provenance import known_runs, read_record, runs_here
 _PROBE_BYTES = 4 * 2**20
 
 
+class ForModel(BaseModel, extra="forbid", frozen=True, strict=True):
+    """What a notebook reads where MODEL= names another model than the embedded reader.
+
+    About `readings` of each page, of `least_pages` to `most_pages` pages, and `minutes` beside the pages; what has the
+    lowest `rank` is left out last. A parameter `max_image_tokens…` stands for `max_pixels…` by the model's own cells.
+    """
+
+    parameters: dict[str, Any] = {}
+    readings: int = 0
+    least_pages: int = 0
+    most_pages: int = 0
+    minutes: float = 0.0
+    rank: int
+
+
 class Experiment(BaseModel, extra="forbid", frozen=True, strict=True):
     """A notebook's full run, as its entry in `experiments.yaml` has it."""
 
     parameters: dict[Literal["smoke", "cpu", "gpu"], dict[str, Any]] = {}
-    needs: list[Literal["gpu", "model"]] = []
+    model: dict[Literal["cpu", "gpu"], ForModel] = {}
+    needs: list[Literal["gpu", "model", "tiny"]] = []
     cell_timeout_s: PositiveInt
     notebook: Path = Path()
 
@@ -85,11 +101,14 @@ def plan_tasks(
             raise CommandError(f"no parameter {name!r} in {', '.join(known)}{suggest(name, every)}")
     tasks = []
     for one in chosen:
-        mine = {name: value for name, value in given.items() if name in known[one.name]}
+        own = {"dtype": "auto"} if model and is_endpoint(model) else {}  # a server decides it when it is started
+        mine = {name: value for name, value in (own | given).items() if name in known[one.name]}
         missing = gpu_missing() if "gpu" in one.needs else ""
         skipped = f"needs a GPU: {missing}" if missing else ""
         if "model" in one.needs and is_endpoint(str(mine.get("model_id", ""))):
             skipped = "needs a model in this process: it looks inside, which nobody can on a server"
+        if "tiny" in one.needs and model:
+            skipped = "it is about the embedded reader; it runs without MODEL="
         if skipped and only:
             raise CommandError(f"ONLY={only}: {one.name} {skipped}")
         full: dict[str, Any] = one.parameters.get(profile, {})  # type: ignore[call-overload]  # by any text

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab import paths
-from ocrlab.commands.parameters import CommandFailed, parse_overrides, read_parameters
+from ocrlab.commands.for_model import CPU_MINUTES, MINUTES, check_model, fit_tasks
+from ocrlab.commands.parameters import CommandError, CommandFailed, parse_overrides, read_parameters
 from ocrlab.commands.plan import Task, choose_profile, load_experiments, plan_tasks, resolve_model, run_folder
 from ocrlab.commands.run_notebook import STOPPED, Outcome, run_notebook
 from ocrlab.reading.cluster import connect, engine_variables
-from ocrlab.report.site import build_overview, build_site
+from ocrlab.report.site import answer_of, build_overview, build_site
 from ocrlab.study.provenance import now, read_record, readings_record, start_record, write_record
 from ocrlab.study.records import pack_records
 
@@ -25,6 +26,7 @@ def reproduce(
     params: str = "",
     engine: str = "local",
     address: str | None = None,
+    minutes: float | None = None,
     *,
     results: Path | None = None,
     experiments: Path = paths.EXPERIMENTS,
@@ -34,14 +36,24 @@ def reproduce(
 
     `profile` is smoke, cpu or gpu (default: by what is here), `model` is tiny, a folder or a Hub id, `only` holds
     notebook names with commas between them, `run` names the folder in `results`, `params` has the form of
-    `parameters.parse_overrides`. With the engine `ray`, experiments spread their settings over the machines of the
-    cluster at `address` (default: RAY_ADDRESS, else one started here).
+    `parameters.parse_overrides`. Where `model` is another than the embedded reader, it is looked for first, and its
+    pages and settings are chosen to fit about `minutes` (30 on a card or a server, 60 on a CPU). With the engine
+    `ray`, experiments spread their settings over the machines of the cluster at `address` (default: RAY_ADDRESS, else
+    one started here).
 
     Raises:
         CommandError, SettingError: an unusable argument; Refused: no such cluster. Nothing has run then.
         CommandFailed: the run's folder cannot be written to any more.
     """
-    asked = {"profile": profile, "model": model, "only": only, "run": run, "params": params or None, "engine": engine}
+    asked = {
+        "profile": profile,
+        "model": model,
+        "only": only,
+        "run": run,
+        "params": params or None,
+        "engine": engine,
+        "minutes": minutes,
+    }
     if engine == "ray":
         connect(address)
     overrides = parse_overrides(params)
@@ -49,6 +61,10 @@ def reproduce(
     choice = choose_profile(profile)
     model_id, from_hub = resolve_model(model)
     tasks = plan_tasks(known, choice.value, model_id, only, overrides)
+    if model_id and model_id != "tiny" and choice.value != "smoke":
+        tasks = _fitted(tasks, model_id, overrides, minutes, bool(only))
+    elif minutes:
+        raise CommandError(f"MINUTES={minutes:g} goes with MODEL=; the embedded reader's profiles have their own sizes")
     folder = run_folder((results or paths.RESULTS).absolute(), run, choice.value)
     _say(f"profile {choice}, run {folder.name}")
     before = read_record(folder)
@@ -58,7 +74,7 @@ def reproduce(
     record["sessions"] = [*before.get("sessions", []), session]
     # Bars inside notebooks reach nobody while they run, and stay behind as widgets at 0 %.
     environment = {"OCRLAB_RUN_FOLDER": str(folder), "OCRLAB_PROFILE": choice.value, "TQDM_DISABLE": "1"}
-    if not from_hub:  # nothing goes to the network unless MODEL names something there; else the user's setting holds
+    if not from_hub or choice.value != "smoke":  # what MODEL names on the Hub was fetched before the first notebook
         environment["HF_HUB_OFFLINE"] = "1"
     try:
         return _run_all(tasks, folder, record, environment | engine_variables(engine))
@@ -67,6 +83,18 @@ def reproduce(
             f"{folder}: cannot be written to any more ({error}); free some room and run again with RUN={folder.name}: "
             "what is there is kept"
         ) from error
+
+
+def _fitted(
+    tasks: list[Task], model_id: str, overrides: dict[str, Any], minutes: float | None, named: bool
+) -> list[Task]:
+    """Return the tasks that suit the model and the minutes, after saying what will be read and what is left out."""
+    found = check_model(model_id)
+    minutes = minutes or (CPU_MINUTES if found.on_cpu else MINUTES)
+    tasks, words = fit_tasks(tasks, found, overrides, minutes, named)
+    _say(f"{model_id}: dtype {found.dtype}; about {found.page_s.value} s per whole page ({found.page_s.reason})")
+    _say(f"for about {minutes:g} minutes:\n" + "\n".join(f"  {line}" for line in words))
+    return tasks
 
 
 def _run_all(tasks: list[Task], folder: Path, record: dict[str, Any], environment: dict[str, str]) -> int:
@@ -88,7 +116,7 @@ def _run_all(tasks: list[Task], folder: Path, record: dict[str, Any], environmen
     write_record(folder, record | readings_record(folder))
     site = build_site(folder)
     build_overview(folder.parent)
-    _say(f"{_table(entries)}\nsite: {site}")
+    _say("\n".join([_table(entries), *answer_of(folder), f"\nsite: {site}"]))
     return code
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ocrlab.reading.settings import Settings, make_settings
-from ocrlab.study.compare import compare, summarise
+from ocrlab.study.compare import compare, endings, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,8 +74,9 @@ def judge_settings(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
     """Return `summarise_settings` with each setting's verdict against greedy, and `out`: why it is not the preset.
 
     `difference`, `_low`, `_high` and `words` are the verdict on CER, page by page; `same_text` is the share of readings
-    with greedy's text; `best` is `best_setting`. `out` is "" where a setting read every page, is not worse than the
-    best by `margin` in CER, made no loop, was not cut off, and lost no larger share of digit strings than greedy did.
+    with greedy's text; `best` is `best_setting`. `out` is "" where a setting gave no NaN, is not worse than the best by
+    `margin` in CER, and is not seen to lose more digit strings than greedy. Loops, cut-off and lost pages count as what
+    they cost: their errors are in CER, their tokens in the cost, and `ends` says how many they are.
     """
     table = summarise_settings(rows)
     greedy = rows[rows["setting"] == GREEDY].drop_duplicates("page").set_index("page")
@@ -90,6 +91,7 @@ def judge_settings(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
             low, high, point = verdict.difference[:3]
             table.loc[name, ["difference", "difference_low", "difference_high"]] = [point, low, high]
             table.loc[name, "words"] = verdict.words
+        table.loc[name, "ends"] = endings(rows[rows["setting"] == name])
         table.loc[name, "out"] = _why_not(rows, table, name, best, margin)
     return table.reset_index()
 
@@ -125,24 +127,19 @@ def tuned_preset(judged: pd.DataFrame, grid: Mapping[Settings, str]) -> tuple[Se
     if name == best:
         verdict = "no setting was seen to read better" if best == GREEDY else "seen to read better than greedy"
     return settings[name], (
-        f"{name}: {verdict}; CER {chosen['cer']:.2%} over {chosen['pages']} pages, no loop, no page cut off, no more "
-        f"digit strings lost than by greedy; of {len(left)} such settings none decoded a quarter fewer tokens, "
+        f"{name}: {verdict}; CER {chosen['cer']:.2%} over {chosen['pages']} pages, ended badly: "
+        f"{chosen['ends'] or 'none'}; of {len(left)} such settings none decoded a quarter fewer tokens, "
         f"{chosen['decoded_mean']:.0f} and {1000 * chosen['page_s']:.0f} ms per page"
     )
 
 
 def _why_not(rows: pd.DataFrame, table: pd.DataFrame, name: str, best: str, margin: float) -> str:
-    line, greedy = table.loc[name], table.loc[GREEDY]
+    mine = rows[rows["setting"] == name]
     if table["cer"].isna()[name]:
-        return f"has no score: {line['reason'] or 'the pages have no truth'}"
-    failed = rows.loc[rows["setting"] == name, "cer"].isna()
-    if failed.any():
-        return f"{failed.sum()} of {len(failed)} readings failed: {line['reason']}"
-    for status, words in (("loops", "ended in a loop"), ("truncated", "were cut off by the cap")):
-        if line[status]:
-            return f"{line[status]} of {line['readings']} readings {words}"
-    if line["digits"] < greedy["digits"]:
-        return f"loses {1 - line['digits']:.1%} of the digit strings, greedy {1 - greedy['digits']:.1%}"
+        return f"has no score: {table['reason'][name] or 'the pages have no truth'}"
+    if (broken := mine["status"] == "invalid").any():
+        return f"{broken.sum()} of {len(mine)} readings: {table['reason'][name]}"
     if name != best and compare(rows, "setting", name, best, margin).kind not in {"better", "not worse"}:
         return f"not shown to be within {100 * margin:g} CER points of {best}"
-    return ""
+    digits = compare(rows, "setting", name, GREEDY, margin, "digits")
+    return digits.words if name != GREEDY and digits.kind == "worse" else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -11,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import yaml
 
 from ocrlab.machine.quarantine import reason_against
-from ocrlab.reading.settings import Settings, is_endpoint
+from ocrlab.reading.settings import GENERATION, Settings, is_endpoint
+from ocrlab.scoring.metrics import METRICS
 from ocrlab.scoring.outcomes import WITH_TEXT
-from ocrlab.scoring.statistics import bootstrap_median
-from ocrlab.study.compare import compare, interval_of, why_no_score
+from ocrlab.scoring.statistics import Interval, Verdict, ratio_of_sums
+from ocrlab.study.compare import compare, endings, interval_of, values_of, why_no_score
 from ocrlab.study.records import load_rows, settings_of
 
 if TYPE_CHECKING:
@@ -28,17 +31,20 @@ Standing = Literal[
 STANDINGS: tuple[Standing, ...] = get_args(Standing)
 MIN_PAGES = 8
 _NUMBERS = ("difference", "low", "high", "speed", "speed_low", "speed_high", "cer", "pages_per_second")
-_COLUMNS = (*_NUMBERS, "settings", "anchor", "pages", "reason", "memory_bytes", "standing", "machine", "model_id")
+_COLUMNS = (
+    *(*_NUMBERS, "settings", "anchor", "pages", "reason", "memory_bytes", "standing", "machine", "model_id"),
+    *("own_cer", "own_cer_low", "own_cer_high", "words_found", "page_s", "endings", "sets", "needed"),
+)
 _NAMES = [name for name in Settings().as_dict() if name != "seed"]
-_UNFIT = ("invalid", "loop", "crashed", "oom", "timeout", "error", "unsupported", "truncated")
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A machine's and model's recommended settings, why in words, and what would change it."""
+    """A machine's and model's recommended settings, what they cost, why, and what would change it, in words."""
 
     machine: str
     settings: Settings
+    answer: str
     why: str
     unless: str
 
@@ -46,29 +52,33 @@ class Recommendation:
 def judge_runs(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
     """Return one line per machine × model × setting of scored rows: its standing, with the numbers and the reason.
 
-    All are compared with the anchor, the setting with the most pages: `difference` is CER minus the anchor's over the
-    pages they share, with `low` and `high`; `speed` is how many times as many pages per second, the median over pages
-    with its interval; `cer` and `pages_per_second` are the anchor's moved by these, so that settings which were read on
-    other pages can be shown in one figure. Fewer than 8 shared pages settle nothing. Where the anchor has no CER,
-    nothing is recommended and the reason says what would give one; no rows give no lines.
+    All are compared with the anchor: of the settings with the most pages, the one that is seen to read best.
+    `difference` is CER minus the anchor's over the pages they share, with `low` and `high`; `speed` is how many times
+    as many pages per second, by whole times, so that a page that loops costs its seconds; `cer` and `pages_per_second`
+    are the anchor's moved by these, so that settings which were read on other pages can be shown in one figure.
+    `own_cer` with its ends, `words_found`, `page_s` (seconds per page, the mean) and `endings` are over a setting's own
+    pages. Loops, cut-off and lost pages count as what they cost; set aside is what the canary holds, what gave NaN, and
+    what read no page. Fewer than 8 shared pages settle nothing. Where no setting has a CER, nothing is recommended and
+    the reason says what would give one; no rows give no lines.
     """
     import pandas as pd
 
     lines = []
     quality = quality_rows(rows)
     for (machine, model), mine in quality.groupby(["machine", "model_id"], sort=False) if len(quality) else ():
-        usual = mine.groupby("prompt")["page"].nunique().idxmax()  # another question is not another way to answer it
-        groups = [group for _, group in groups_by_setting(mine[mine["prompt"] == usual])]
-        anchor = max(groups, key=_anchors)
+        groups = [group for _, group in groups_by_setting(mine)]
+        anchor = _anchor([group for group in groups if not _set_aside(group)] or groups, margin)
         made = [_line(group, anchor, margin) | {"machine": machine, "model_id": model} for group in groups]
         lines += _ranked(made)
     return pd.DataFrame(lines, columns=_COLUMNS)
 
 
-def recommend(judged: pd.DataFrame) -> list[Recommendation]:
+def recommend(judged: pd.DataFrame, margin: float = 0.005) -> list[Recommendation]:
     """Return one recommendation per machine and model that has a setting to recommend."""
     return [
-        Recommendation(str(line["machine"]), line["settings"], _why(line, mine), _unless(mine))
+        Recommendation(
+            str(line["machine"]), line["settings"], _answer(line), _why(line, mine), _unless(line, mine, margin)
+        )
         for _, mine in judged.groupby(["machine", "model_id"], sort=False)
         for _, line in mine[mine["standing"] == "recommended"].iterrows()
     ]
@@ -82,7 +92,7 @@ def write_recommended(recommended: Iterable[Recommendation], folder: Path, headi
     return [
         write_preset(
             one.settings,
-            f"{heading}. {one.machine}: {one.why} {one.unless}",
+            f"{heading}. {one.machine}: {one.answer} {one.why} {one.unless}",
             folder / ("recommended.yaml" if number == 1 else f"recommended-{number}.yaml"),
         )
         for number, one in enumerate(recommended, 1)
@@ -128,99 +138,181 @@ def groups_by_setting(rows: pd.DataFrame) -> Iterator[tuple[Settings, pd.DataFra
         yield settings_of(group.iloc[0]), group
 
 
-def _anchors(group: pd.DataFrame) -> tuple[int, int, int]:
-    """What makes a setting the anchor: many pages with a score, then many pages, then few changes."""
+def _anchor(groups: list[pd.DataFrame], margin: float) -> pd.DataFrame:
+    """Return what the others are compared with: the setting with the most pages, or one that is seen to read better.
+
+    Of many settings the lowest CER is low by luck as well: the 5 % are shared out over all (Bonferroni).
+    """
+    usual = max(groups, key=_pages)
+    share = 1 - 0.05 / max(1, len(groups) - 1)
+    seen = [g for g in groups if g is not usual and _versus(g, usual, margin, confidence=share).kind == "better"]
+    enough = [group for group in seen if group["page"].nunique() >= MIN_PAGES]
+    return min(enough, key=lambda group: group["cer_edits"].sum() / group["cer_length"].sum(), default=usual)
+
+
+def _pages(group: pd.DataFrame) -> tuple[int, int, int]:
+    """What makes a setting the usual one: many pages with a score, then many pages, then few changes."""
     scored = group.reindex(columns=["page", "cer_edits"]).dropna()["page"].nunique()
     return scored, group["page"].nunique(), -len(settings_of(group.iloc[0]).changed())
 
 
+def _versus(one: pd.DataFrame, other: pd.DataFrame, margin: float, **more: Any) -> Verdict:
+    """Return the verdict on one setting's rows against another's; the same page of several experiments counts once."""
+    import pandas as pd
+
+    metric = more.get("metric", "cer")
+    sides = [g.reindex(columns=g.columns.union([f"{metric}_edits"])) for g in (one, other)]
+    sides = [side.dropna(subset=[f"{metric}_edits"]).drop_duplicates("page") for side in sides]
+    both = pd.concat([sides[0].assign(who="this"), sides[1].assign(who="anchor")])
+    return compare(both, "who", "this", "anchor", margin, **more)
+
+
 def _line(group: pd.DataFrame, anchor: pd.DataFrame, margin: float) -> dict[str, Any]:
-    settings = settings_of(group.iloc[0])
     read = group[group["status"].isin(WITH_TEXT)]
     line: dict[str, Any] = {
-        "settings": settings,
+        "settings": settings_of(group.iloc[0]),
         "anchor": group is anchor,
-        "pages": read["page"].nunique(),
+        "pages": group["page"].nunique(),
         "memory_bytes": read["peak_memory_bytes"].max() if len(read) else None,
+        "endings": endings(group),
+        "sets": ", ".join(sorted(set(group["set"].dropna()))) if "set" in group else "",
+        "seconds": _seconds(group),
+        "page_s": _seconds(group).mean(),
     }
+    for name, (metric, end) in {
+        **{f"own_cer{end}": ("cer", end) for end in ("", "_low", "_high")},
+        "words_found": ("words_found", ""),
+    }.items():
+        line[name] = values_of(group, metric).get(f"{metric}{end}") if metric in METRICS else None
     if read.empty:
-        return line | {"standing": "could not run", "reason": group["reason"].iloc[0]}
-    if found := _unfit(group, settings):
+        return line | {"standing": "could not run", "reason": _reasons(group)}
+    if found := _set_aside(group):
         return line | {"standing": "not valid", "reason": found}
     if interval_of(anchor) is None:
         return line | {"standing": "not scored", "reason": why_no_score(anchor)}
-    return line | _compared(group, read, anchor, margin)
+    return line | _compared(group, anchor, margin)
 
 
-def _compared(group: pd.DataFrame, read: pd.DataFrame, anchor: pd.DataFrame, margin: float) -> dict[str, Any]:
+def _compared(group: pd.DataFrame, anchor: pd.DataFrame, margin: float) -> dict[str, Any]:
     """A setting's numbers against the anchor's: CER and seconds of the pages that both read."""
-    import pandas as pd
-
     cer = anchor["cer_edits"].sum() / anchor["cer_length"].sum()
-    pages_per_second = 1 / anchor["page_s"].median()
+    pages_per_second = 1 / _seconds(anchor).mean()
     if group is anchor:
         same = dict(zip(_NUMBERS, (0.0, 0.0, 0.0, 1.0, 1.0, 1.0, cer, pages_per_second), strict=True))
         return same | {"standing": "on the front", "reason": "what the others are compared with"}
-    mine, other = (table.groupby("page")["page_s"].median().dropna() for table in (read, anchor))
-    ratios = (other / mine).dropna()
-    if len(ratios) < MIN_PAGES:
-        reason = f"{len(ratios)} pages in common with the anchor, {MIN_PAGES} needed"
-        return {"standing": "not settled", "reason": reason}
-    # The same page may have been read in several experiments: one row per page.
-    scored = [table.dropna(subset=["cer_edits"]).drop_duplicates("page") for table in (group, anchor)]
-    both = pd.concat([scored[0].assign(who="this"), scored[1].assign(who="anchor")])
-    verdict = compare(both, "who", "this", "anchor", margin)
+    speed = _speed(_seconds(group), _seconds(anchor))
+    if speed is None:
+        return {"standing": "not settled", "reason": f"fewer than {MIN_PAGES} pages in common with the anchor"}
+    verdict = _versus(group, anchor, margin)
     if verdict.kind == "not compared":
         return {"standing": "not settled", "reason": verdict.words}
-    speed, difference = bootstrap_median(ratios.tolist()), verdict.difference
+    difference = verdict.difference
     standing = "on the front" if verdict.kind in {"better", "not worse"} else verdict.kind
     found = (difference.point, difference.low, difference.high, speed.point, speed.low, speed.high)
     moved = (cer + difference.point, pages_per_second * speed.point)
-    return dict(zip(_NUMBERS, found + moved, strict=True)) | {"standing": standing, "reason": verdict.words}
+    words = _versus(group, anchor, margin, metric="words_found").kind if "words_found" in METRICS else ""
+    reason = verdict.words + _order(verdict.kind, words)
+    return dict(zip(_NUMBERS, found + moved, strict=True)) | {
+        "standing": standing,
+        "reason": reason,
+        "needed": verdict.documents_needed,
+    }
 
 
-def _unfit(group: pd.DataFrame, settings: Settings) -> str:
-    """What makes a setting unfit whatever its speed: the canary, broken numbers, loops, failed pages."""
-    if held := reason_against((settings.dtype, settings.attn_implementation, settings.sdpa_kernel)):
-        return held
-    for status in _UNFIT:
-        bad = group[group["status"] == status]
-        if len(bad):
-            return f"{len(bad)} of {len(group)} readings: {status} ({bad['reason'].iloc[0]})"
+def _seconds(group: pd.DataFrame) -> pd.Series:
+    return group.groupby("page")["page_s"].median().dropna()
+
+
+def _order(letters: str, words: str) -> str:
+    """Say where letters and words part: words are counted wherever they are on the page."""
+    if letters == "worse" and words in {"better", "not worse"}:
+        return "; the words are found no worse: another reading order"
+    if letters in {"better", "not worse"} and words == "worse":
+        return "; fewer words are found"
     return ""
 
 
+def _set_aside(group: pd.DataFrame) -> str:
+    """What makes a setting unfit whatever it reads: the canary, NaN, or no page read at all."""
+    if held := reason_against(tuple(group.iloc[0][["dtype", "attn_implementation", "sdpa_kernel"]])):
+        return held
+    broken = group[group["status"] == "invalid"]
+    if len(broken):
+        return f"{len(broken)} of {len(group)} readings: invalid ({broken['reason'].iloc[0]})"
+    return "" if group["status"].isin(WITH_TEXT).any() else _reasons(group)
+
+
+def _reasons(group: pd.DataFrame) -> str:
+    counts = Counter(zip(group["status"], group["reason"], strict=True)).most_common(2)
+    return "; ".join(f"{count} {status} ({reason})" for (status, reason), count in counts)
+
+
 def _ranked(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Say which of those that read well enough are beaten in CER and speed at once, and which one to use."""
+    """Say which of those that read well enough are beaten in CER and speed at once, and which one to use.
+
+    That is the fastest: from the setting with the most pages and the fewest changes on, each that is seen to be faster
+    on the pages that both read takes the place of the one before.
+    """
     left = [line for line in lines if line["standing"] == "on the front"]
     for line in left:
         for other in left:
             no_worse = other["cer"] <= line["cer"] and other["speed"] >= line["speed"]
             if no_worse and (other["cer"], other["speed"]) != (line["cer"], line["speed"]):
                 line["standing"] = "dominated"
-    faster = [line for line in left if line["standing"] == "on the front" and line["speed_low"] > 1]
-    chosen = faster or [line for line in left if line["anchor"]]
-    if chosen:
-        max(chosen, key=lambda line: line["speed"])["standing"] = "recommended"
+    usual = sorted(left, key=lambda line: (-line["pages"], len(line["settings"].changed())))
+    if usual:
+        reduce(_faster, usual)["standing"] = "recommended"
     return lines
+
+
+def _faster(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    speed = _speed(other["seconds"], one["seconds"])
+    return other if speed and speed.low > 1 else one
+
+
+def _speed(mine: pd.Series, other: pd.Series) -> Interval | None:
+    """Return how many times as many pages per second `mine` reads, by the whole time of the pages that both read."""
+    common = mine.index.intersection(other.index)
+    return ratio_of_sums(other[common].tolist(), mine[common].tolist()) if len(common) >= MIN_PAGES else None
+
+
+def _answer(line: pd.Series) -> str:
+    memory = "" if line["memory_bytes"] != line["memory_bytes"] else f", {line['memory_bytes'] / 2**30:.2f} GiB"
+    cer, pages = METRICS["cer"].interval_words(line.to_dict(), "own_cer"), f"{line['pages']} pages"
+    return (
+        f"CER {cer}, {line['page_s']:.3g} s per page{memory}; {pages}{' of ' if line['sets'] else ''}{line['sets']}. "
+        f"Ended badly: {line['endings'] or 'none'}."
+    )
 
 
 def _why(line: pd.Series, mine: pd.DataFrame) -> str:
     if line["anchor"]:
-        return (
-            f"no other of {len(mine)} settings was seen to be faster without reading worse. CER {line['cer']:.2%} over "
-            f"{line['pages']} pages, {line['pages_per_second']:.2f} pages/s."
-        )
+        return f"No other of {len(mine)} settings was seen to be faster without reading worse."
+    best = mine[mine["anchor"]]["settings"].iloc[0]
     return (
-        f"{line['reason']}; {line['speed']:.2f} times as many pages per second as the usual setting (95 % interval "
-        f"{line['speed_low']:.2f} to {line['speed_high']:.2f}), over {line['pages']} pages. The fastest of "
+        f"{line['reason'][0].upper()}{line['reason'][1:]}; {line['speed']:.2f} times as many pages per second (95 % "
+        f"interval {line['speed_low']:.2f} to {line['speed_high']:.2f}); compared with "
+        f"{differences(best, line['settings'])}. The fastest of "
         f"{mine['standing'].isin(['recommended', 'on the front', 'dominated']).sum()} settings that read no worse."
     )
 
 
-def _unless(mine: pd.DataFrame) -> str:
-    open_ = mine[(mine["standing"] == "not settled") & (mine["speed_low"] > 1)]
-    if len(open_):
-        names = "; ".join(str(s.changed()) for s in open_["settings"].head(3))
-        return f"More pages could change it: faster and not settled are {names}."
+def _unless(line: pd.Series, mine: pd.DataFrame, margin: float) -> str:
+    close = mine[(mine["standing"] == "not settled") & (mine["speed_low"] > 1) & (mine["difference"] < margin)]
+    if len(close):
+        first = close.sort_values("needed").head(3)
+        names = "; ".join(
+            f"{differences(settings, line['settings'])} (about {needed:.0f} documents)"
+            for settings, needed in zip(first["settings"], first["needed"], strict=True)
+        )
+        return f"More pages could change it. Faster than the usual setting and not settled: {names}."
     return "Other pages, another machine or other versions could change it: run the notebooks again there."
+
+
+def differences(settings: Settings, other: Settings) -> str:
+    """Return what one setting has that another has not, such as `batch_size=8, do_sample=True`; a seed is none."""
+    mine, known = settings.as_dict(), other.as_dict()
+    changed = [name for name in _NAMES if mine[name] != known[name]]
+    left = [name for name in changed if name in GENERATION and mine[name] is None]
+    words = [f"{name}={mine[name]!s:.40}" for name in changed if len(left) < 3 or name not in left]
+    return ", ".join(words + ["generation by the checkpoint"] * (len(left) >= 3)) or "no difference"

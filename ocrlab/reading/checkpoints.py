@@ -107,7 +107,7 @@ def _from_hub(model_id: str, revision: str | None, files: list[str]) -> tuple[Pa
         return here, here.name
     unreachable: tuple[type[Exception], ...] = (OSError, *_transport_errors())
     try:
-        info = HfApi().model_info(model_id, revision=revision)
+        info = HfApi().model_info(model_id, revision=revision, timeout=10)
         _refuse_pickles([s.rfilename for s in info.siblings or []], model_id)
         print(f"{model_id}: taking {info.sha} from the Hub, or from its cache here", flush=True)
         return Path(snapshot_download(model_id, revision=info.sha, allow_patterns=files)), str(info.sha)

@@ -86,7 +86,11 @@ def render_notebook(file: Path, figures: Path) -> NotebookPage:
     except (AttributeError, KeyError, nbformat.ValidationError) as error:
         raise ValueError(f"{file}: no notebook ({str(error)[:100]})") from error
     given = node.metadata.get("papermill", {}).get("parameters", {})
-    page = NotebookPage(_title(node) or file.stem, _headline(node), parameters=given if isinstance(given, dict) else {})
+    page = NotebookPage(
+        _title(node) or file.stem,
+        " ".join(headline_lines(node))[:600],
+        parameters=given if isinstance(given, dict) else {},
+    )
     images = _ImageWriter(figures, slug(file.stem), page.figures)
     sentence = page.title
     for index, cell in enumerate(node.cells, start=1):
@@ -231,8 +235,8 @@ def _title(node: nbformat.NotebookNode) -> str:
     return ""
 
 
-def _headline(node: nbformat.NotebookNode) -> str:
-    """Return what the cells with the tag `headline` printed or showed, as one line of at most 600 letters."""
+def headline_lines(node: nbformat.NotebookNode) -> list[str]:
+    """Return the lines that the cells with the tag `headline` printed or showed."""
     said = []
     for cell in node.cells:
         if cell.cell_type == "code" and "headline" in cell.metadata.get("tags", []):
@@ -240,7 +244,7 @@ def _headline(node: nbformat.NotebookNode) -> str:
                 data = output.get("data", {})
                 said.append(output.text if output.get("name") == "stdout" else plain(data.get("text/markdown", "")))
                 said.append("" if "text/markdown" in data else data.get("text/plain", ""))
-    return " ".join(" ".join(said).split())[:600]
+    return [line for text in said for raw in text.splitlines() if (line := " ".join(raw.split()))]
 
 
 def _last_sentence(markdown: str) -> str:

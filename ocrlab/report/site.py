@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup, escape
 from pygments.formatters import HtmlFormatter
@@ -26,7 +27,7 @@ from ocrlab.report.evidence import (
     unread_settings,
     usable_readings,
 )
-from ocrlab.report.notebook import NotebookPage, link_figures, render_notebook, slug
+from ocrlab.report.notebook import NotebookPage, headline_lines, link_figures, render_notebook, slug
 from ocrlab.scoring.metrics import shown_metrics
 from ocrlab.study.provenance import read_json
 
@@ -77,6 +78,7 @@ def build_site(run_folder: Path) -> Path:
         values = {"sheets": sheets, "outcomes": outcomes, "unread": unread_settings(readings), "run": run}
         _write(run_folder / "readings.html", pages, "readings.html.j2", **values)
     values = {
+        "answer": answer_of(run_folder),
         "items": items,
         "record": record,
         "run": run,
@@ -88,6 +90,18 @@ def build_site(run_folder: Path) -> Path:
     }
     _write(run_folder / "report.md", _markdown_templates(), "report.md.j2", **values)
     return _write(run_folder / "index.html", pages, "index.html.j2", **values)
+
+
+def answer_of(run_folder: Path) -> list[str]:
+    """Return what 08-recommendation answered in a run, line by line; where it did not, what would give an answer."""
+    file = run_folder / "notebooks" / "08-recommendation.ipynb"
+    try:
+        if lines := headline_lines(nbformat.read(file, as_version=4)):
+            return lines
+    except (OSError, ValueError, AttributeError, KeyError):
+        pass  # absent, or no notebook: its own entry says so
+    again = command_of(file.stem, run_folder.name, None, {})
+    return [f"No answer in this run yet: 08-recommendation gives one ({again or 'run it in this run'})."]
 
 
 def build_overview(results: Path) -> Path:

@@ -10,6 +10,8 @@ Status = Literal["ok", "empty", "truncated", "loop", "invalid", "oom", "unsuppor
 STATUSES: tuple[Status, ...] = get_args(Status)
 #: Statuses of a reading that came to an end of its own: it has a text, if only an empty one, that can be scored.
 WITH_TEXT: tuple[Status, ...] = ("ok", "empty", "truncated", "loop")
+#: Statuses of a page that was lost although others may be read: scored as if nothing had been read.
+LOST: tuple[Status, ...] = ("oom", "timeout", "crashed", "error")
 WITHOUT_TEXT: tuple[Status, ...] = tuple(status for status in STATUSES if status not in WITH_TEXT)
 
 # "eos": the model ended by itself. "length": the cap ended it.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from ocrlab.scoring.metrics import Edits, corpus_rate
 
 VerdictKind = Literal["better", "not worse", "worse", "not settled", "not compared"]
 Array = NDArray[np.float64]
+_POWER = ((1.96 + 0.84) / 1.96) ** 2  # what 80 % power adds to the documents of a 95 % interval
 _BLOCK = 1_000_000  # drawn indices held at once: 8 MB, however many documents
 
 
@@ -100,6 +102,34 @@ def bootstrap_median(
     return _interval(np.median(drawn, axis=1), point, confidence, len(values))
 
 
+def ratio_of_sums(
+    over: Sequence[float], under: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Return the sum of `over` divided by that of `under`, with its percentile bootstrap interval over the pairs.
+
+    Of seconds per page it is the ratio of the whole times, so that one page that takes long counts with all its time.
+    """
+    x, y = np.asarray(under, float), np.asarray(over, float)
+    drawn = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
+    ratios = y[drawn].sum(axis=1) / x[drawn].sum(axis=1)
+    return _interval(ratios, float(y.sum() / x.sum()), confidence, len(x))
+
+
+def share_interval(count: int, of: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the ends of Wilson's 95 % interval for a share of `count` in `of`; 0 to 1 where `of` is 0.
+
+    Source: Wilson 1927; recommended for small samples by Brown, Cai and DasGupta, Statistical Science 2001.
+    """
+    if of == 0:
+        return 0.0, 1.0
+    share, extra = count / of, z**2 / of
+    middle, half = (
+        (share + extra / 2) / (1 + extra),
+        z * math.sqrt(share * (1 - share) / of + extra / of / 4) / (1 + extra),
+    )
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def _check(pages: Sequence[Edits], confidence: float, resamples: int) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence} is not between 0 and 1; 0.95 is usual")
@@ -159,6 +189,18 @@ class Verdict:
     difference: Interval
     margin: float
 
+    @property
+    def documents_needed(self) -> int | None:
+        """Return about how many documents would settle it with 80 % power, if the difference stays; else None.
+
+        The half width of an interval shrinks with the square root of the documents; it must fall below what separates
+        the difference from 0 or from the margin, whichever is farther.
+        """
+        if self.kind != "not settled":
+            return None
+        low, high, point, _, documents = self.difference
+        return math.ceil(documents * _POWER * ((high - low) / 2 / max(point, self.margin - point)) ** 2)
+
 
 def verdict(
     a: Sequence[Edits],
@@ -180,7 +222,11 @@ def verdict(
         raise ValueError(f"margin {margin} is not above 0; 0.005 is half a {metric} point")
     difference = paired_difference(a, b, confidence, resamples, seed)
     kind, claim = _judge(difference, margin, metric)
-    return Verdict(kind, f"{claim} ({_numbers(difference)})", difference, margin)
+    found = Verdict(kind, f"{claim} ({_numbers(difference)})", difference, margin)
+    if needed := found.documents_needed:
+        needed = max(needed, difference.documents + 1)
+        found = replace(found, words=f"{found.words}; about {needed:,} documents would settle it")
+    return found
 
 
 def _judge(difference: Interval, margin: float, metric: str) -> tuple[VerdictKind, str]:
@@ -223,8 +269,4 @@ def growth_rate(
         raise ValueError(f"{len(x)} places and {len(y)} values; a rate with an interval needs three of each")
     if not (np.diff(x) > 0).all():
         raise ValueError("work must rise from value to value")
-    dx, dy = np.diff(x), np.diff(y)
-    drawn = np.random.default_rng(seed).integers(len(dx), size=(resamples, len(dx)))
-    rates = dy[drawn].sum(axis=1) / dx[drawn].sum(axis=1)
-    low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high), float(dy.sum() / dx.sum()), confidence, len(dx))
+    return ratio_of_sums(np.diff(y).tolist(), np.diff(x).tolist(), confidence, resamples, seed)

@@ -13,7 +13,7 @@ import numpy as np
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.metrics import METRICS, Edits, first_divergence, graphemes, normalise, shown_metrics
 from ocrlab.scoring.outcomes import WITH_TEXT
-from ocrlab.scoring.statistics import Interval, Verdict, bootstrap_interval, bootstrap_median, verdict
+from ocrlab.scoring.statistics import Interval, Verdict, bootstrap_interval, bootstrap_median, share_interval, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +68,19 @@ def summarise(rows: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str
         line["reason"] = "" if bad.empty else f"{bad['status'].iloc[0]}: {bad['reason'].iloc[0]}"
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def endings(rows: pd.DataFrame) -> str:
+    """Return how many readings did not end well, with the 95 % interval of their share, or "" where all did.
+
+    Such as `2 of 60 (1 loop, 1 truncated; 0.9 % to 11 %)`.
+    """
+    bad = rows.loc[rows["status"] != "ok", "status"]
+    if bad.empty:
+        return ""
+    low, high = share_interval(len(bad), len(rows))
+    kinds = ", ".join(f"{count} {status}" for status, count in bad.value_counts().items())
+    return f"{len(bad)} of {len(rows)} ({kinds}; {100 * low:.2g} % to {100 * high:.2g} %)"
 
 
 def why_no_score(rows: pd.DataFrame) -> str:
@@ -138,8 +151,13 @@ def compare(
 
 
 def _by_page(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return edits and length added up over each page's scored readings, and how many readings they are."""
+    """Return edits and length added up over each page's scored readings, and how many readings they are.
+
+    Rows that were never read have none: lost pages count beside others that were read.
+    """
     columns = [f"{metric}_edits", f"{metric}_length"]
+    if "status" in rows and not rows["status"].isin(WITH_TEXT).any():
+        rows = rows[:0]
     pages = rows.reindex(columns=["page", *columns]).dropna().groupby("page", sort=False)
     table = pages[columns].sum().set_axis(["edits", "length"], axis=1)
     return table.assign(readings=pages.size())

@@ -19,7 +19,7 @@ from ocrlab.pages import Page
 from ocrlab.reading.result import READING_VERSION, Reading
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.scoring.metrics import score
-from ocrlab.scoring.outcomes import WITH_TEXT
+from ocrlab.scoring.outcomes import LOST, WITH_TEXT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,14 +200,15 @@ def reading_record(
 
 
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flat row of a reading record, scored where there is truth and the reading stopped by itself.
+    """Return the flat row of a reading record, scored where there is a truth.
 
-    Forced length (`min_new_tokens`) measures speed and dummy weights read nothing: their quality columns stay empty.
+    A page that was lost (`LOST`) is scored as an empty text: it costs its letters. Forced length
+    (`min_new_tokens`) measures speed and dummy weights read nothing: their quality columns stay empty.
     """
     row = flat_row(record)
     quality = row.get("min_new_tokens") is None and row.get("weights") == "pretrained"
-    if quality and isinstance(record.get("truth"), str) and record["status"] in WITH_TEXT:
-        row |= score(record["text"], record["truth"])
+    if quality and isinstance(record.get("truth"), str) and record["status"] in (*WITH_TEXT, *LOST):
+        row |= score(record["text"] if record["status"] in WITH_TEXT else "", record["truth"])
     return row
 
 

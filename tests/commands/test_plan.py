@@ -56,7 +56,10 @@ def test_loads_in_the_file_s_order_with_every_profile(experiments):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a:\n  cell_timeout_s: 1\n  needs: [gpus]", "a: needs: 0: Input should be 'gpu' or 'model' (given: 'gpus')"),
+        (
+            "a:\n  cell_timeout_s: 1\n  needs: [gpus]",
+            "a: needs: 0: Input should be 'gpu', 'model' or 'tiny' (given: 'gpus')",
+        ),
         ("a:\n  cell_timeout: 1", "a: cell_timeout_s: Field required (given: {'cell_timeout': 1})"),
         ("a:\n  cell_timeout_s: 1\n  timeout: 1", "a: timeout: Extra inputs are not permitted"),
         ("a:\n  cell_timeout_s: 1\n  parameters: {gpus: {}}", "should be 'smoke', 'cpu' or 'gpu' (given: 'gpus')"),

@@ -118,20 +118,30 @@ def test_what_speaks_against_a_setting() -> None:
         made(GREEDY, right),
         made("same", right),
         made("worse", wrong),
-        made("looping", right, status="loop"),
-        made("capped", right, status="truncated"),
-        made("digits", [TRUTH.replace("60.20", "60.2")] * 30),
-        made("failing", right[:20]) + made("failing", right[:10], cer=np.nan, cer_edits=np.nan, reason="out of memory"),
+        [*made("looping", right[:29]), made("looping", [TRUTH * 9] * 30, status="loop")[29]],
+        made("digits", [TRUTH.replace("60.20", "60.2")] * 30, cer=0.0, cer_edits=0),
+        made("lost", right[:20]) + made("lost", [""] * 30, status="oom", reason="out of memory")[20:],
+        [*made("broken", right[:29]), made("broken", right, status="invalid", reason="NaN")[29]],
     )
     assert table["best"].unique() == [GREEDY] and table.loc[[GREEDY, "same"], "out"].tolist() == ["", ""]
     out = table["out"]
     assert out["worse"] == "not shown to be within 0.5 CER points of greedy"
     assert table.loc["worse", "words"].startswith("worse in CER")
-    assert out["looping"] == "30 of 30 readings ended in a loop"
-    assert out["capped"] == "30 of 30 readings were cut off by the cap"
-    assert out["digits"] == "loses 33.3% of the digit strings, greedy 0.0%"
-    assert out["failing"] == "10 of 30 readings failed: "
+    assert out["looping"] == "not shown to be within 0.5 CER points of greedy", "its 200 letters count"
+    assert table.loc["looping", "ends"] == "1 of 30 (1 loop; 0.59 % to 17 %)"
+    assert out["digits"].startswith("worse in digit-string loss")
+    assert out["lost"] == "not shown to be within 0.5 CER points of greedy" and table.loc["lost", "cer"] > 0.3
+    assert out["broken"] == "1 of 30 readings: invalid: NaN"
     assert table.loc[["same", "worse"], "same_text"].tolist() == [1.0, 0.0]
+
+
+def test_one_page_that_loops_under_every_setting_leaves_a_choice() -> None:
+    grid = generation_grid(BASE, repetition_penalty=[1.1])
+    looped = [[*made(n, [TRUTH] * 59), made(n, [TRUTH * 9] * 60, status="loop")[59]] for n in grid.values()]
+    table = judged(*looped).reset_index()
+    settings, reason = tuned_preset(table, grid)
+    assert table["out"].tolist() == ["", "", ""] and settings == BASE
+    assert "no setting was seen to read better" in reason and "1 of 60 (1 loop; 0.29 % to 8.9 %)" in reason
 
 
 def test_greedy_stays_unless_another_is_seen_to_be_better() -> None:
@@ -167,11 +177,12 @@ def test_the_preset_is_the_cheapest_that_passes_and_loads(tmp_path: Path) -> Non
         assert load_preset(write_preset(odd, "a: b # c", file)) == odd
 
 
-def test_where_everything_fails_greedy_stays_and_says_why() -> None:
+def test_where_everything_is_broken_greedy_stays_and_says_why() -> None:
     grid = generation_grid(BASE)
-    table = judged(made(GREEDY, [TRUTH] * 6, status="loop"), made(OWN, [TRUTH] * 6, status="loop")).reset_index()
+    broken = {"status": "invalid", "reason": "NaN", "cer": np.nan, "cer_edits": np.nan}
+    table = judged(made(GREEDY, [TRUTH] * 6, **broken), made(OWN, [TRUTH] * 6, **broken)).reset_index()
     settings, reason = tuned_preset(table, grid)
-    assert settings == BASE and "for want of a better one" in reason and "6 of 6 readings ended in a loop" in reason
+    assert settings == BASE and "for want of a better one" in reason and "has no score: invalid: NaN" in reason
 
 
 def test_the_field_report_is_a_preset_that_leaves_generation_to_the_checkpoint() -> None:

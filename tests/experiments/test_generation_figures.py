@@ -25,7 +25,8 @@ def judged() -> pd.DataFrame:
         "difference": [nan, 0.0, 0.1, nan], "difference_low": [nan, 0.0, 0.05, nan],
         "difference_high": [nan, 0.0, 0.14, nan], "digits": [0.9, 0.9, 0.5, nan], "digits_low": [0.8, 0.8, 0.4, nan],
         "digits_high": [1.0, 1.0, 0.6, nan], "lines": [0.8] * 4, "lines_low": [0.7] * 4, "lines_high": [0.9] * 4,
-        "loops": [0, 0, 3, 0], "truncated": [1, 1, 0, 0], "readings": [10] * 4, "tokens_mean": [40.2] * 4,
+        "loops": [0, 0, 3, 0], "truncated": [1, 1, 0, 0], "readings": [10] * 4, "ends": ["", "1 of 10", "", ""],
+        "tokens_mean": [40.2] * 4,
         "page_s": [0.1, 0.1, 0.1, nan], "same_text": [1.0, 1.0, 0.25, 0.0],
         "out": ["", "", "loses 50.0%", "has no score: oom: out of memory; lower batch_size"],
     }  # fmt: skip

@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 
 from ocrlab.scoring.metrics import Edits
-from ocrlab.scoring.statistics import verdict
+from ocrlab.scoring.statistics import Interval, Verdict, ratio_of_sums, share_interval, verdict
 
 
 def uniform(edits, length=1000, count=20):
@@ -39,7 +40,28 @@ def test_every_kind_with_its_words(a, b, kind, words):
     found = verdict(a, b)
     assert found.kind == kind
     assert found.words.startswith(words)
-    assert found.words.endswith(", 20 documents)")
+    asks = f"; about {found.documents_needed:,} documents would settle it" if kind == "not settled" else ""
+    assert found.words.endswith(f", 20 documents){asks}")
+
+
+def test_the_documents_asked_for_settle_it_in_most_draws():
+    """By hand: half width 0.02 at 20 documents, no difference, margin 0.005: 20 · (0.02 / 0.005)² · 2.04 = 653."""
+    interval = Interval(-0.02, 0.02, 0.0, 0.95, 20)
+    assert Verdict("not settled", "", interval, 0.005).documents_needed == 654
+    assert Verdict("not worse", "", interval, 0.005).documents_needed is None
+    random, settled = np.random.default_rng(0), []
+    for _ in range(60):  # documents of 1,000 letters; the difference has a standard deviation of 1.5 points
+        edits = [np.round(50 + random.normal(0, 10.6, 20)).astype(int) for _ in range(2)]
+        wanted = _verdict(*edits).documents_needed
+        if wanted is not None:
+            seen = edits[0].mean() - edits[1].mean()
+            more = [np.round(50 + seen * i + random.normal(0, 10.6, wanted)).astype(int) for i in (1, 0)]
+            settled.append(_verdict(*more).kind != "not settled")
+    assert len(settled) > 20 and np.mean(settled) > 0.7
+
+
+def _verdict(one, other):
+    return verdict([Edits(int(e), 1000) for e in one], [Edits(int(e), 1000) for e in other])
 
 
 def test_the_whole_sentence():
@@ -68,3 +90,11 @@ def test_a_difference_too_small_for_two_decimals_is_not_printed_as_zero():
 def test_a_verdict_needs_a_margin(margin):
     with pytest.raises(ValueError, match="not above 0"):
         verdict(uniform(1), uniform(1), margin=margin)
+
+
+def test_shares_and_ratios_by_hand():
+    # Wilson's interval for 1 of 60 (Brown, Cai and DasGupta 2001, formula 4): 0.0029 to 0.0886.
+    assert share_interval(1, 60) == pytest.approx((0.00295, 0.08861), abs=1e-4)
+    assert share_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4) and share_interval(0, 0) == (0.0, 1.0)
+    found = ratio_of_sums([1.0, 1.0, 10.0], [1.0, 1.0, 2.0])
+    assert found.point == 3.0 and found.low == 1.0 and found.high == 5.0, "12 over 4; a page alone gives 1 or 5"
