@@ -130,6 +130,7 @@ class Settings:
     min_pixels: int | None = None
     max_pixels: int | None = None
     prompt: str = DEFAULT_PROMPT
+    system_prompt: str | None = None
     max_new_tokens: int = 1024
     min_new_tokens: int | None = None
     do_sample: bool | None = False
@@ -227,6 +228,8 @@ def _check_value(name: str, value: Any, annotation: str) -> None:
 def _check_together(s: Settings) -> None:
     if not s.model_id.strip() or not s.prompt.strip():
         raise SettingError("model_id and prompt must not be empty")
+    if s.system_prompt is not None and not s.system_prompt.strip():
+        raise SettingError("system_prompt must not be empty: leave it out for the chat template's own")
     if is_endpoint(s.model_id):
         parse_address(s.model_id)
     if s.device.split(":")[0] not in {"auto", "cpu", "cuda", "mps"}:

@@ -30,6 +30,8 @@ def test_settings_are_values() -> None:
         ({"top_p": 1.5, "do_sample": True}, "at most 1.0"),
         ({"device": "gpu"}, "cuda"),
         ({"prompt": "  "}, "must not be empty"),
+        ({"system_prompt": " "}, "system_prompt must not be empty"),
+        ({"system_prompt": 3}, "is a int"),
     ],
 )
 def test_impossible_settings_say_what_to_do(values: dict, says: str) -> None:
