@@ -34,7 +34,7 @@ _LABELS = {
 }
 _NOTHING = ""  # a dropdown takes None for "nothing chosen"
 _OPEN = ("model_id", "weights", *MARKED, "max_pixels", "max_new_tokens")
-_FOLDED = ("prompt", "min_pixels", *(name for name in GENERATION if name not in _OPEN), "seed")
+_FOLDED = ("prompt", "system_prompt", "min_pixels", *(name for name in GENERATION if name not in _OPEN), "seed")
 
 
 def wide(**more: Any) -> w.Layout:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from jinja2 import TemplateError
 from PIL import Image
+
+from ocrlab.reading.settings import SettingNotApplied
 
 if TYPE_CHECKING:
     import torch
@@ -59,10 +62,15 @@ class Family:
             tokenizer.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
         return tokenizer
 
-    def text(self, tokenizer: Any, prompt: str) -> str:
-        """Return what the tokenizer gets for one image and a prompt; it holds the image token once."""
+    def text(self, tokenizer: Any, prompt: str, system_prompt: str | None = None) -> str:
+        """Return what the tokenizer gets for one image and the prompts; it holds the image token once.
+
+        Where a family has no place for a system prompt, its words are not in the text.
+        """
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         messages = [{"role": "user", "content": content}]
+        if system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system_prompt}]})
         return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
     def limits(self, image_processor: Any) -> tuple[int, int]:
@@ -155,6 +163,10 @@ class Builder(Protocol):
     """Turns pages into what a reader takes, within its pixel limits."""
 
     @property
+    def system_prompt(self) -> str | None:
+        """The system prompt in force."""
+
+    @property
     def cell_pixels(self) -> int:
         """Pixels of the resized image behind one image token."""
 
@@ -175,6 +187,7 @@ class InputBuilder:
         self.family, self.tokenizer, self.image_processor = family, tokenizer, image_processor
         self.image_token_id = tokenizer.convert_tokens_to_ids(family.image_token)
         self._own_limits = family.limits(image_processor)
+        self.system_prompt: str | None = None
         tokenizer.padding_side = "left"  # decoding appends on the right (transformers#36100)
 
     @property
@@ -191,19 +204,39 @@ class InputBuilder:
         own_low, own_high = self._own_limits
         self.family.set_limits(self.image_processor, low or own_low, high or own_high)
 
+    def set_system_prompt(self, words: str | None) -> None:
+        """Put a system prompt in force; None is the chat template's own.
+
+        Raises:
+            SettingNotApplied: the family's text has no place for one.
+        """
+        try:
+            arrived = not words or words.strip() in self.family.text(self.tokenizer, "", words)
+        except TemplateError:  # how some templates say so
+            arrived = False
+        if not arrived:
+            raise SettingNotApplied(
+                f"system_prompt: asked for {words!r}, but this model's chat template has no place for it; "
+                f"leave it out, or put its words into prompt"
+            )
+        self.system_prompt = words
+
     def count(self, width: int, height: int) -> int:
         """Return how many image tokens an image of this size in pixels will take."""
         return self.family.count(self.image_processor, width, height)
 
     def text(self, prompt: str) -> str:
-        """Return the family's text for one image and a prompt, ready for the answer.
+        """Return the family's text for one image, a prompt and the system prompt in force, ready for the answer.
 
         Raises:
-            ValueError: the prompt itself holds the image token.
+            ValueError: a prompt itself holds the image token.
         """
-        text = self.family.text(self.tokenizer, prompt)
+        text = self.family.text(self.tokenizer, prompt, self.system_prompt)
         if text.count(self.family.image_token) != 1:
-            raise ValueError(f"prompt={prompt!r} must not hold {self.family.image_token}; reword it")
+            raise ValueError(
+                f"prompt={prompt!r} and system_prompt={self.system_prompt!r} must not hold {self.family.image_token}; "
+                f"reword them"
+            )
         return text
 
     def build(self, images: list[Image.Image], prompt: str) -> Inputs:

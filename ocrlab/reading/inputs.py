@@ -95,13 +95,13 @@ class Background:
     """
 
     def __init__(self, builder: Builder, prompt: str, processes: int) -> None:
-        self._held = (builder, builder.limits(), prompt, processes)
+        self._held = (builder, builder.limits(), builder.system_prompt, prompt, processes)
         self._source, self._batches = _Source(builder, prompt), _Batches()
         self._loader = self._load(processes) if processes else None
 
     def serves(self, builder: Builder, prompt: str, processes: int) -> bool:
         """Return whether batches made ready here are what these would give."""
-        return self._held == (builder, builder.limits(), prompt, processes)
+        return self._held == (builder, builder.limits(), builder.system_prompt, prompt, processes)
 
     def stream(self, batches: Iterable[Sequence[Page]]) -> Iterator[Prepared]:
         """Yield the batches in order, made ready while the caller works; they are asked for two per process ahead.

@@ -69,6 +69,7 @@ class Reader(PageReader):
         self.settings = settings
         self.model.generation_config = _generation_config(self._own_generation, settings)
         self.builder.set_limits(settings.min_pixels, settings.max_pixels)
+        self.builder.set_system_prompt(settings.system_prompt)
         vars(self.model).pop("_previous_max_cache_length", None)  # or a static cache stays as long as the longest ever
         self.actual = self._confirm()
         self._memory = MemoryMeter(self.device)

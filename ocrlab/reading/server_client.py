@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ocrlab.machine.worker import kind_of
 from ocrlab.reading.loading import Unsupported
-from ocrlab.reading.settings import Address
+from ocrlab.reading.settings import Address, Settings
 from ocrlab.scoring.outcomes import Status
 
 Kind = Literal["transformers", "vllm", "sglang", "unknown"]
@@ -114,9 +114,9 @@ class Client:
         return found if isinstance(found, dict) else {}
 
     def ask(
-        self, image_url: str, prompt: str, body: dict[str, Any], *, hurried: bool = False, **followers: Any
+        self, image_url: str, settings: Settings, body: dict[str, Any], *, hurried: bool = False, **followers: Any
     ) -> Answer:
-        """Return the answer to an image and a prompt; what can pass is tried again, unless `hurried`.
+        """Return the answer to an image and the settings' prompts; what can pass is tried again, unless `hurried`.
 
         `followers` may be `on_text`, which gets the text in pieces, and `stop`, which says when to end early.
 
@@ -125,25 +125,28 @@ class Client:
             Unsupported: the server refuses the request.
         """
         began, pause_s, left = time.monotonic(), PAUSE_S, 1 if hurried else TRIES
-        content = [{"type": "image_url", "image_url": {"url": image_url}}, {"type": "text", "text": prompt}]
+        content = [{"type": "image_url", "image_url": {"url": image_url}}, {"type": "text", "text": settings.prompt}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if settings.system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": settings.system_prompt})
         while True:
             left -= 1
             try:
-                return self._ask(content, body, HURRIED_S if hurried else SILENCE_S, began + PAGE_S, **followers)
+                return self._ask(messages, body, HURRIED_S if hurried else SILENCE_S, began + PAGE_S, **followers)
             except EndpointError as error:
                 if not (left and error.passing) or time.monotonic() > began + PAGE_S / 2:
                     raise
                 time.sleep(min(pause_s, LONGEST_PAUSE_S) if error.pause_s is None else error.pause_s)
                 pause_s *= 2
 
-    def _ask(self, content: Any, body: dict[str, Any], silence_s: float, until: float, **followers: Any) -> Answer:
+    def _ask(self, messages: Any, body: dict[str, Any], silence_s: float, until: float, **followers: Any) -> Answer:
         import httpx2
 
         started = time.perf_counter()
         try:
             with self._openai.chat.completions.create(
                 model=self.address.model,
-                messages=[{"role": "user", "content": content}],
+                messages=messages,
                 stream=True,
                 stream_options={"include_usage": True},
                 extra_body=body,

@@ -105,6 +105,7 @@ class ServerInputs:
     side: int | None
     min_pixels: int | None
     max_pixels: int | None
+    system_prompt: str | None = None
 
     @property
     def cell_pixels(self) -> int:
@@ -199,7 +200,7 @@ class ServerReader(PageReader):
         refuse_another_load(self.settings, settings)
         request = compose(settings, self.kind)
         side, text_tokens = self._cell_side(settings)
-        builder = ServerInputs(side, settings.min_pixels, settings.max_pixels)
+        builder = ServerInputs(side, settings.min_pixels, settings.max_pixels, settings.system_prompt)
         if side is None and builder.kept:
             raise Unsupported(
                 f"{self.at}: it does not report how large an image token is (no token counts, or not as the Qwen-VL "
@@ -228,11 +229,11 @@ class ServerReader(PageReader):
     def _cell_side(self, settings: Settings) -> tuple[int | None, int | None]:
         """Return the side of what an image token shows and the tokens of the text, from two blank images."""
         body = compose(replace(settings, max_new_tokens=1, min_new_tokens=None), self.kind).body
-        key = json.dumps([settings.prompt, body], sort_keys=True)
+        key = json.dumps([settings.prompt, settings.system_prompt, body], sort_keys=True)
         if key not in self._trials:
             urls = [_data_url(Image.new("RGB", size, "white")) for size in TRIALS]
             try:
-                answers = [self.client.ask(url, settings.prompt, body) for url in urls]
+                answers = [self.client.ask(url, settings, body) for url in urls]
                 self._trials[key] = _measured([answer.prompt_tokens for answer in answers])
             except Unsupported as error:
                 name = self.client.address.model
@@ -262,7 +263,7 @@ class ServerReader(PageReader):
         try:
             if hurried:
                 self.client.survey()  # where nothing answers, this says so at once
-            answer = self.client.ask(url, self.settings.prompt, self.request.body, hurried=hurried, **self.followers)
+            answer = self.client.ask(url, self.settings, self.request.body, hurried=hurried, **self.followers)
             reading = self._reading(page, answer, expected)
         except (EndpointError, Unsupported, SettingNotApplied) as error:
             gone = isinstance(error, EndpointError) and (error.passing or error.status == "timeout")

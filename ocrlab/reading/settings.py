@@ -6,7 +6,7 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -130,6 +130,7 @@ class Settings:
     min_pixels: int | None = None
     max_pixels: int | None = None
     prompt: str = DEFAULT_PROMPT
+    system_prompt: str | None = None
     max_new_tokens: int = 1024
     min_new_tokens: int | None = None
     do_sample: bool | None = False
@@ -227,6 +228,8 @@ def _check_value(name: str, value: Any, annotation: str) -> None:
 def _check_together(s: Settings) -> None:
     if not s.model_id.strip() or not s.prompt.strip():
         raise SettingError("model_id and prompt must not be empty")
+    if s.system_prompt is not None and not s.system_prompt.strip():
+        raise SettingError("system_prompt must not be empty: leave it out for the chat template's own")
     if is_endpoint(s.model_id):
         parse_address(s.model_id)
     if s.device.split(":")[0] not in {"auto", "cpu", "cuda", "mps"}:
@@ -285,6 +288,33 @@ def _presets() -> dict[str, dict[str, Any]]:
         variants = values.pop("variants", {})
         found |= {f"{file.stem}-{variant}": values | more for variant, more in variants.items()} or {file.stem: values}
     return found
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt of the package: what it is for, and what it sets."""
+
+    purpose: str
+    prompt: str
+    system_prompt: str | None = None
+
+
+def load_prompts() -> dict[str, Prompt]:
+    """Return the package's prompts by name."""
+    return {name: Prompt(**entry) for name, entry in _read(Path(__file__).with_name("prompts.yaml")).items()}
+
+
+def with_prompt(settings: Settings, asked: str) -> Settings:
+    """Return the settings with a prompt of `load_prompts` by name; words that are no name are the prompt themselves.
+
+    Raises:
+        SettingError: a single word in small letters that is no name.
+    """
+    known = load_prompts()
+    if asked not in known and re.fullmatch(r"[a-z_-]+", asked):
+        raise SettingError(f"prompt {asked!r}: give words, or one of {', '.join(known)}{_nearest(asked, list(known))}")
+    found = known.get(asked, Prompt("", asked))
+    return replace(settings, prompt=found.prompt, system_prompt=found.system_prompt)
 
 
 def _read(file: Path) -> dict[str, Any]:

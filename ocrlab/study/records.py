@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _RENAMED = {"leaf": "page_number"}  # fields of records that earlier versions wrote
+_LATER = {"system_prompt"}  # settings that earlier versions lacked: where None, the key is as it was
 _OPTIONAL = {"do_sample", "num_beams", "repetition_penalty", "no_repeat_ngram_size"}
 
 GOES_ON = "Free space or choose a writable folder, then run the same command again: it goes on from here"
@@ -158,7 +159,8 @@ def code_version() -> str:
 
 def row_key(settings: Settings, page: Page, checkpoint: str, repeat: int) -> str:
     """Return what makes a reading the same: settings, the page's bytes, weights, `code_version`, repetition."""
-    parts = [settings.as_dict(), page.id, page.sha256, checkpoint, code_version(), repeat]
+    asked = {name: value for name, value in settings.as_dict().items() if name not in _LATER or value is not None}
+    parts = [asked, page.id, page.sha256, checkpoint, code_version(), repeat]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -113,6 +113,8 @@ def test_flags_take_none_both_spellings_and_yaml_s_numbers() -> None:
     found = settings_of(None, given | {"do_sample": "True"})
     assert (found.max_pixels, found.compile, found.top_p, found.prompt) == (4096, False, 0.1, "no: 010")
     assert settings_of(None, {"do_sample": "none"}).do_sample is None
+    words = [settings_of(None, {"system_prompt": text}).system_prompt for text in ("Be exact: 010", "none")]
+    assert words == ["Be exact: 010", None]
 
 
 def test_every_setting_is_a_flag_in_both_spellings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,7 @@ def fake_server(**options: Any) -> Iterator[Fake]:
                 turn = fake.always or (fake.turns.pop(0) if fake.turns and not trial else answer)
             self.body, self.fake = body, fake
             try:
-                url = body["messages"][0]["content"][0]["image_url"]["url"]
+                url = body["messages"][-1]["content"][0]["image_url"]["url"]
                 self.image = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
                 if not trial:
                     fake.images.append(self.image.copy())

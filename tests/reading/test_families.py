@@ -86,7 +86,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 class Fixed(Family):
     """A family unlike Qwen-VL: one size of image, no chat template, a preamble around what it reads."""
 
-    def text(self, tokenizer: Any, prompt: str) -> str:
+    def text(self, tokenizer: Any, prompt: str, system_prompt: str | None = None) -> str:
         return f"USER: {self.image_token} {prompt} ASSISTANT:"
 
     def limits(self, image_processor: Any) -> tuple[int, int]:
@@ -141,6 +141,8 @@ def test_an_entry_in_the_table_is_all_that_a_new_family_needs(llava: Path) -> No
     assert image_tokens_of(settings, [page]) == [16]
     with pytest.raises(SettingNotApplied, match="max_pixels: asked for 4096, but 1024 is in force"):
         open_reader(replace(settings, max_pixels=4096))
+    with pytest.raises(SettingNotApplied, match=r"system_prompt: asked for 'Be exact', .* put its words into prompt"):
+        open_reader(replace(settings, system_prompt="Be exact"))
     with pytest.raises(CheckpointError, match="not modelled for llava"):
         predict(settings, 16)
 
@@ -166,6 +168,19 @@ def family(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     preprocessor |= {"patch_size": vision["patch_size"], "image_processor_type": "Qwen2VLImageProcessorFast"}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor), encoding="utf-8")
     return tmp_path
+
+
+def test_a_template_that_refuses_a_system_prompt(tmp_path: Path) -> None:
+    for file in (paths.MODELS / "tiny").iterdir():
+        shutil.copy(file, tmp_path)
+    template = tmp_path / "chat_template.jinja"
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    template.write_text(refusal + template.read_text(encoding="utf-8"), encoding="utf-8")
+    settings = Settings(model_id=str(tmp_path), max_new_tokens=1)
+    with open_reader(settings) as reader:
+        assert reader.read(load_pages("lines", limit=1)[0]).tokens == 1
+        with pytest.raises(SettingNotApplied, match="no place for it"):
+            reader.apply(replace(settings, system_prompt="Be exact"))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -108,6 +108,18 @@ def test_what_prepares_pages_stays_for_the_next_stream_and_is_replaced_when_it_d
         assert third == before and psutil.Process(pids(pool)[0]).children() not in ([], [preparing])
 
 
+@posix
+def test_what_prepares_pages_takes_another_system_prompt() -> None:
+    pages = load_pages("lines", limit=2)
+    longer = replace(SETTINGS, system_prompt="Read every word, one line after the other, and be exact.")
+    with ReaderPool(SETTINGS, ["cpu"], processes=1) as pool:
+        counts = []
+        for settings in (SETTINGS, longer, SETTINGS):
+            pool.apply(settings)
+            counts.append([reading.prompt_tokens for reading in read_all(pool, pages, settings)])
+    assert counts[0] == counts[2] and all(one < other for one, other in zip(counts[0], counts[1], strict=True))
+
+
 _open_here = isolated.open_here
 
 

@@ -13,7 +13,7 @@ from ocrlab.pages import Page, load_pages
 from ocrlab.reading import reader as reader_module
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.loading import Unsupported
-from ocrlab.reading.reader import open_reader
+from ocrlab.reading.reader import PageReader, in_this_process, open_reader
 from ocrlab.reading.settings import SettingNotApplied, Settings, same_load
 from tests.conftest import QWEN_GENERATION
 
@@ -41,6 +41,7 @@ CHECKED_ELSEWHERE = {
     "trust_remote_code",
     "sdpa_kernel",
     "prompt",
+    "system_prompt",
     "compile",
     "batch_size",
     "seed",
@@ -97,6 +98,24 @@ def test_prompt_is_what_the_model_gets(pages: list[Page]) -> None:
         assert inputs.image_tokens == (8,)
         with pytest.raises(ValueError, match="must not hold"):
             reader.builder.text("a <|image_pad|> b")
+
+
+def test_system_prompt_is_what_the_model_gets_until_it_is_left_out(pages: list[Page]) -> None:
+    base = Settings(max_new_tokens=1)
+
+    def seen(reader: PageReader) -> str:
+        here = in_this_process(reader)
+        return str(here.builder.tokenizer.decode(here.tensors(Image.new("RGB", (64, 32), "white"))["input_ids"][0]))
+
+    with open_reader(replace(base, system_prompt="Du liest. ")) as reader:
+        assert seen(reader).startswith("<|im_start|>system\nDu liest. <|im_end|>\n<|im_start|>user\n")
+        longer = reader.read(pages[0])
+        reader.apply(base)
+        assert seen(reader).startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n")
+        assert reader.read(pages[0]).prompt_tokens != longer.prompt_tokens
+        reader.apply(replace(base, system_prompt="<|image_pad|>"))
+        refused = reader.read(pages[0])
+        assert refused.status == "error" and "must not hold <|image_pad|>" in refused.reason
 
 
 @pytest.mark.parametrize("kernel", ["math", "flash"])

@@ -127,6 +127,16 @@ def test_a_reading_and_what_is_known_of_it(pages: list[Page]) -> None:
             in_this_process(reader)
 
 
+def test_the_system_prompt_is_a_message_of_its_own(pages: list[Page]) -> None:
+    with fake_server() as fake, open_reader(settings(fake, prompt="Read.", system_prompt="Be exact.")) as reader:
+        assert reader.read(pages[0]).status == "ok"
+        reader.apply(settings(fake, prompt="Read."))
+        assert reader.read(pages[0]).status == "ok"
+    (system, asked), (alone,) = [body["messages"] for body in fake.bodies]
+    assert system == {"role": "system", "content": "Be exact."}
+    assert asked["role"] == alone["role"] == "user" and asked["content"][1] == {"type": "text", "text": "Read."}
+
+
 def test_pixel_limits_are_kept_here_once(pages: list[Page]) -> None:
     limit = 28 * 28 * 8
     with fake_server() as fake, open_reader(settings(fake, max_pixels=limit)) as reader:
@@ -361,7 +371,13 @@ def test_transformers_serve_reads_the_same_as_this_process(served: str) -> None:
     there = replace(base, model_id=served, dtype="auto", device="auto")
     with open_reader(base) as reader, open_reader(there) as remote:
         assert remote.actual["actual_server"] == "transformers"
-        for changes in ({}, {"batch_size": 4}, {"max_pixels": 8192}, {"repetition_penalty": 1.3}):
+        for changes in (
+            {},
+            {"batch_size": 4},
+            {"max_pixels": 8192},
+            {"repetition_penalty": 1.3},
+            {"system_prompt": "Be exact."},
+        ):
             reader.apply(replace(base, **changes))
             remote.apply(replace(there, **changes))
             for one, other in zip(reader.read(some), remote.read(some), strict=True):

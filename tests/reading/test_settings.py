@@ -2,7 +2,15 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from ocrlab.reading.settings import SettingError, Settings, load_preset, make_settings, preset_names
+from ocrlab.reading.settings import (
+    SettingError,
+    Settings,
+    load_preset,
+    load_prompts,
+    make_settings,
+    preset_names,
+    with_prompt,
+)
 
 
 def test_settings_are_values() -> None:
@@ -30,6 +38,8 @@ def test_settings_are_values() -> None:
         ({"top_p": 1.5, "do_sample": True}, "at most 1.0"),
         ({"device": "gpu"}, "cuda"),
         ({"prompt": "  "}, "must not be empty"),
+        ({"system_prompt": " "}, "system_prompt must not be empty"),
+        ({"system_prompt": 3}, "is a int"),
     ],
 )
 def test_impossible_settings_say_what_to_do(values: dict, says: str) -> None:
@@ -72,6 +82,26 @@ def test_a_preset_of_several_cards_asks_which() -> None:
         load_preset("blackwell")
     with pytest.raises(SettingError, match="give one of blackwell-8gb"):
         load_preset("blackwell-24gb")
+
+
+def test_prompts_load_by_name_and_make_settings() -> None:
+    base, known = Settings(max_pixels=50176, system_prompt="Be exact"), load_prompts()
+    assert {"usual", "plain", "lines", "markdown", "language", "russian", "ocr", "system"} <= set(known)
+    for name, words in known.items():
+        made = with_prompt(base, name)
+        assert made == replace(base, prompt=words.prompt, system_prompt=words.system_prompt), name
+        assert words.purpose and "\n" not in words.prompt and words.prompt == words.prompt.strip(), name
+    assert with_prompt(base, "usual").prompt == Settings().prompt and known["system"].system_prompt
+    assert with_prompt(base, "OCR!") == replace(base, prompt="OCR!", system_prompt=None)
+    with pytest.raises(SettingError, match="did you mean 'plain'"):
+        with_prompt(base, "plian")
+
+
+def test_the_2b_s_presets_ask_for_the_text_alone() -> None:
+    asked = {name: load_preset(name).prompt for name in preset_names()}
+    plain = {name for name, words in asked.items() if words == load_prompts()["plain"].prompt}
+    assert plain == {"qwen2-vl-2b", "fast", *(f"blackwell-{size}gb" for size in (8, 12, 16, 32))}
+    assert {words for name, words in asked.items() if name not in plain} == {Settings().prompt}
 
 
 def test_quantised_random_weights_are_refused() -> None:

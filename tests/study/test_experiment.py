@@ -8,8 +8,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from ocrlab.experiments.recommend import groups_by_setting, quality_rows
 from ocrlab.machine import worker_process
 from ocrlab.machine.describe import versions
 from ocrlab.pages import Page, load_pages
@@ -20,7 +22,7 @@ from ocrlab.report.evidence import count_readings
 from ocrlab.study import experiment
 from ocrlab.study.compare import compare, summarise
 from ocrlab.study.experiment import readings_of, run_experiment
-from ocrlab.study.records import RecordError, load_rows, read_records, row_key
+from ocrlab.study.records import RecordError, load_rows, read_records, row_key, settings_of
 
 BASE = Settings(dtype="float32", max_new_tokens=12)
 
@@ -103,6 +105,7 @@ def test_key_changes_with_setting_page_weights_code_and_repetition(
         row_key(BASE, replace(pages[0], sha256="0"), "a", 0),
         row_key(BASE, pages[0], "b", 0),
         row_key(BASE, pages[0], "a", 1),
+        row_key(replace(BASE, system_prompt="Be exact"), pages[0], "a", 0),
     }
     monkeypatch.setattr("ocrlab.study.records.READING_VERSION", READING_VERSION + 1)
     keys.add(row_key(BASE, pages[0], "a", 0))
@@ -110,7 +113,24 @@ def test_key_changes_with_setting_page_weights_code_and_repetition(
     keys.add(row_key(BASE, pages[0], "a", 0))
     monkeypatch.setattr("ocrlab.study.records.versions", lambda: versions() | {"transformers": "9"})
     keys.add(row_key(BASE, pages[0], "a", 0))
-    assert len(keys) == 9
+    assert len(keys) == 10
+
+
+def test_a_setting_that_came_later_leaves_the_keys_of_earlier_readings(
+    pages: list[Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ocrlab.study.records.code_version", lambda: "c")
+    same = replace(pages[0], id="p", sha256="s")
+    assert row_key(Settings(), same, "w", 0) == "6338d1dc7f5d90228ce8b273", "made before there was a system_prompt"
+
+
+def test_rows_of_before_and_after_are_of_one_setting(pages: list[Page], tmp_path: Path) -> None:
+    rows = run_experiment("x", [BASE, replace(BASE, system_prompt="Be exact")], pages[:1], folder=tmp_path)
+    old = rows.drop(columns="system_prompt").iloc[:1]
+    both = pd.concat([old, rows], ignore_index=True)
+    assert [len(group) for _, group in groups_by_setting(quality_rows(both))] == [2, 1]
+    assert settings_of(old.iloc[0]) == BASE == settings_of(both.iloc[0])
+    assert settings_of(rows.iloc[1]).system_prompt == "Be exact"
 
 
 def test_the_key_of_a_page_that_was_moved_stays(pages: list[Page], tmp_path: Path) -> None:
