@@ -22,7 +22,7 @@ from ocrlab.reading.limits import BYTES, predict
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.study.compare import compare, first_difference, summarise
 from ocrlab.study.plots import COLOURS, STYLE, nothing
-from ocrlab.study.records import load_findings, readings_in, record_files, row_of, setting_label, settings_of
+from ocrlab.study.records import load_findings, readings_in, record_files, rows_of, setting_label, settings_of
 from ocrlab.study.rereading import repeatable
 
 if TYPE_CHECKING:
@@ -97,9 +97,10 @@ def rows_across(folders: Iterable[Path]) -> pd.DataFrame:
     import pandas as pd
 
     table = pd.DataFrame(
-        row_of(record) | {"run": folder.name, "setting": _setting(record["asked"], record["actual"])}
+        row | {"run": folder.name, "setting": _setting(record["asked"], record["actual"])}
         for folder in folders
-        for record in readings_in(folder)
+        for records in [readings_in(folder)]
+        for record, row in zip(records, rows_of(records), strict=True)
     )
     return table.assign(**{k: v for k, v in Settings().as_dict().items() if len(table) and k not in table})
 

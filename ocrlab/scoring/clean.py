@@ -68,8 +68,8 @@ def clean(text: str) -> Cleaned:
     """Return what of a model's answer is the page's text, in the page's own form where markup had replaced it.
 
     Off go introductions and closing remarks (English, Russian, Chinese), code fences, tags of boxes and of DocTags, and
-    JSON around the text; Markdown, HTML and LaTeX give way to what they print, tables to rows of cells. A text that has none
-    of it comes back as it is, and cleaning what is clean changes nothing.
+    JSON around the text; Markdown, HTML and LaTeX give way to what they print, tables to rows of cells. A text that has
+    none of it comes back as it is, and cleaning what is clean changes nothing.
     """
     draft, before = _Draft(text), None
     while draft.text != before:
@@ -155,7 +155,7 @@ def _texts(value: Any, named: bool = False) -> Iterator[str]:
 
 
 def _pipes(draft: _Draft) -> None:
-    """Make rows of cells of Markdown tables: lines with bars around a ruler, or framed by bars in a text with markup."""
+    """Make rows of cells of Markdown tables: lines with bars around a ruler, or framed where there was other markup."""
     if "|" not in draft.text or _table_of("markdown").unless.search(draft.text):
         return
     made: list[str] = []

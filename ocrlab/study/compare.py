@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ from ocrlab.reading.settings import Settings
 from ocrlab.scoring.metrics import METRICS, Edits, first_divergence, graphemes, normalise, shown_metrics
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import Interval, Verdict, bootstrap_interval, bootstrap_median, verdict
+from ocrlab.study.records import FLAGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,7 @@ def summarise(rows: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str
 
     Metrics are those that METRICS shows, and `metrics`; `<name>_low` and `<name>_high` are the ends of the interval.
 
+    `flagged` says in words how many texts look wrong without a status that says so (`flag_words`).
     `peak_memory_bytes` is the highest over the pages: what must fit. Costs are over rows that were read to their end; a
     group that could not run keeps its line, with the reason. What nothing was measured of is an empty column.
     """
@@ -66,8 +68,14 @@ def summarise(rows: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str
         line["peak_memory_bytes"] = done["peak_memory_bytes"].max()
         bad = group[group["status"] != "ok"]
         line["reason"] = "" if bad.empty else f"{bad['status'].iloc[0]}: {bad['reason'].iloc[0]}"
+        line["flagged"] = flag_words({flag: int(group[flag].sum()) for flag in FLAGS if flag in group})
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def flag_words(counts: Mapping[str, int]) -> str:
+    """Return what flags say of texts, such as `2 repeated, 1 text on blank`; nothing where none is raised."""
+    return ", ".join(f"{count} {flag.replace('_', ' ')}" for flag, count in counts.items() if count)
 
 
 def why_no_score(rows: pd.DataFrame) -> str:

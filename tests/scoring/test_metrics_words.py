@@ -1,4 +1,4 @@
-"""Words, look-alike letters and numbers told apart from misreadings: by hand, and on what score() makes of a reading."""
+"""Words, look-alike letters and numbers in another form: by hand, and on what score() makes of a reading."""
 
 from __future__ import annotations
 
