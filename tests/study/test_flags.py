@@ -18,7 +18,9 @@ from ocrlab.report.site import build_site
 from ocrlab.scoring.repetition import is_repeated
 from ocrlab.study import tables
 from ocrlab.study.compare import summarise
+from ocrlab.study.experiment import run_experiment
 from ocrlab.study.records import FLAGS, load_rows, row_of
+from tests.reading.fake_server import fake_server
 from tests.runs import reading, write_run
 
 PASSAGE = "Milk 2 x 3.10 6.20 and fresh white bread"
@@ -155,11 +157,20 @@ def test_our_pages_are_not_blank() -> None:
     assert [page.id for page in [*load_pages("documents"), *load_pages("labels")] if is_blank(page.open())] == []
 
 
-def test_a_reader_notes_blank_pages(tmp_path: Path) -> None:
+@pytest.fixture
+def two_pages(tmp_path: Path) -> list[Page]:
     file = tmp_path / "white.png"
     Image.new("RGB", (64, 64), "white").save(file)
     line = load_pages("lines", limit=1)[0]
-    white: Page = replace(line, id="white", file=file, truth=None)
+    return [replace(line, id="white", file=file, truth=None), line]
+
+
+def test_a_reader_notes_blank_pages(two_pages: list[Page]) -> None:
     with open_reader(Settings(dtype="float32", max_new_tokens=8, batch_size=2)) as reader:
-        found = reader.read([white, line])
-    assert [one.measured()["blank"] for one in found] == [True, False]
+        assert [one.measured()["blank"] for one in reader.read(two_pages)] == [True, False]
+
+
+def test_a_server_s_text_of_a_blank_page_is_flagged(tmp_path: Path, two_pages: list[Page]) -> None:
+    with fake_server(text="Thank you") as fake:
+        rows = run_experiment("e", [Settings(model_id=fake.model_id)], two_pages, folder=tmp_path / "run")
+    assert rows.set_index("page")["text_on_blank"].to_dict() == {"white": True, two_pages[1].id: False}
