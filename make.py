@@ -206,7 +206,9 @@ def unreachable(plan: Plan, version: str, here: dict[str, str], settings: dict[s
         handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=tls)]
         if proxy := settings.get("proxy"):
             handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
-        with urllib.request.build_opener(*handlers).open(f"{plan.index}/torch/", timeout=CHECK_S) as page:
+        # Named, because content networks refuse urllib's own name.
+        request = urllib.request.Request(f"{plan.index}/torch/", headers={"User-Agent": "ocrlab-setup"})
+        with urllib.request.build_opener(*handlers).open(request, timeout=CHECK_S) as page:
             listed = urllib.parse.unquote(page.read().decode("utf-8", "replace"))
     except (OSError, http.client.HTTPException) as error:
         return f"{plan.index} cannot be reached ({getattr(error, 'reason', error)})"

@@ -274,6 +274,13 @@ def test_the_right_torch_arrives_is_mended_and_gives_way(
     said = set_up()
     assert "cannot be reached" in said and "described: 2.13.1 1.0" in said
 
+    conda = project / ".venv"  # any environment that runs the script stands for conda's
+    (project / ".venv" / ".ready").unlink()
+    monkeypatch.setattr(make.sys, "prefix", str(conda))
+    monkeypatch.setattr(make.sys, "executable", str(conda / "bin" / "python"))
+    monkeypatch.setattr(make, "_environment", lambda _: pytest.fail("HERE=1 makes no environment"))
+    assert "described: 2.13.1 1.0" in set_up(HERE="1") and (conda / ".ready").is_file()
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the wheels of this test are for Linux")
 def test_an_index_without_this_wheel_is_as_good_as_none(
