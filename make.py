@@ -24,6 +24,7 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 PYTORCH = "https://download.pytorch.org/whl"
@@ -69,15 +70,14 @@ def choose(facts: Facts) -> Plan:
         ValueError: TORCH_BUILD is no build.
     """
     build, why = _asked(facts.asked) if facts.asked else _build(facts)
+    compiles = facts.system == "Windows" and facts.driver  # torch for Windows comes without Triton
+    extras = ("quantized", "serve", *(["compile"] if compiles else []))
     index = facts.asked if "://" in facts.asked else f"{PYTORCH}/{build}"
     if build and facts.own_index and not facts.asked:
         why += f"; pip's settings name their own index, so torch comes from there ({_holds(facts)})"
         why += f"; for PyTorch's own: make setup TORCH_BUILD={build}"
-        return Plan("", why)
-    plan = Plan(build, why, index if build else "", asked=bool(facts.asked))
-    if facts.system == "Windows" and build.startswith("cu"):  # torch for Windows comes without Triton
-        plan = replace(plan, extras=(*plan.extras, "compile"))
-    return plan
+        return Plan("", why, extras=extras)
+    return Plan(build, why, index if build else "", extras, asked=bool(facts.asked))
 
 
 def _asked(asked: str) -> tuple[str, str]:
@@ -113,7 +113,8 @@ def _build(facts: Facts) -> tuple[str, str]:
 
 def fall_back(plan: Plan, facts: Facts, problem: str) -> Plan:
     """Return the plan that takes torch by pip's own settings, because the chosen index cannot give it."""
-    return Plan("", f"{plan.why}; but {problem}, so torch comes by pip's own settings ({_holds(facts)})")
+    why = f"{plan.why}; but {problem}, so torch comes by pip's own settings ({_holds(facts)})"
+    return replace(plan, build="", index="", why=why)
 
 
 def _holds(facts: Facts) -> str:
@@ -149,7 +150,9 @@ def setup(given: dict[str, str], only_if_stale: bool = False) -> None:
 
 
 def _setup(python: str, ready: Path, fresh: bool, asked: str) -> None:
-    plan, version, fits = _decide(python, asked, keep=True)
+    here = _look(python)
+    plan, version, fits = _decide(python, here, asked)
+    fresh = fresh and json.loads(ready.read_text() or "{}").items() <= here["versions"].items()
     what = f"the {plan.build} build of torch" if plan.build else "torch"
     print(f"setup: {what}: {plan.why}", flush=True)
     if not (fresh and fits):
@@ -160,43 +163,50 @@ def _setup(python: str, ready: Path, fresh: bool, asked: str) -> None:
             _pip(python, "--no-deps", "--index-url", plan.index, f"torch=={version}+{plan.build}")
         _pip(python, "--quiet", "--editable", f".[{','.join(plan.extras)}]")
         _compile(python)
-        ready.touch()
+        # With what is installed now: whatever goes missing or changes later is mended by the next set-up.
+        ready.write_text(json.dumps(_look(python)["versions"]))
     _run(python, "-m", "ocrlab.machine.describe")
 
 
 def torch_index(asked: str) -> str:
     """Return the index that this machine's torch comes from; empty where pip's own settings serve."""
-    return _decide(sys.executable, asked, keep=False)[0].index
+    return _decide(sys.executable, {**_look(sys.executable), "torch": ""}, asked)[0].index
 
 
-def _decide(python: str, asked: str, keep: bool) -> tuple[Plan, str, bool]:
+def _decide(python: str, here: dict[str, Any], asked: str) -> tuple[Plan, str, bool]:
     """Return the plan for this machine, the pinned version of torch, and whether the installed one stays."""
     settings = _pip_settings(python)
     facts = _facts(settings, asked)
-    plan, here = choose(facts), json.loads(_output(python, "-c", _LOOK))
+    plan = choose(facts)
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     version = dict(re.findall(r"^([\w-]+)==(\S+)", pins, re.M))["torch"]
-    fits = keep and suits(plan, version, here["torch"], here["cuda"])
+    fits = suits(plan, version, here["torch"], here["cuda"])
     if plan.build and not fits and not plan.asked and (problem := unreachable(plan, version, here, settings)):
         plan = fall_back(plan, facts, problem)
         fits = suits(plan, version, here["torch"], here["cuda"])
     return plan, version, fits
 
 
-# What the environment's Python says of itself, without importing torch.
+def _look(python: str) -> dict[str, Any]:
+    """Return what an environment's Python says of itself: its tags, torch, CUDA, and all versions by name."""
+    found: dict[str, Any] = json.loads(_output(python, "-c", _LOOK))
+    return found
+
+
 _LOOK = """
-import importlib.util, json, pathlib, re, sys, sysconfig
+import importlib.metadata, importlib.util, json, pathlib, re, sys, sysconfig
 found = importlib.util.find_spec("torch")
 text = pathlib.Path(found.origin).with_name("version.py").read_text() if found and found.origin else ""
 said = {name: re.search(name + r"\\b[^=\\n]*= '(.*)'", text) for name in ("__version__", "cuda")}
 print(json.dumps({
     "torch": said["__version__"][1] if said["__version__"] else "", "cuda": said["cuda"][1] if said["cuda"] else "",
     "python": "cp%d%d" % sys.version_info[:2], "platform": sysconfig.get_platform(),
+    "versions": {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()},
 }))
 """
 
 
-def unreachable(plan: Plan, version: str, here: dict[str, str], settings: dict[str, str]) -> str:
+def unreachable(plan: Plan, version: str, here: dict[str, Any], settings: dict[str, str]) -> str:
     """Return why the plan's index cannot give this Python its torch; empty where it can. It takes seconds at most.
 
     Proxies are the environment's or pip's, certificates the system's or pip's.

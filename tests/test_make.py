@@ -47,7 +47,7 @@ def test_every_system_gets_its_build_and_hears_why(name: str) -> None:
     plan = choose(facts)
     assert plan.build == build and why in plan.why
     assert plan.index == (f"https://download.pytorch.org/whl/{build}" if build else "")
-    assert ("compile" in plan.extras) == (facts.system == "Windows" and build == "cu130")
+    assert ("compile" in plan.extras) == (facts.system == "Windows" and bool(facts.driver))
 
 
 @pytest.mark.parametrize("facts", [facts for facts, _, _ in SYSTEMS.values() if facts.driver is None])
@@ -78,7 +78,7 @@ def test_an_index_may_be_named() -> None:
 def test_an_index_out_of_reach_gives_way_with_a_word() -> None:
     facts = Facts("Windows", driver=NEW, card=RTX_50)
     plan = fall_back(choose(facts), facts, "it cannot be reached")
-    assert (plan.build, plan.index) == ("", "") and plan.extras == ("quantized", "serve")
+    assert (plan.build, plan.index) == ("", "") and plan.extras == ("quantized", "serve", "compile")
     assert "driver 581.29" in plan.why and "it cannot be reached" in plan.why and "a CPU build" in plan.why
 
 
@@ -256,6 +256,12 @@ def test_the_right_torch_arrives_is_mended_and_gives_way(
     Index.asked.clear()
     said = set_up()
     assert "described" in said and "installing" not in said and not Index.asked, "ready: nothing is asked for"
+
+    python = str(project / ".venv" / "bin" / "python")
+    subprocess.run([python, "-m", "pip", "install", "-q", "needed==2.0"], check=True)
+    assert "described: 2.13.0+cpu 1.0" in set_up(), "what is not as pinned any more is mended"
+    subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "needed"], check=True)
+    assert "described: 2.13.0+cpu 1.0" in set_up(), "and what is missing"
 
     set_up(TEST="1")
     assert make._newer(project / ".venv" / ".ready-test", project / ".venv" / ".ready")
