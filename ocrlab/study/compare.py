@@ -78,7 +78,7 @@ def endings(rows: pd.DataFrame) -> str:
 
     Such as `2 of 60 (1 loop, 1 repeated; 0.9 % to 11 %)`.
     """
-    flags = rows.reindex(columns=FLAGS).fillna(False).astype(bool)
+    flags = rows.reindex(columns=FLAGS).eq(True)
     bad = (rows["status"] != "ok") | flags.any(axis=1)
     if not bad.any():
         return ""
