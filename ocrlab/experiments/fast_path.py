@@ -19,6 +19,7 @@ from ocrlab.pages import Page
 from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.reader import Reader, in_this_process
 from ocrlab.reading.settings import GENERATION, Settings, make_settings
+from ocrlab.scoring.outcomes import WITH_TEXT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -216,9 +217,10 @@ def _same(rows: pd.DataFrame, settings: Settings) -> pd.Series:
 
 
 def same_texts(readings: pd.DataFrame, labels: Sequence[str], runs: Sequence[Settings]) -> pd.DataFrame:
-    """Return one line per step: pages, and how many read exactly the start's text; `runs` are theirs, in order."""
+    """Return one line per step: pages that the start read, and how many of them read so again; `runs` are in order."""
     import pandas as pd
 
+    readings = readings[readings["status"].isin(WITH_TEXT)]
     settings = readings["asked"].map(make_settings)
     texts = [readings[settings == run].groupby("page")["text"].last() for run in runs]
     same = [int((mine.reindex(texts[0].index) == texts[0]).sum()) for mine in texts]
