@@ -63,6 +63,7 @@ def run_folder(folder: Path, situation: str) -> Path:
 @pytest.mark.parametrize(("situation", "name"), CASES, ids=[f"{name}-{situation}" for situation, name in CASES])
 def test_a_notebook_ends_in_an_answer(shown: Any, situation: str, name: str) -> None:
     found = shown(situation, name)
+    print(found.headlines)
     assert not found.failed, found.failed
     assert not found.warned, found.warned
     assert found.headlines.strip(), "no answer"
