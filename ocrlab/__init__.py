@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import ocrlab.study.plots as plots
     import ocrlab.study.tables as tables
     from ocrlab.pages import Page, load_pages, open_image
-    from ocrlab.reading.reader import Reader, open_reader
+    from ocrlab.reading.reader import Reader, open_reader, try_reader
     from ocrlab.reading.settings import Settings, load_preset
     from ocrlab.scoring.metrics import score
     from ocrlab.study.experiment import readings_of, run_experiment
@@ -33,11 +33,12 @@ __all__ = [
     "run_experiment",
     "score",
     "tables",
+    "try_reader",
 ]
 
 _NAMES = {
     "ocrlab.pages": ("Page", "load_pages", "open_image"),
-    "ocrlab.reading.reader": ("Reader", "open_reader"),
+    "ocrlab.reading.reader": ("Reader", "open_reader", "try_reader"),
     "ocrlab.reading.settings": ("Settings", "load_preset"),
     "ocrlab.scoring.metrics": ("score",),
     "ocrlab.study.experiment": ("run_experiment", "readings_of"),

@@ -25,6 +25,7 @@ from ocrlab.reading.server_reader import ServerReader
 from ocrlab.reading.settings import GENERATION, SettingNotApplied, Settings, is_endpoint, refuse_another_load
 from ocrlab.scoring.outcomes import StopReason, judge
 
+_INSIDE = "the model is on a server, and this looks inside a model in this process; give a model_id that is loaded here"
 _SDPA_FLAGS = {"flash": "flash", "efficient": "mem_efficient", "math": "math", "cudnn": "cudnn"}
 #: Static caches are made for a multiple of this many tokens.
 CACHE_STEP = 256
@@ -241,6 +242,16 @@ def open_reader(settings: Settings) -> PageReader:
     return ServerReader(settings) if is_endpoint(settings.model_id) else Reader(settings)
 
 
+def try_reader(settings: Settings, *, inside: bool = False) -> tuple[PageReader | None, str]:
+    """Return what `open_reader` gives, or None and why there is none; with `inside`, none for a model on a server."""
+    try:
+        if inside and is_endpoint(settings.model_id):
+            raise Unsupported(_INSIDE)
+        return open_reader(settings), ""
+    except RuntimeError as error:  # those of open_reader, and a device that is out of memory
+        return None, status_of(error)[1]
+
+
 def in_this_process(reader: PageReader) -> Reader:
     """Return the reader, whose model can be looked into.
 
@@ -249,9 +260,7 @@ def in_this_process(reader: PageReader) -> Reader:
     """
     if isinstance(reader, Reader):
         return reader
-    raise Unsupported(
-        "the model is on a server, and this looks inside a model in this process; give a model_id that is loaded here"
-    )
+    raise Unsupported(_INSIDE)
 
 
 def _generation_config(own: Any, settings: Settings) -> Any:

@@ -323,6 +323,8 @@ class ServerReader(PageReader):
 def _judged(text: str, tokens: int, stop_reason: StopReason) -> tuple[Status, str]:
     """Return the status of a text whose token ids are not known, and the reason: loops are looked for among words."""
     words = re.findall(r"\w+|\s+|[^\w\s]", text)
+    if stop_reason == "length":
+        words = words[:-1]  # the cap may have cut the last one in two
     order = {word: number for number, word in enumerate(dict.fromkeys(words))}
     status, reason = judge(text, [order[word] for word in words], stop_reason, finite=True)
     if status == "loop":

@@ -92,31 +92,41 @@ def flag_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {flag.replace('_', ' ')}" for flag, count in counts.items() if count)
 
 
-def why_no_score(rows: pd.DataFrame) -> str:
-    """Return why these rows have no CER with an interval, and what would give one, in a sentence; else ""."""
+def why_nothing(rows: pd.DataFrame) -> str:
+    """Return, where no reading gave a text, the reasons counted, each with its remedy, in a sentence; else ""."""
     if rows.empty:
         return "No page was read yet: `make reproduce` reads some."
+    if rows["status"].isin(WITH_TEXT).any():
+        return ""
+    counts = Counter(zip(rows["status"], rows["reason"], strict=True)).most_common()
+    reasons = [f"{count} {status} ({reason})" for (status, reason), count in counts[:3]]
+    more = [f"{sum(count for _, count in counts[3:])} for other reasons"] * (len(counts) > 3)
+    return f"None of {len(rows)} readings gave a text: {'; '.join([*reasons, *more])}."
+
+
+def why_no_score(rows: pd.DataFrame) -> str:
+    """Return why these rows have no CER with an interval, and what would give one, in a sentence; else ""."""
+    if why := why_nothing(rows):
+        return why
     if interval_of(rows) is not None:
         return ""
     read = rows[rows["status"].isin(WITH_TEXT)]
-    if read.empty:
-        counts = Counter(zip(rows["status"], rows["reason"], strict=True)).most_common()
-        reasons = "; ".join(f"{count} {status} ({reason})" for (status, reason), count in counts)
-        return f"None of {len(rows)} readings gave a text: {reasons}."
     free = read[(read["weights"] == "pretrained") & read["min_new_tokens"].isna()]
     if free.empty:
         return "These readings have random weights or a fixed length: they measure speed and memory, not quality."
+    pages = free["page"].nunique()
     scored = free.dropna(subset=["cer_edits"])["page"].nunique() if "cer_edits" in free else 0
+    write = "Write what is printed on `NAME.png` into `NAME.gt.txt` beside it, then run the same command again."
     return (
-        f"A CER takes at least two pages with a truth; of the {free['page'].nunique()} that were read, {scored} had "
-        "one. Write what is printed on `NAME.png` into `NAME.gt.txt` beside it, then run the same command again."
+        f"A CER takes at least two pages with a truth; of the {pages} that were read, {scored} had one. "
+        f"{write if scored < pages else 'Read more pages: `pages=20`.'}"
     )
 
 
 def without_score(rows: pd.DataFrame, by: str) -> list[str]:
     """Return, where rows have no CER, why, and what can be compared all the same, a sentence per group; else []."""
     why = why_no_score(rows)
-    if not why or rows.empty or not rows["status"].isin(WITH_TEXT).any():
+    if not why or why_nothing(rows):
         return [why] if why else []
     sentences = [why]
     for line in summarise(rows, by).to_dict("records"):

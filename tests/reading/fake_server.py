@@ -22,12 +22,17 @@ FACTOR = 28
 
 @dataclass
 class Fake:
-    """What the server does and saw. `turns` are played in order, one a request for a page; then it answers well."""
+    """What the server does and saw. `turns` are played in order, one a request for a page; then it answers well.
+
+    `keep` says whether bodies, headers and images are kept for a test to look at.
+    """
 
     turns: list[Callable[[Any], None]] = field(default_factory=list)
     always: Callable[[Any], None] | None = None
     owner: str = "vllm"
+    name: str = "m"
     text: str = "read well"
+    keep: bool = True
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     images: list[Image.Image] = field(default_factory=list)
@@ -40,7 +45,7 @@ class Fake:
 
     @property
     def model_id(self) -> str:
-        return f"endpoint:{self.url}/v1#m"
+        return f"endpoint:{self.url}/v1#{self.name}"
 
     def stop(self) -> None:
         self.server.shutdown()
@@ -59,9 +64,10 @@ def fake_server(**options: Any) -> Iterator[Fake]:
             pass
 
         def do_GET(self) -> None:
-            fake.headers.append(dict(self.headers))
+            if fake.keep:
+                fake.headers.append(dict(self.headers))
             if self.path == "/v1/models":
-                reply(self, 200, {"object": "list", "data": [{"id": "m", "owned_by": fake.owner}]})
+                reply(self, 200, {"object": "list", "data": [{"id": fake.name, "owned_by": fake.owner}]})
             else:
                 reply(self, 404, {"detail": "Not Found"})
 
@@ -71,16 +77,19 @@ def fake_server(**options: Any) -> Iterator[Fake]:
             with lock:
                 fake.at_once += 1
                 fake.most_at_once = max(fake.most_at_once, fake.at_once)
-                fake.headers.append(dict(self.headers))
-                if not trial:
+                if fake.keep:
+                    fake.headers.append(dict(self.headers))
+                if fake.keep and not trial:
                     fake.bodies.append(body)
                 turn = fake.always or (fake.turns.pop(0) if fake.turns and not trial else answer)
             self.body, self.fake = body, fake
             try:
-                url = body["messages"][-1]["content"][0]["image_url"]["url"]
+                content = {part["type"]: part for part in body["messages"][-1]["content"]}
+                url, self.prompt = content["image_url"]["image_url"]["url"], content["text"]["text"]
                 self.image = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
                 if not trial:
-                    fake.images.append(self.image.copy())
+                    if fake.keep:
+                        fake.images.append(self.image.copy())
                     time.sleep(fake.seconds)
                 turn(self)
             finally:
@@ -144,9 +153,13 @@ def event(piece: str | None, finish: str | None = None, usage: dict[str, int] | 
     return f"data: {json.dumps(chunk | ({'usage': usage} if usage else {}))}\n\n"
 
 
+def cells(image: Image.Image) -> int:
+    """Return the image tokens that an image takes."""
+    return round(image.width / FACTOR) * round(image.height / FACTOR)
+
+
 def end(handler: Any, finish: str, new_tokens: int) -> None:
-    cells = round(handler.image.width / FACTOR) * round(handler.image.height / FACTOR)
-    usage = {"prompt_tokens": TEXT_TOKENS + cells, "completion_tokens": new_tokens}
+    usage = {"prompt_tokens": TEXT_TOKENS + cells(handler.image), "completion_tokens": new_tokens}
     send(handler, event(None, finish, usage | {"total_tokens": sum(usage.values())}))
     send(handler, "data: [DONE]\n\n")
     handler.wfile.write(b"0\r\n\r\n")
