@@ -1,4 +1,5 @@
 # Every target sets up what it needs by itself, in .venv; nothing outside this folder is touched.
+# Without GNU make (Windows): make.bat, which has the same targets and variables.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,22 +18,11 @@ help: ## this list
 	@echo "ocrlab: which settings should read my documents with Qwen2-VL, on this machine?"; echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Not compiled by pip, which takes one core and every file: here on all cores, without tests and other models.
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
-COMPILE := $(BIN)/python -m compileall -qq --workers 0 -x '/tests/|/transformers/models/(?!auto|qwen2)' $(VENV)/lib || true
-
-setup: $(READY) ## install into .venv what is pinned in constraints.txt; says which torch and why
-	@$(BIN)/python -m ocrlab.machine.describe
+setup: ## install what is pinned into .venv; says which torch and why; TORCH_BUILD= cpu, cu126, cu130, default, an index
+	@$(PYTHON) make.py setup
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"{sys.executable} is Python {v.major}.{v.minor}; ocrlab needs 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
-	@$(BIN)/python -c '' 2>/dev/null || { echo "setup: making .venv with $(PYTHON)"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
-	@echo "setup: installing the versions of constraints.txt into .venv (some minutes, once)"
-	@$(INSTALL) pip setuptools
-	@$(INSTALL) --editable '.[quantized,serve]'
-	@$(COMPILE)
-	@$(BIN)/python -m ocrlab.machine.describe
-	@touch $(READY)
+	@$(PYTHON) make.py setup
 
 doctor: $(READY) ## what is wrong with this installation, and what to do about it
 	@$(BIN)/python -m ocrlab doctor
@@ -63,9 +53,7 @@ reproduce: $(READY) ## run every notebook and build the site; PROFILE= MODEL= MI
 		$(if $(MINUTES),--minutes "$(MINUTES)")
 
 $(READY_TEST): $(READY)
-	@$(INSTALL) --editable '.[cluster,dev,train]'
-	@$(COMPILE)
-	@touch $(READY_TEST)
+	@$(PYTHON) make.py setup TEST=1
 
 # One thread per process: the embedded reader gains nothing from two, and a busy neighbour cannot stall it.
 JOBS ?= 2
@@ -75,8 +63,8 @@ test: $(READY_TEST) ## all tests, and every notebook checked cell by cell with n
 		--nbval-lax --nbval-cell-timeout=120 tests notebooks
 
 check: $(READY_TEST) ## ruff and mypy
-	@$(BIN)/python -m ruff check ocrlab data/recipes tests notebooks
-	@$(BIN)/python -m ruff format --check ocrlab data/recipes tests
+	@$(BIN)/python -m ruff check ocrlab data/recipes tests make.py notebooks
+	@$(BIN)/python -m ruff format --check ocrlab data/recipes tests make.py
 	@$(BIN)/python -m mypy
 
 report: $(READY) ## build the site of RUN= again without running anything

@@ -53,11 +53,11 @@ def test_pyproject_constraints_and_environment_agree() -> None:
     extras = [r for group in project["optional-dependencies"].values() for r in group]
     for text in project["dependencies"] + extras:
         requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate() and _name(text) not in pins:
+            continue  # another system's package; the range is all there is
         assert requirement.specifier.contains(pins[_name(text)]), f"{text} against the pin {pins[_name(text)]}"
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
-    pip = next(d["pip"] for d in environment if isinstance(d, dict))
-    assert {_name(r) for r in pip if not r.startswith("--")} == {_name(r) for r in project["dependencies"]}
-    assert "--constraint constraints.txt" in pip
+    assert [_name(text) for text in environment] == ["python", "pip"], "the rest comes by make.py, with the right torch"
     assert pins["torch"] == "2.13.0"
 
 

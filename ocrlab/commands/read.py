@@ -38,7 +38,7 @@ from ocrlab.reading.cluster import Cluster
 from ocrlab.reading.limits import predict
 from ocrlab.reading.pool import PoolDown, ReaderPool
 from ocrlab.reading.settings import LOAD_SETTINGS, Settings, is_endpoint
-from ocrlab.scoring.metrics import Edits, character_edits, corpus_rate
+from ocrlab.scoring.metrics import Edits, corpus_rate
 from ocrlab.study.records import RecordError, flat_row, readings_in
 
 #: From this many pages on, the summary says how much of the workers' time was spent in `generate`.
@@ -165,7 +165,7 @@ class Progress:
         self.pages += 1
         self.bad += record["status"] != "ok"
         if page.truth is not None and record["cer"] is not None:
-            self.edits.append(character_edits(record["text"], page.truth))
+            self.edits.append(Edits(record["cer_edits"], record["cer_length"]))
 
     def pace(self) -> str:
         """Return pages and pages per second, in words."""

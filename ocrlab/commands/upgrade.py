@@ -120,7 +120,9 @@ def _make_and_try(root: Path, names: Sequence[str]) -> str:
             _say("nothing newer that the ranges in pyproject.toml allow: nothing changed")
             return ""
         lines = [line for line in (root / _PINS).read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-        lines += [f"{name}=={version.split('+')[0]}" for name, version in sorted(new.versions.items())]
+        pinned = _versions((root / _PINS).read_text(encoding="utf-8"))
+        new_pins = {name: v for name, v in pinned.items() if name not in old.versions} | new.versions  # other systems'
+        lines += [f"{name}=={version.split('+')[0]}" for name, version in sorted(new_pins.items())]
         (tree / _PINS).write_text("\n".join(lines) + "\n", encoding="utf-8")
         _try(root / ".venv", tree, old, OLD_STEPS, work / "old")
         _try(candidate, tree, new, tuple(STEPS), work / "new")
@@ -165,19 +167,31 @@ def _install(candidate: Path, tree: Path, names: Sequence[str], work: Path) -> N
     wanted = ["--editable", f"{tree}[{','.join(extras)}]"]
     uv = _uv()
     _say(f"making {candidate.name} with {'uv' if uv else 'pip'}; what is in use is not touched")
+    index = _torch_index(tree)
     # Not `uv venv`: `make` installs with the pip that an environment holds.
     _run([getattr(sys, "_base_executable", sys.executable), "-m", "venv", str(candidate)], log, "making an environment")
     if uv:
         newer = [f"--upgrade-package={name}" for name in names] or ["--upgrade"]
         resolved = str(shutil.copy(pins, work / "resolved.txt"))
         flags = ["--quiet", "--python", _python(candidate)]
+        flags += ["--extra-index-url", index, "--index-strategy", "unsafe-best-match"] if index else []
         source = [str(tree / "pyproject.toml"), "--all-extras", "--output-file", resolved]
         _run([uv, "pip", "compile", *source, *newer, *flags], log, doing)
         _run([uv, "pip", "install", "--constraint", resolved, *wanted, *flags], log, doing)
         return
+    wanted += ["--extra-index-url", index] if index else []
     if names:
         _pip(candidate, ["--constraint", str(pins), *wanted], work, "installing the pinned versions")
     _pip(candidate, ["--upgrade", *wanted, *names], work, doing)
+
+
+def _torch_index(tree: Path) -> str:
+    """Return the index with this machine's build of torch; empty where pip's own settings serve.
+
+    A build is `2.14.1+cu130`, which is newer than a plain `2.14.1`, so one more index is enough to be given it.
+    """
+    command = [sys.executable, str(tree / "make.py"), "torch-index"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def _pip(candidate: Path, arguments: Sequence[str], work: Path, doing: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ocrlab import paths
 from ocrlab.reading.settings import Settings
-from ocrlab.study.records import readings_in, record_files, row_of, setting_label
+from ocrlab.study.records import readings_in, record_files, rows_of, setting_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,9 +76,10 @@ def rows_across(folders: Iterable[Path]) -> pd.DataFrame:
     import pandas as pd
 
     table = pd.DataFrame(
-        row_of(record) | {"run": folder.name, "setting": _setting(record["asked"], record["actual"])}
+        row | {"run": folder.name, "setting": _setting(record["asked"], record["actual"])}
         for folder in folders
-        for record in readings_in(folder)
+        for records in [readings_in(folder)]
+        for record, row in zip(records, rows_of(records), strict=True)
     )
     return table.assign(**{k: v for k, v in Settings().as_dict().items() if len(table) and k not in table})
 

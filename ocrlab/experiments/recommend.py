@@ -183,7 +183,7 @@ def _line(group: pd.DataFrame, anchor: pd.DataFrame, margin: float) -> dict[str,
         **{f"own_cer{end}": ("cer", end) for end in ("", "_low", "_high")},
         "words_found": ("words_found", ""),
     }.items():
-        line[name] = values_of(group, metric).get(f"{metric}{end}") if metric in METRICS else None
+        line[name] = values_of(group, metric).get(f"{metric}{end}")
     if read.empty:
         return line | {"standing": "could not run", "reason": _reasons(group)}
     if found := _set_aside(group):
@@ -210,7 +210,7 @@ def _compared(group: pd.DataFrame, anchor: pd.DataFrame, margin: float) -> dict[
     standing = "on the front" if verdict.kind in {"better", "not worse"} else verdict.kind
     found = (difference.point, difference.low, difference.high, speed.point, speed.low, speed.high)
     moved = (cer + difference.point, pages_per_second * speed.point)
-    words = _versus(group, anchor, margin, metric="words_found").kind if "words_found" in METRICS else ""
+    words = _versus(group, anchor, margin, metric="words_found").kind
     reason = verdict.words + _order(verdict.kind, words)
     return dict(zip(_NUMBERS, found + moved, strict=True)) | {
         "standing": standing,

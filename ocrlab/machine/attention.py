@@ -127,7 +127,7 @@ _SHAPES = {
 CASES = tuple(_SHAPES)
 _PADDING = 100
 _REMEDIES = {
-    "flash_attention_2": "pip install flash-attn (wheels for Linux; from 2.8.0.post2 on with sm_120), or use sdpa",
+    "flash_attention_2": "use sdpa: wheels end at torch 2.8, and Windows has none; else it is a source build",
     "flash_attention_3": "it is built from source and for Hopper; use sdpa",
     "flash_attention_4": "pip install flash-attn-4 (beta), or use sdpa",
     "hub_kernel": "pip install kernels, and fetch kernels-community/flash-attn2 once while online; or use sdpa",

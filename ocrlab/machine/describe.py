@@ -205,7 +205,7 @@ def main() -> None:
     print(f"setup: Python {here['python']}, {torch}, transformers {here['transformers']}")
     print(f"setup: device {choose_device('auto')}; dtype {choose_dtype('auto', choose_device('auto').value)}")
     if machine["torch_build"] == "CPU" and shutil.which("nvidia-smi"):
-        print("setup: an NVIDIA driver is here, but this torch cannot use it: remove .venv, set up without a CPU index")
+        print("setup: an NVIDIA driver is here, but this torch cannot use it: the doctor says what to do")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import platform
 import re
 import shutil
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ from ocrlab.machine.quarantine import quarantined
 
 Level = Literal["ok", "warning", "problem"]
 _GIB = 2**30
+CUDA_13_DRIVER = 580  # the oldest that takes CUDA 13
 KNOWN_PAIRS = Path(__file__).parent / "known_pairs.yaml"
 
 
@@ -85,14 +88,17 @@ def _websocket() -> Line:
 @dataclass(frozen=True)
 class Installed:
     """What the checks look at, so that broken environments can be made for tests: versions by package name,
-    torch's CUDA version and architecture list, the card's compute capability, and the folders in use."""
+    torch's CUDA version and architecture list, the card's compute capability, the driver's version (empty: unknown;
+    None: no driver), the folders in use, the system, and the command that sets up this environment."""
 
     versions: dict[str, str]
     torch_cuda: str | None
     arch_list: tuple[str, ...]
     card: tuple[int, int] | None
-    driver: bool
+    driver: str | None
     root: Path = paths.ROOT
+    system: str = "Linux"
+    setup: str = "make setup"
 
 
 def examine() -> list[Line]:
@@ -105,14 +111,24 @@ def examine() -> list[Line]:
         torch_cuda=stack["torch_cuda"],
         arch_list=tuple(stack["arch_list"]),
         card=card,  # type: ignore[arg-type]
-        driver=shutil.which("nvidia-smi") is not None,
+        driver=stack["gpu_details"].get("driver") or (None if shutil.which("nvidia-smi") is None else ""),
+        system=platform.system(),
+        setup=_setup_command(),
     )
     return [_hardware(stack), *check(installed), *_room(), _cache(), _websocket(), _quarantine()]
 
 
+def _setup_command() -> str:
+    """Return what sets up the environment in use: `.venv`, or a conda environment."""
+    if Path(sys.prefix).resolve() != (paths.ROOT / ".venv").resolve():
+        return "python make.py setup HERE=1"
+    return r".\make setup" if platform.system() == "Windows" else "make setup"
+
+
 def check(installed: Installed) -> list[Line]:
-    """Return the lines that follow from versions, build and card alone."""
-    return [*_pins(installed), _card(installed), *_pairs(installed), _embedded(installed)]
+    """Return the lines that follow from versions, build, card and system alone."""
+    lines = [*_pins(installed), _card(installed), *_triton(installed), *_pairs(installed), _embedded(installed)]
+    return [replace(line, remedy=line.remedy.replace("make setup", installed.setup)) for line in lines]
 
 
 def exit_code(lines: list[Line]) -> int:
@@ -158,17 +174,26 @@ def _pins(installed: Installed) -> Iterator[Line]:
 
 def _card(installed: Installed) -> Line:
     if installed.card is None:
-        if not installed.driver:
+        if installed.driver is None:
             return Line("card", "ok", "no GPU here: the embedded reader runs on the CPU")
         why, remedy = "torch sees no device", "run nvidia-smi; restart"
+        old = installed.driver and int(installed.driver.split(".")[0]) < CUDA_13_DRIVER
         if installed.torch_cuda is None:
-            why = "this torch is a CPU build"
-            remedy = "remove .venv and run `make setup` where pip finds the CUDA build"
+            why, remedy = "this torch is a CPU build", "make setup (it takes the CUDA build that driver and card need)"
+        elif old and installed.torch_cuda.startswith("13"):
+            why = f"driver {installed.driver} is too old for CUDA {installed.torch_cuda}"
+            remedy = f"update NVIDIA's driver to {CUDA_13_DRIVER} or newer"
         return Line("card", "warning", f"an NVIDIA driver is here, but {why}", remedy)
     found = coverage(installed.arch_list, installed.card)
     if found.how == "no":
-        return Line("card", "problem", found.reason, "make setup, after removing .venv")
+        return Line("card", "problem", found.reason, "make setup (it takes the build that this card needs)")
     return Line("card", "ok" if found.how == "native" else "warning", found.reason)
+
+
+def _triton(installed: Installed) -> Iterator[Line]:
+    """torch for Windows comes without Triton, which compile=True needs on a card."""
+    if installed.system == "Windows" and installed.torch_cuda and "triton-windows" not in installed.versions:
+        yield Line("compile", "warning", "compile=True needs Triton, which is not installed", "make setup")
 
 
 def _pairs(installed: Installed) -> Iterator[Line]:
@@ -177,9 +202,11 @@ def _pairs(installed: Installed) -> Iterator[Line]:
     for pair in yaml.safe_load(KNOWN_PAIRS.read_text(encoding="utf-8")):
         version = installed.versions.get(pair["package"])
         applies = _within(version, pair.get("versions", "")) and pair.get("build", build) == build
+        applies &= "torch" not in pair or _within(installed.versions.get("torch"), pair["torch"])
         if applies and ("card" not in pair or _within(card, pair["card"])):
             found = f"{pair['package']} {version}: {pair['what']} ({pair['reference']})"
-            yield Line(pair["id"], pair["level"], found, pair["remedy"])
+            windows = installed.system == "Windows" and pair.get("remedy_windows")
+            yield Line(pair["id"], pair["level"], found, windows or pair["remedy"])
 
 
 def _within(version: str | None, asked: str) -> bool:

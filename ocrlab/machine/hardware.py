@@ -129,7 +129,7 @@ def coverage(build: Sequence[str], card: Capability) -> Coverage:
     that is no architecture.
     """
     if not build:
-        return Coverage("no", "this is a CPU build of torch; install a CUDA build (pip install torch on Linux is one)")
+        return Coverage("no", "this is a CPU build of torch; install a CUDA build (make setup takes one)")
     said = f"{card[0]}.{card[1]}"
     runs = sorted((name for name in build if runs_on(name, card)), key=_capability)
     if native := [name for name in runs if name.startswith("sm")]:
@@ -144,7 +144,7 @@ def _remedy(card: Capability) -> str:
     if card < (7, 5):
         return "CUDA 13 builds end at 7.5: install a CUDA 12.6 build of torch, or use the CPU"
     if card >= (10, 0):
-        return "install a CUDA 12.8 or newer build of torch 2.7 or newer (2.13's default on Linux is one)"
+        return "install the CUDA 13.0 build (make setup takes it, and it needs NVIDIA's driver 580 or newer)"
     return "install the default build of a current torch"
 
 

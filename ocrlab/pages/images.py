@@ -100,6 +100,19 @@ def shape_problem(width: int, height: int) -> str:
     return ""
 
 
+def is_blank(image: Image.Image) -> bool:
+    """Return whether nothing is printed on a page, as far as its pixels tell: one colour, show-through, or noise.
+
+    Of blocks of 8 × 8 pixels, fewer than one in 10,000 may differ from their median by more than 16 grey levels; where
+    the page is noisy, by more than five standard deviations of a block's mean.
+    """
+    grey = image.convert("L")
+    steps = np.abs(np.diff(np.asarray(grey)[::8].astype(np.int16), axis=1))
+    noise = float(np.median(steps)) / 0.954 if steps.size else 0.0  # the median step between normal values
+    blocks = np.asarray(grey.reduce(8), dtype=np.float32)
+    return bool((np.abs(blocks - np.median(blocks)) > max(16, 5 * noise / 8)).mean() < 1e-4)
+
+
 @contextmanager
 def large_allowed() -> Iterator[None]:
     """Keep Pillow from warning of a bomb: it does so from half our limit on, and the limit is enforced here."""

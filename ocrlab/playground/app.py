@@ -19,7 +19,7 @@ from ocrlab.playground.html import STYLE, block, busy, costs, note, ruled_out, t
 from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES, Picker
 from ocrlab.playground.session import Session
 from ocrlab.reading.isolated import PageResult
-from ocrlab.scoring.metrics import character_edits, first_divergence
+from ocrlab.scoring.metrics import METRICS, character_edits, first_divergence
 from ocrlab.study import tables
 
 _TITLE = "<h1>ocrlab playground</h1>"
@@ -146,7 +146,7 @@ def compared(one: PageResult | None, other: PageResult | None, page: Page | None
         words, different = note(said, "warn"), str(tables.diff(b.text, a.text, ("A", "B")).data)
     lines: list[tuple[str, ...]] = [("status", a.status, b.status)]
     if page.truth is not None:
-        lines.append(("CER", *(f"{character_edits(r.text, page.truth).rate:.2%}" for r in (a, b))))
+        lines.append(("CER", *(f"{METRICS['cer'].edits(r.text, page.truth).rate:.2%}" for r in (a, b))))
     other_costs = costs(b)
     lines += [(name, value, other_costs[name]) for name, value in costs(a).items()]
     once = note("One reading each: small differences in time are noise; notebooks 02 to 05 give intervals.")

@@ -16,7 +16,8 @@ from ocrlab.playground.picker import Picker
 from ocrlab.playground.session import Session
 from ocrlab.reading.isolated import PageResult
 from ocrlab.reading.settings import SettingError, Settings
-from ocrlab.scoring.metrics import character_edits
+from ocrlab.scoring.clean import clean
+from ocrlab.scoring.metrics import METRICS
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study import tables
 
@@ -121,8 +122,10 @@ class Column:
         self.state.value = note(words, STATUS_KIND.get(reading.status, "bad"))
         parts = [chips(costs(reading))]
         if page.truth is not None and reading.status in WITH_TEXT:
-            found = character_edits(reading.text, page.truth)
+            found = METRICS["cer"].edits(reading.text, page.truth)
             words = f"CER {found.rate:.2%}: {found.edits} edits in {found.length} letters, white space collapsed"
+            if taken := clean(reading.text).removed_characters:
+                words += f", without {taken} characters of remarks and markup"
             parts += [note(words), str(tables.diff(reading.text, page.truth).data)]
         if text:
             parts.append(savable(text, f"{reading.page}.txt", "text"))

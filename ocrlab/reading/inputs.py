@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ocrlab.pages import Page, page_size
+from ocrlab.pages.images import is_blank
 from ocrlab.reading.families import Builder, Inputs
 from ocrlab.reading.result import Reading, failed
 
@@ -41,11 +42,14 @@ def in_batches(pages: Sequence[_Item], batch_size: int, sizes: Sequence[int] | N
 class Prepared:
     """A batch's pages and their tensors on the CPU; pages that could not be opened are `failures` already.
 
+    `blank` says of each page whether its image shows nothing.
+
     `prepare_s` is the work of opening and building, `wait_s` what the model waited for it: the same where both are
     done by one process, near zero where it was done ahead.
     """
 
     pages: tuple[Page, ...]
+    blank: tuple[bool, ...]
     inputs: Inputs | None
     failures: tuple[Reading, ...]
     prepare_s: float
@@ -84,8 +88,9 @@ def prepare(builder: Builder, prompt: str, pages: Sequence[Page]) -> Prepared:
             failures += [failure for one in alone.values() for failure in one.failures]
             images = {page: image for page, image in images.items() if alone[page].pages}
             inputs = builder.build(list(images.values()), prompt) if images else None
+    blank = tuple(map(is_blank, images.values()))
     seconds = time.perf_counter() - started
-    return Prepared(tuple(images), inputs, tuple(failures), seconds, seconds)
+    return Prepared(tuple(images), blank, inputs, tuple(failures), seconds, seconds)
 
 
 class Background:

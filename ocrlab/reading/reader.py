@@ -207,10 +207,12 @@ class Reader(PageReader):
             new = output[:, length:].tolist()
         costs = meter.phases(len(new[0])) | batch.costs(time.perf_counter() - started) | asdict(memory)
         pages = batch.pages
-        counts = zip(inputs.image_tokens, inputs.prompt_tokens, strict=True)
+        own = zip(inputs.image_tokens, inputs.prompt_tokens, batch.blank, strict=True)
         return [
-            self._reading(page.id, ids, finite, costs | {"image_tokens": image, "prompt_tokens": prompt})
-            for page, ids, finite, (image, prompt) in zip(pages, new, meter.finite(len(pages)), counts, strict=True)
+            self._reading(
+                page.id, ids, finite, costs | {"image_tokens": image, "prompt_tokens": prompt, "blank": blank}
+            )
+            for page, ids, finite, (image, prompt, blank) in zip(pages, new, meter.finite(len(pages)), own, strict=True)
         ]
 
     def _reading(self, page: str, ids: list[int], finite: bool, measured: dict[str, Any]) -> Reading:

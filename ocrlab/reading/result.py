@@ -25,7 +25,8 @@ class Reading:
     In a batch, times of phases are the batch's, `page_s` is the batch's time over its pages, memory the batch's.
     `resident_bytes` is what the whole process holds afterwards, where it is an isolated one.
     `prepare_s` is the work of opening the pages, `wait_s` what the model waited for it, `generate_s` the whole call of
-    `generate`; `page_s` counts the last two. `retried` says in words that the page was read otherwise than asked.
+    `generate`; `page_s` counts the last two. `retried` says in words that the page was read otherwise than asked;
+    `blank` that its image shows nothing.
     """
 
     page: str
@@ -50,6 +51,7 @@ class Reading:
     reserved_memory_bytes: int | None = None
     resident_bytes: int | None = None
     batch_pages: int = 1
+    blank: bool | None = None
     retried: str = ""
     token_ids: tuple[int, ...] = field(default=(), repr=False)
 

@@ -256,7 +256,8 @@ class ServerReader(PageReader):
             # One page in this thread, which alone may tell a caller what comes.
             readings = list((pool.map if len(batch.pages) > 1 else map)(self._page, *work))
         costs = batch.costs(time.perf_counter() - started)
-        return [*batch.failures, *(replace(r, **costs) if r.stop_reason else r for r in readings)]
+        known = zip(readings, batch.blank, strict=True)
+        return [*batch.failures, *(replace(r, blank=b, **costs) if r.stop_reason else r for r, b in known)]
 
     def _page(self, page: Page, url: str, expected: int) -> Reading:
         hurried = self._lost >= LOST_IN_A_ROW

@@ -15,10 +15,11 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from ocrlab.reading.settings import make_settings
+from ocrlab.scoring.clean import clean
 from ocrlab.scoring.metrics import align, shown_metrics
 from ocrlab.scoring.outcomes import WITHOUT_TEXT
 from ocrlab.study.compare import summarise
-from ocrlab.study.records import parse_records, record_files, row_of, setting_label
+from ocrlab.study.records import FLAGS, copied, parse_records, record_files, row_of, rows_of, setting_label
 from ocrlab.study.rereading import pages_by_hash
 
 _LONGEST = 6_000
@@ -33,6 +34,8 @@ class Reading:
     text: str
     scores: dict[str, Any]
     line: Markup
+    removed: tuple[str, ...] = ()
+    flags: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
     experiments: list[str] = field(default_factory=list)
     count: int = 0
@@ -95,16 +98,22 @@ def sheets_of(readings: Sequence[dict[str, Any]], run: Path) -> list[Sheet]:
     sheets: dict[tuple[str, str, str | None], Sheet] = {}
     found: dict[tuple[str, str, str | None, str, str], Reading] = {}
     unread = {(one["experiment"], one["setting"]) for one in unread_settings(readings)}
-    for reading in (r for r in readings if (r["experiment"], r["setting"]) not in unread):
+    for reading, copy in zip(readings, copied(readings), strict=True):
+        if (reading["experiment"], reading["setting"]) in unread:
+            continue
         page = (reading["page"], reading["page_sha256"], reading["truth"])
         text = "" if reading["status"] in WITHOUT_TEXT else reading["text"]
         key = (*page, reading["status"], text or reading["reason"])
         if key not in found:
-            marked = Markup(_marked(text, reading["truth"]))  # escaped there, piece by piece
-            found[key] = Reading(reading["status"], reading["reason"], text, row_of(reading), marked)
+            cleaned = clean(text)
+            marked = Markup(_marked(cleaned.text, reading["truth"]))  # escaped there, piece by piece
+            row = row_of(reading)
+            found[key] = Reading(reading["status"], reading["reason"], text, row, marked, cleaned.removed)
             sheets.setdefault(page, Sheet(*page)).readings.append(found[key])
         same = found[key]
         same.count += 1
+        raised = same.scores | {"copied": copy}
+        same.flags += [words for f in FLAGS if raised[f] and (words := f.replace("_", " ")) not in same.flags]
         for kept, name in ((same.settings, "setting"), (same.experiments, "experiment")):
             if reading[name] not in kept:
                 kept.append(reading[name])
@@ -201,7 +210,7 @@ def settings_lines(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     if not readings:
         return []
-    rows = pd.DataFrame([row_of(reading) for reading in readings]).sort_values("experiment", kind="stable")
+    rows = pd.DataFrame(rows_of(readings)).sort_values("experiment", kind="stable")
     lines = summarise(rows, ["experiment", "setting"]).to_dict("records")
     return [{str(k): None if isinstance(v, float) and v != v else v for k, v in line.items()} for line in lines]
 

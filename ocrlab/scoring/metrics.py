@@ -15,6 +15,9 @@ from typing import Any, Literal, cast, get_args
 import regex
 from rapidfuzz.distance import LCSseq, Levenshtein
 
+from ocrlab.scoring.clean import clean
+from ocrlab.scoring.numbers import changed_numbers
+
 Profile = Literal["strict", "layout", "loose"]
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 
@@ -223,9 +226,72 @@ def _kept(got: Sequence[str], expected: Sequence[str]) -> Kept:
     return Kept(int(LCSseq.similarity(list(expected), list(got))), len(expected), len(got))
 
 
+def _shared_words(reading: str, truth: str) -> Kept:
+    expected, got = (Counter(normalise(text).split()) for text in (truth, reading))
+    return Kept((expected & got).total(), expected.total(), got.total())
+
+
+def words_found(reading: str, truth: str) -> Edits:
+    """Return the truth's words that the reading has fewer of, in whatever order: what a search would not find.
+
+    Truth `Total 6.20 Milk 6.20`, reading `Milk 6.20 Total`: 1 of 4, for one `6.20` is missing.
+    """
+    return _shared_words(reading, truth).lost
+
+
+def words_invented(reading: str, truth: str) -> Edits:
+    """Return the words that the reading has more of than the truth, in whatever order, over the truth's words.
+
+    Truth `Total 6.20`, reading `The Total is 6.20 6.20`: 3 of 2 (`The`, `is`, the second `6.20`).
+    """
+    shared = _shared_words(reading, truth)
+    return Edits(shared.read - shared.kept, shared.expected)
+
+
+_CYRILLIC = "АВЕЅІЈКМНОРСТУХҮаеѕіјорсухһԁԛԝ"
+_LATIN = "ABESIJKMHOPCTYXYaesijopcyxhdqw"
+_TWINS = str.maketrans(_CYRILLIC, _LATIN)
+
+
+def lookalikes(reading: str, truth: str) -> Edits:
+    """Return the letters read as their twin of the other script, Latin for Cyrillic or back, over the truth's letters.
+
+    Truth `НОС 5 x`, reading `HOС 5 х`: 3 of 4 letters; the page looks right, and a search finds neither.
+    """
+    expected, got = normalise(truth), normalise(reading)
+    count = sum(map(str.isalpha, expected))
+    if expected == got or {*expected, *got}.isdisjoint(_CYRILLIC):
+        return Edits(0, count)
+    # Aligned as they look, so that twins lie opposite each other.
+    steps = Levenshtein.opcodes(expected.translate(_TWINS), got.translate(_TWINS))
+    same = [s for s in steps if s.tag == "equal"]
+    sides = ((expected[s.src_start : s.src_end], got[s.dest_start : s.dest_end]) for s in same)
+    return Edits(sum(a != b for pair in sides for a, b in zip(*pair, strict=True)), count)
+
+
+def numbers_reformatted(reading: str, truth: str) -> Edits:
+    """Return the truth's digit strings that came back with their value in another form: no misreadings.
+
+    Truth `1 500,00 14/03/2024`, reading `1,500.00 2024-03-14`: 3 of 3 (`1`, `500,00` and the date).
+    """
+    got, expected = tuple(digit_strings(reading)), tuple(digit_strings(truth))
+    return Edits(changed_numbers(got, expected)[0], len(expected))
+
+
+def numbers_wrong(reading: str, truth: str) -> Edits:
+    """Return the truth's digit strings that came back in no form and no place.
+
+    Truth `220 V, 1.5 A, 3 kg`, reading `3 kg, 22O V, 1,5 A`: 1 of 3 (`220`).
+    """
+    got, expected = tuple(digit_strings(reading)), tuple(digit_strings(truth))
+    return Edits(changed_numbers(got, expected)[1], len(expected))
+
+
 @dataclass(frozen=True)
 class Metric:
     """One way to score a reading: `count` gives its edits against the truth, which are added up over pages.
+
+    Both texts are cleaned first of what a model writes around a page, but for a metric that is `raw`.
 
     `label` heads its columns and stands in verdicts. A metric that is `better` high is the share of the truth that came
     back, else the share that was got wrong. `shown`: it has columns of its own in summaries, tables and the site; all
@@ -239,6 +305,11 @@ class Metric:
     decimals: int = 2
     #: What verdicts, which are about edits, call a metric that is better high.
     rate_label: str = ""
+    raw: bool = False
+
+    def edits(self, reading: str, truth: str) -> Edits:
+        """Return the edits of a reading as the model wrote it."""
+        return self.count(reading, truth) if self.raw else self.count(clean(reading).text, clean(truth).text)
 
     def value(self, found: Edits) -> float | None:
         """Return the metric of these edits, a fraction; None for a share of a truth that has nothing to keep."""
@@ -264,7 +335,9 @@ class Metric:
 METRICS: dict[str, Metric] = {
     "cer": Metric("CER", character_edits),
     "wer": Metric("WER", word_edits, shown=False),
-    "cer_strict": Metric("strict CER", lambda reading, truth: character_edits(reading, truth, "strict"), shown=False),
+    "cer_strict": Metric(
+        "strict CER", lambda reading, truth: character_edits(reading, truth, "strict"), shown=False, raw=True
+    ),
     "cer_loose": Metric("loose CER", lambda reading, truth: character_edits(reading, truth, "loose"), shown=False),
     "exact": Metric("exact pages", exact_page, better="high", shown=False),
     "digits": Metric(
@@ -273,6 +346,11 @@ METRICS: dict[str, Metric] = {
     "lines": Metric(
         "exact lines", lambda reading, truth: lines_kept(reading, truth).lost, "high", False, 1, "line loss"
     ),
+    "words_found": Metric("words found", words_found, better="high", rate_label="word loss"),
+    "words_invented": Metric("words invented", words_invented, shown=False),
+    "lookalikes": Metric("look-alike letters", lookalikes, shown=False),
+    "numbers_reformatted": Metric("numbers in another form", numbers_reformatted, shown=False, decimals=1),
+    "numbers_wrong": Metric("numbers wrong", numbers_wrong, shown=False, decimals=1),
 }
 
 
@@ -280,7 +358,7 @@ def score(reading: str, truth: str) -> dict[str, float | int | None]:
     """Return the score columns of one page: for each metric its value, a fraction, its edits and the truth's length."""
     columns: dict[str, float | int | None] = {}
     for name, metric in METRICS.items():
-        found = metric.count(reading, truth)
+        found = metric.edits(reading, truth)
         columns |= {name: metric.value(found), f"{name}_edits": found.edits, f"{name}_length": found.length}
     return columns
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ from ocrlab.reading.settings import Settings
 from ocrlab.scoring.metrics import METRICS, Edits, first_divergence, graphemes, normalise, shown_metrics
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import Interval, Verdict, bootstrap_interval, bootstrap_median, share_interval, verdict
+from ocrlab.study.records import FLAGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,7 @@ def summarise(rows: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str
 
     Metrics are those that METRICS shows, and `metrics`; `<name>_low` and `<name>_high` are the ends of the interval.
 
+    `flagged` says in words how many texts look wrong without a status that says so (`flag_words`).
     `peak_memory_bytes` is the highest over the pages: what must fit. Costs are over rows that were read to their end; a
     group that could not run keeps its line, with the reason. What nothing was measured of is an empty column.
     """
@@ -66,21 +68,28 @@ def summarise(rows: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str
         line["peak_memory_bytes"] = done["peak_memory_bytes"].max()
         bad = group[group["status"] != "ok"]
         line["reason"] = "" if bad.empty else f"{bad['status'].iloc[0]}: {bad['reason'].iloc[0]}"
+        line["flagged"] = flag_words({flag: int(group[flag].sum()) for flag in FLAGS if flag in group})
         lines.append(line)
     return pd.DataFrame(lines)
 
 
 def endings(rows: pd.DataFrame) -> str:
-    """Return how many readings did not end well, with the 95 % interval of their share, or "" where all did.
+    """Return how many readings ended badly or are flagged, with the 95 % interval of their share, or "" for none.
 
-    Such as `2 of 60 (1 loop, 1 truncated; 0.9 % to 11 %)`.
+    Such as `2 of 60 (1 loop, 1 repeated; 0.9 % to 11 %)`.
     """
-    bad = rows.loc[rows["status"] != "ok", "status"]
-    if bad.empty:
+    flags = rows.reindex(columns=FLAGS).eq(True)
+    bad = (rows["status"] != "ok") | flags.any(axis=1)
+    if not bad.any():
         return ""
-    low, high = share_interval(len(bad), len(rows))
-    kinds = ", ".join(f"{count} {status}" for status, count in bad.value_counts().items())
-    return f"{len(bad)} of {len(rows)} ({kinds}; {100 * low:.2g} % to {100 * high:.2g} %)"
+    low, high = share_interval(int(bad.sum()), len(rows))
+    counts = rows.loc[rows["status"] != "ok", "status"].value_counts().to_dict() | flags.sum().to_dict()
+    return f"{bad.sum()} of {len(rows)} ({flag_words(counts)}; {100 * low:.2g} % to {100 * high:.2g} %)"
+
+
+def flag_words(counts: Mapping[str, int]) -> str:
+    """Return what flags say of texts, such as `2 repeated, 1 text on blank`; nothing where none is raised."""
+    return ", ".join(f"{count} {flag.replace('_', ' ')}" for flag, count in counts.items() if count)
 
 
 def why_no_score(rows: pd.DataFrame) -> str:

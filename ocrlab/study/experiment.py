@@ -19,7 +19,7 @@ from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.result import failed
 from ocrlab.reading.server_reader import revision_at
 from ocrlab.reading.settings import Settings, is_endpoint, same_load
-from ocrlab.study.records import RecordFile, reading_record, row_key, row_of, setting_label
+from ocrlab.study.records import RecordFile, reading_record, row_key, rows_of, setting_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,7 +158,7 @@ class Store:
         for job in jobs:
             if job.page.truth not in (None, known[job.key]["truth"]):
                 self.append(known[job.key] | {"truth": job.page.truth})
-        return pd.DataFrame([row_of(known[job.key]) for job in jobs])
+        return pd.DataFrame(rows_of(known[job.key] for job in jobs))
 
 
 def pinned_revision(settings: Settings) -> str:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,19 @@ from ocrlab.machine.describe import machine_name, versions
 from ocrlab.pages import Page
 from ocrlab.reading.result import READING_VERSION, Reading
 from ocrlab.reading.settings import Settings, make_settings
-from ocrlab.scoring.metrics import score
+from ocrlab.scoring.clean import clean
+from ocrlab.scoring.metrics import normalise, score
 from ocrlab.scoring.outcomes import LOST, WITH_TEXT
+from ocrlab.scoring.repetition import is_repeated
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _RENAMED = {"leaf": "page_number"}  # fields of records that earlier versions wrote
 _LATER = {"system_prompt"}  # settings that earlier versions lacked: where None, the key is as it was
+#: What a row may say of a text that no status does.
+FLAGS = ("repeated", "copied", "text_on_blank")
+_COPY_LETTERS = 20  # shorter texts are the same on different pages by chance
 _OPTIONAL = {"do_sample", "num_beams", "repetition_penalty", "no_repeat_ngram_size"}
 
 GOES_ON = "Free space or choose a writable folder, then run the same command again: it goes on from here"
@@ -204,14 +209,62 @@ def reading_record(
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the flat row of a reading record, scored where there is a truth.
 
-    A page that was lost (`LOST`) is scored as an empty text: it costs its letters. Forced length
-    (`min_new_tokens`) measures speed and dummy weights read nothing: their quality columns stay empty.
+    A page that was lost (`LOST`) is scored as an empty text: it costs its letters. Forced length (`min_new_tokens`)
+    measures speed and dummy weights read nothing: their quality columns stay empty. Of what was read,
+    `removed_characters` counts what the model wrote around the page's text; `repeated` says that an ended text repeats
+    a passage or itself, `text_on_blank` that the page has none; `copied` takes `rows_of`.
     """
-    row = flat_row(record)
-    quality = row.get("min_new_tokens") is None and row.get("weights") == "pretrained"
-    if quality and isinstance(record.get("truth"), str) and record["status"] in (*WITH_TEXT, *LOST):
-        row |= score(record["text"] if record["status"] in WITH_TEXT else "", record["truth"])
-    return row
+    row, truth = flat_row(record) | dict.fromkeys(FLAGS, False), record.get("truth")
+    if not _reads(record):
+        return row | score("", truth) if _reads(record, LOST) and isinstance(truth, str) else row
+    cleaned = clean(record["text"])
+    blank = not truth.strip() if isinstance(truth, str) else bool(row.get("blank"))
+    row |= {
+        "removed_characters": cleaned.removed_characters,
+        "repeated": record["status"] == "ok" and is_repeated(cleaned.text, truth),
+        "text_on_blank": blank and bool(cleaned.text.strip()),
+    }
+    return row | score(record["text"], truth) if isinstance(truth, str) else row
+
+
+def _reads(record: Mapping[str, Any], statuses: Sequence[str] = WITH_TEXT) -> bool:
+    asked = record["asked"]
+    own = asked.get("min_new_tokens") is None and asked.get("weights") == "pretrained"
+    return own and record["status"] in statuses
+
+
+def rows_of(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of all records of a table, as `row_of` has them, and which texts are `copied`."""
+    records = list(records)
+    return [row_of(record) | {"copied": copy} for record, copy in zip(records, copied(records), strict=True)]
+
+
+def copied(records: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Return for each record whether its text is that of another page too, read with the same setting.
+
+    The text has 20 characters or more, the two images differ, and so do the truths where both are known; a text that is
+    its page's truth is no copy.
+    """
+    same: dict[tuple[str, str, str], list[int]] = {}
+    for number, record in enumerate(records):
+        if _reads(record) and len(text := normalise(clean(record["text"]).text)) >= _COPY_LETTERS:
+            setting = json.dumps(record["asked"], sort_keys=True)
+            same.setdefault((record["experiment"], setting, text), []).append(number)
+    found = [False] * len(records)
+    for (_, _, text), numbers in same.items():
+        for number in numbers if len(numbers) > 1 else ():
+            one, others = records[number], (records[other] for other in numbers)
+            found[number] = _words(one.get("truth")) != text and any(_another_page(one, other) for other in others)
+    return found
+
+
+def _another_page(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    truth = _words(one.get("truth"))
+    return one["page_sha256"] != other["page_sha256"] and (truth is None or truth != _words(other.get("truth")))
+
+
+def _words(truth: Any) -> str | None:
+    return normalise(truth) if isinstance(truth, str) else None
 
 
 def flat_row(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,7 +288,7 @@ def load_rows(run: Path, experiment: str | None = None) -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.DataFrame([row_of(record) for record in readings_in(run, experiment or "*")])
+    return pd.DataFrame(rows_of(readings_in(run, experiment or "*")))
 
 
 def readings_in(run: Path, experiment: str = "*") -> list[dict[str, Any]]:

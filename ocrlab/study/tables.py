@@ -32,6 +32,8 @@ def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
         if table[column].notna().any():
             shown[title] = (table[column] / scale).round(digits)
     shown["read to the end"] = [f"{share:.0%}" for share in table["ok"]]
+    if table["flagged"].any():
+        shown["texts to look at"] = table["flagged"]
     if table["reason"].any():
         shown["first problem"] = table["reason"].str.slice(0, 80)
     return shown.set_index(keys)

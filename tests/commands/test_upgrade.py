@@ -88,9 +88,10 @@ def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     for name, text in {
         "pyproject.toml": PYPROJECT,
         "backend.py": BACKEND,
+        "make.py": "print()",
         "ocrlab/__main__.py": MAIN,
         "ocrlab/__init__.py": "",
-        "constraints.txt": "# a comment\ndemo==1.0\nneeded==1.0\nother==1.0\n",
+        "constraints.txt": "# a comment\ndemo==1.0\nneeded==1.0\nonly-elsewhere==1.0\nother==1.0\n",
         ".gitignore": "/.venv*\n/build/\n/results/\n__pycache__/\n",
     }.items():
         (root / name).write_text(text, encoding="utf-8")
@@ -146,6 +147,7 @@ def test_failure_then_swap_then_rollback(project: Path, capsys: pytest.CaptureFi
     assert upgrade([], take=stamp, root=project) == 0
     assert version_in(project) == "2.0" and "demo==2.0" in pins.read_text(encoding="utf-8")
     assert pins.read_text(encoding="utf-8").startswith("# a comment\n") and (project / ".venv-previous").is_dir()
+    assert "only-elsewhere==1.0\n" in pins.read_text(encoding="utf-8"), "what another system installs stays pinned"
 
     assert rollback(project) == 0
     assert version_in(project) == "1.0" and pins.read_text(encoding="utf-8") == before
@@ -168,6 +170,26 @@ def test_what_cannot_be_upgraded_is_named(project: Path) -> None:
     with pytest.raises(CommandFailed, match="installing the newer versions failed"):
         upgrade([], root=project)
     assert [p.name for p in project.glob(".venv*")] == [".venv"] and version_in(project) == "1.0"
+
+
+@pytest.mark.parametrize("uv", [None, "uv"])
+@pytest.mark.parametrize("index", ["", "https://index.example/cu130"])
+def test_the_candidate_gets_this_machines_build_of_torch(
+    index: str, uv: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "make.py").write_text(f"import sys\nprint({index!r} if sys.argv[1:] == ['torch-index'] else 'no')")
+    (tmp_path / "constraints.txt").write_text("torch==2.13.0\n")
+    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+    ran: list[list[str]] = []
+    monkeypatch.setattr(module, "_uv", lambda: uv)
+    monkeypatch.setattr(module, "_run", lambda command, *_: ran.append(list(command)))
+    module._install(tmp_path / ".venv-x", tmp_path, ["torch"], tmp_path)
+    installs = [command for command in ran if "install" in command or "compile" in command]
+    assert len(installs) == 2
+    for command in installs:
+        named = command[command.index("--extra-index-url") + 1] if "--extra-index-url" in command else ""
+        assert named == index
+        assert ("--index-strategy" in command) == bool(index and uv)
 
 
 def test_runs_are_compared_reading_by_reading(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from ocrlab.experiments.recommend import judge_runs
 from ocrlab.pages import load_pages
-from ocrlab.reading.settings import Settings, load_prompts
-from ocrlab.study.records import load_rows, settings_of
+from ocrlab.reading.settings import load_prompts
+from ocrlab.study.records import load_rows
 from tests.experiments.cells import Cells
 from tests.reading.fake_server import answer, begin, end, fake_server
 
@@ -115,11 +115,8 @@ def test_rows_that_say_nothing_of_prompts_get_an_answer_too(tmp_path: Path, monk
         assert "Ask with" not in cells.said
 
 
-def test_rows_of_prompts_are_judged_by_the_recommender_with_the_usual_prompt_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_recommender_takes_the_prompt_that_reads_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_server(always=instructed) as fake:
         learned(tmp_path, monkeypatch, **asking(fake, "usual", "plain"))
-    judged = judge_runs(load_rows(tmp_path))
-    assert [settings.prompt for settings in judged["settings"]] == [Settings().prompt]
-    assert {settings_of(row).prompt for _, row in load_rows(tmp_path).iterrows()} == {USUAL, PLAIN}
+    judged = judge_runs(load_rows(tmp_path)).set_index("standing")["settings"]
+    assert (judged["recommended"].prompt, judged["worse"].prompt) == (PLAIN, USUAL)

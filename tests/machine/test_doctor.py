@@ -24,7 +24,7 @@ def pins() -> dict[str, str]:
     return {line.split("==")[0].lower().replace("_", "-"): line.split("==")[1] for line in lines if "==" in line}
 
 
-HEALTHY = Installed(versions=pins(), torch_cuda="13.0", arch_list=tuple(CU130), card=(12, 0), driver=True)
+HEALTHY = Installed(versions=pins(), torch_cuda="13.0", arch_list=tuple(CU130), card=(12, 0), driver="581.29")
 
 
 def problems(installed: Installed) -> list[doctor.Line]:
@@ -79,12 +79,63 @@ def test_a_driver_without_a_cuda_build_is_a_warning() -> None:
     assert next(line for line in lines if line.check == "card").level == "warning"
 
 
+NO_TORCH_DEVICE = replace(HEALTHY, card=None, torch_cuda=None, arch_list=())
+WINDOWS = {"system": "Windows", "setup": r".\make setup"}
+FLASH = pins() | {"flash-attn": "2.8.3"}
+PLANTED = {  # the stack, the check, and what its remedy says and does not say
+    "CPU build beside a driver, Linux": (NO_TORCH_DEVICE, "card", "make setup", "remove"),
+    "CPU build beside a driver, Windows": (replace(NO_TORCH_DEVICE, **WINDOWS), "card", r".\make setup", "remove"),
+    "CPU build beside a driver, conda": (
+        replace(NO_TORCH_DEVICE, setup="python make.py setup HERE=1"), "card", "python make.py setup HERE=1", "remove",
+    ),
+    "driver too old for CUDA 13": (
+        replace(HEALTHY, card=None, driver="572.16"), "card", "update NVIDIA's driver to 580", "setup",
+    ),
+    "driver of unknown version": (replace(HEALTHY, card=None, driver=""), "card", "run nvidia-smi", "update"),
+    "cu126 on Blackwell, Linux": (replace(HEALTHY, arch_list=tuple(CU126)), "card", "make setup", "remov"),
+    "cu126 on Blackwell, Windows": (
+        replace(HEALTHY, arch_list=tuple(CU126), **WINDOWS), "card", r".\make setup", "remov",
+    ),
+    "flash-attn, Linux": (
+        replace(HEALTHY, versions=FLASH), "flash-attn-wheel-for-another-torch", "'sdpa'; or build it from source",
+        "git+",
+    ),
+    "flash-attn, Windows": (
+        replace(HEALTHY, versions=FLASH, **WINDOWS), "flash-attn-wheel-for-another-torch", "no wheel for Windows",
+        "pip",
+    ),
+    "no Triton, Windows": (replace(HEALTHY, **WINDOWS), "compile", r".\make setup", "pip"),
+    "Triton of the next torch": (
+        replace(HEALTHY, versions=pins() | {"triton-windows": "3.8.0.post29"}, **WINDOWS),
+        "triton-windows-newer-than-torch", r".\make setup", "pip",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(PLANTED))
+def test_a_remedy_is_one_that_works_on_that_system(name: str) -> None:
+    installed, about, says, not_says = PLANTED[name]
+    (line,) = [line for line in check(installed) if line.check == about]
+    assert line.level != "ok" and says in line.remedy and not_says not in line.remedy
+
+
+def test_no_advice_for_what_is_not_amiss() -> None:
+    triton = pins() | {"triton-windows": "3.7.0.post26"}
+    assert not [line for line in check(replace(HEALTHY, versions=triton, **WINDOWS)) if line.level != "ok"]
+    no_card = replace(HEALTHY, card=None, driver=None, torch_cuda=None, arch_list=(), **WINDOWS)
+    assert not [line for line in check(no_card) if line.level != "ok"]
+    older = replace(HEALTHY, versions=FLASH | {"torch": "2.8.0"})
+    assert "flash-attn-wheel-for-another-torch" not in {line.check for line in check(older)}
+    newer = replace(HEALTHY, versions=triton | {"torch": "2.14.1", "triton-windows": "3.8.0.post29"}, **WINDOWS)
+    assert "triton-windows-newer-than-torch" not in {line.check for line in check(newer)}
+
+
 def test_known_pairs_are_well_formed() -> None:
     pairs = yaml.safe_load(KNOWN_PAIRS.read_text(encoding="utf-8"))
     assert len({pair["id"] for pair in pairs}) == len(pairs) >= 7
     for pair in pairs:
         assert pair["level"] in {"warning", "problem"} and pair["reference"] and pair["remedy"] and pair["what"]
-        for conditions in ("versions", "card"):
+        for conditions in ("versions", "card", "torch"):
             SpecifierSet(pair.get(conditions, ""))
 
 

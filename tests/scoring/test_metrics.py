@@ -61,5 +61,7 @@ def test_rows_of_an_earlier_version_are_not_read(tmp_path: Path) -> None:
 def test_a_perfect_and_an_empty_reading_by_hand(name: str) -> None:
     metric = METRICS[name]
     best, worst = (1.0, 0.0) if metric.better == "high" else (0.0, 1.0)
+    if name in {"words_invented", "lookalikes", "numbers_reformatted"}:
+        worst = 0.0  # where nothing was read, nothing was read otherwise
     assert metric.value(metric.count("Net 5 kg", "Net 5 kg")) == best
     assert metric.value(metric.count("", "Net 5 kg")) == worst
