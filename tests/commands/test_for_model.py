@@ -11,7 +11,7 @@ import pytest
 from ocrlab.commands import for_model
 from ocrlab.commands.cli import main
 from ocrlab.commands.for_model import Model, check_model, fit_tasks
-from ocrlab.commands.parameters import CommandError
+from ocrlab.commands.parameters import CommandError, read_parameters
 from ocrlab.commands.plan import Task, load_experiments, plan_tasks
 from ocrlab.machine.describe import Choice
 from ocrlab.machine.hardware import Machine
@@ -42,6 +42,15 @@ def test_a_models_own_values_reach_the_notebooks() -> None:
     assert "about the embedded reader" in tasks["embedded-reader"].skipped and not tasks["08-recommendation"].skipped
     smaller = fitted(replace(CARD, cell_pixels=32 * 32))["04-pixels"].parameters
     assert smaller["max_pixels_values"][0] == 256 * 1024, "another processor's cells"
+
+
+def test_every_value_for_a_model_is_a_parameter_of_its_notebook() -> None:
+    for name, one in load_experiments().items():
+        known = read_parameters(one.notebook)
+        for sizes in one.model.values():
+            unknown = {key.replace("max_image_tokens", "max_pixels") for key in sizes.parameters} - set(known)
+            assert not unknown, f"{name}: {unknown}"
+            assert ("pages" in known) or not sizes.readings, name
 
 
 def test_more_minutes_read_more_pages_up_to_the_most_and_fewer_leave_out_the_least_important() -> None:
