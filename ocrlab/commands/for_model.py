@@ -136,7 +136,7 @@ def fit_tasks(
             new = {"pages": pages, "dtype": model.dtype.value} | _in_pixels(one.parameters, model.cell_pixels)
             new = {key: value for key, value in new.items() if key in known}
             task = replace(task, parameters=check(task.experiment.notebook, task.parameters | new | mine))
-            about = f"{pages} pages × about {one.readings} settings, " if one.readings else ""
+            about = f"up to {pages} pages × about {one.readings} settings, " if one.readings else ""
             words.append(f"{name}: {about}about {_seconds(one, pages, model) / 60:.0f} min")
         elif name in sizes:
             why = f"left out for time: about {_seconds(sizes[name], sizes[name].least_pages, model) / 60:.0f} min"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import yaml
 
 from ocrlab.machine.quarantine import reason_against
-from ocrlab.reading.settings import GENERATION, Settings, is_endpoint
+from ocrlab.reading.settings import GENERATION, Settings, is_endpoint, load_prompts
 from ocrlab.scoring.metrics import METRICS
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import Interval, Verdict, ratio_of_sums
@@ -310,9 +310,14 @@ def _unless(line: pd.Series, mine: pd.DataFrame, margin: float) -> str:
 
 
 def differences(settings: Settings, other: Settings) -> str:
-    """Return what one setting has that another has not, such as `batch_size=8, do_sample=True`; a seed is none."""
+    """Return what one setting has that another has not, such as `batch_size=8, prompt=plain`; model and seed apart."""
     mine, known = settings.as_dict(), other.as_dict()
-    changed = [name for name in _NAMES if mine[name] != known[name]]
+    changed = [name for name in _NAMES if mine[name] != known[name] and name != "model_id"]
     left = [name for name in changed if name in GENERATION and mine[name] is None]
-    words = [f"{name}={mine[name]!s:.40}" for name in changed if len(left) < 3 or name not in left]
+    prompts = {known.prompt: name for name, known in load_prompts().items() if not known.system_prompt}
+    words = [
+        f"{name}={prompts.get(str(mine[name]), mine[name])!s:.40}"
+        for name in changed
+        if len(left) < 3 or name not in left
+    ]
     return ", ".join(words + ["generation by the checkpoint"] * (len(left) >= 3)) or "no difference"

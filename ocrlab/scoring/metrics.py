@@ -354,11 +354,17 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def score(reading: str, truth: str) -> dict[str, float | int | None]:
-    """Return the score columns of one page: for each metric its value, a fraction, its edits and the truth's length."""
+def score(reading: str, truth: str, ended_by_itself: bool = True) -> dict[str, float | int | None]:
+    """Return the score columns of one page: for each metric its value, a fraction, its edits and the truth's length.
+
+    Where the cap ended the reading, a page costs no more than one of which nothing was read: how long a loop went on
+    is the cap's doing, and one such page would outweigh all others.
+    """
     columns: dict[str, float | int | None] = {}
     for name, metric in METRICS.items():
         found = metric.edits(reading, truth)
+        if found.length and not ended_by_itself:
+            found = Edits(min(found.edits, found.length), found.length)
         columns |= {name: metric.value(found), f"{name}_edits": found.edits, f"{name}_length": found.length}
     return columns
 

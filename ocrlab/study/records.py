@@ -209,10 +209,10 @@ def reading_record(
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the flat row of a reading record, scored where there is a truth.
 
-    A page that was lost (`LOST`) is scored as an empty text: it costs its letters. Forced length (`min_new_tokens`)
-    measures speed and dummy weights read nothing: their quality columns stay empty. Of what was read,
-    `removed_characters` counts what the model wrote around the page's text; `repeated` says that an ended text repeats
-    a passage or itself, `text_on_blank` that the page has none; `copied` takes `rows_of`.
+    A page that was lost (`LOST`) is scored as an empty text: it costs its letters, and a loop no more than these.
+    Forced length (`min_new_tokens`) measures speed and dummy weights read nothing: their quality columns stay empty. Of
+    what was read, `removed_characters` counts what the model wrote around the page's text; `repeated` says that an
+    ended text repeats a passage or itself, `text_on_blank` that the page has none; `copied` takes `rows_of`.
     """
     row, truth = flat_row(record) | dict.fromkeys(FLAGS, False), record.get("truth")
     if not _reads(record):
@@ -224,7 +224,8 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "repeated": record["status"] == "ok" and is_repeated(cleaned.text, truth),
         "text_on_blank": blank and bool(cleaned.text.strip()),
     }
-    return row | score(record["text"], truth) if isinstance(truth, str) else row
+    ended = record["status"] not in ("loop", "truncated")
+    return row | score(record["text"], truth, ended) if isinstance(truth, str) else row
 
 
 def _reads(record: Mapping[str, Any], statuses: Sequence[str] = WITH_TEXT) -> bool:

@@ -1,37 +1,61 @@
-"""`make reproduce` with a model on a server that answers as the 2B does: whole documents, one page that loops."""
+"""`make reproduce MODEL=` with a server that answers as the 2B does: whole documents, one page that loops."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import nbformat
+import pytest
 
 from ocrlab.commands.reproduce import reproduce
+from ocrlab.experiments.recommend import judge_runs
+from ocrlab.reading.settings import load_preset, load_prompts
 from ocrlab.study.provenance import read_record
 from ocrlab.study.records import load_rows
-from tests.rehearsal import rehearsal
+from tests.rehearsal import Manner, rehearsal
 
-NOTEBOOKS = ("04-pixels", "05-generation", "08-recommendation")
-PARAMS = (
-    "page_set=documents pages=20 dtype=auto max_pixels=1003520 max_pixels_values=[200704,1003520] max_new_tokens=1000 "
-    "seeds=[0] temperature_values=[] repetition_penalty_values=[1.3] no_repeat_ngram_size_values=[] "
-    "num_beams_values=[] max_new_tokens_values=[]"
-)
+PLAIN, USUAL = (load_prompts()[name].prompt for name in ("plain", "usual"))
+# The text alone is read well; every other request brings words around it, and more errors.
+MANNERS = (Manner("only the text", preamble=0.02, fence=0.02), Manner("", 1.8, preamble=0.5, closing=0.15, fence=0.33))
 
 
-def test_documents_read_by_a_server_give_notebooks_that_are_ok_and_say_so(tmp_path: Path) -> None:
-    with rehearsal(seconds=0.05) as fake:
-        only = ",".join(NOTEBOOKS)
-        code = reproduce("smoke", fake.model_id, only, run="rehearsed", params=PARAMS, results=tmp_path)
-    folder = tmp_path / "rehearsed"
-    entries = read_record(folder)["notebooks"]
-    assert code == 0 and {name: entry["status"] for name, entry in entries.items()} == dict.fromkeys(NOTEBOOKS, "ok")
-    for name in NOTEBOOKS:
-        cells = nbformat.read(folder / "notebooks" / f"{name}.ipynb", as_version=4).cells
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run: 1,280 image tokens and the plain prompt are planted as the best, 256 and the usual as the worst."""
+    results = tmp_path_factory.mktemp("results")
+    with rehearsal(seconds=0.2, token_seconds=0.0003, manners=MANNERS) as fake:
+        assert reproduce("cpu", fake.model_id, run="rehearsed", minutes=10, results=results) == 0
+    return results / "rehearsed"
+
+
+def test_every_notebook_is_ok_or_says_why_it_was_left_out(run: Path) -> None:
+    entries = read_record(run)["notebooks"]
+    read = {name for name, entry in entries.items() if entry["status"] == "ok"}
+    assert {"00-quickstart", "04-pixels", "05-generation", "prompts", "08-recommendation", "11-costs"} <= read
+    assert all(entry["status"] == "skipped" and entry["reason"] for name, entry in entries.items() if name not in read)
+    for name in read:
+        cells = nbformat.read(run / "notebooks" / f"{name}.ipynb", as_version=4).cells
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
-        assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
-    rows = load_rows(folder, "04-pixels")
-    assert len(rows) == 40 and set(rows["status"]) == {"ok", "loop"}
-    assert rows.groupby("max_pixels")["status"].agg(lambda found: (found == "loop").sum()).tolist() == [1, 1]
-    edits = rows[rows["status"] == "ok"].groupby("max_pixels")["cer_edits"].sum()
-    assert edits[200704] > 1.3 * edits[1003520]  # fewer pixels read worse, by the server's own figures
+        assert not [out for out in outputs if out.output_type == "error" or out.get("name") == "stderr"], name
+
+
+def test_the_planted_best_is_recommended_and_the_worst_named_though_a_page_loops_everywhere(run: Path) -> None:
+    rows = load_rows(run, "04-pixels")
+    assert (rows[rows["status"] == "loop"].groupby("max_pixels").size() == 1).all() and rows[
+        "max_pixels"
+    ].nunique() == 4
+    best = load_preset(run / "recommended.yaml")
+    assert (best.max_pixels, best.prompt) == (1280 * 28 * 28, PLAIN)
+    judged = judge_runs(load_rows(run))
+    standing = {
+        (one.max_pixels // 784, one.prompt): what
+        for one, what in zip(judged["settings"], judged["standing"], strict=True)
+    }
+    assert standing[256, PLAIN] == standing[640, PLAIN] == standing[1280, USUAL] == "worse"
+    assert judged["endings"].str.contains(r"\d loop").all()
+
+
+def test_the_front_page_begins_with_the_answer(run: Path) -> None:
+    for name in ("index.html", "report.md"):
+        text = (run / name).read_text(encoding="utf-8").replace("\\", "")
+        assert 0 < text.index("prompt=plain") < text.index("How do I read a page?")
