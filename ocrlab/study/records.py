@@ -20,8 +20,7 @@ from ocrlab.reading.result import READING_VERSION, Reading
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.scoring.clean import clean
 from ocrlab.scoring.metrics import normalise, score
-from ocrlab.scoring.outcomes import LOST, WITH_TEXT
-from ocrlab.scoring.repetition import is_repeated
+from ocrlab.scoring.outcomes import LOST, WITH_TEXT, is_repeated
 
 if TYPE_CHECKING:
     import pandas as pd

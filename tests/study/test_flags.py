@@ -15,7 +15,7 @@ from ocrlab.pages.images import is_blank
 from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.report.site import build_site
-from ocrlab.scoring.repetition import is_repeated
+from ocrlab.scoring.outcomes import is_repeated
 from ocrlab.study import tables
 from ocrlab.study.compare import summarise
 from ocrlab.study.experiment import run_experiment
