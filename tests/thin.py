@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 from ocrlab import paths
 from ocrlab.commands.parameters import check, read_parameters
 from ocrlab.commands.plan import load_experiments
-from ocrlab.experiments import engines, machine
+from ocrlab.experiments import engines, limits, machine
 from ocrlab.machine import attention, hardware
+from ocrlab.machine.worker import Worker
 from ocrlab.reading.loading import Unsupported
 
 SITUATIONS = ("absent", "refused", "one_page", "no_truth", "one_setting", "endpoint")
@@ -136,7 +137,7 @@ def _render(value: Any, said: io.StringIO) -> None:
 
 @contextmanager
 def _in_a_run(run: Path) -> Iterator[None]:
-    """Have a run in hand by its folder, few attentions, and no server that needs seconds to start.
+    """Have a run in hand by its folder, few attentions, and nothing that needs seconds to start.
 
     Environment variables stay as they are: with others, no process could be a copy of one that has torch already.
     """
@@ -147,6 +148,7 @@ def _in_a_run(run: Path) -> Iterator[None]:
             (paths, "run_in_hand", lambda: run),
             (paths, "BUILD", run / "build"),
             (hardware, "_measure", lambda *asked: _measured_once(*asked[:3])),
+            (limits, "Worker", lambda *limit, fresh=False: Worker(*limit)),
             (attention, "all_probes", lambda *asked: probes(*asked)[:2]),
             (machine, "ATTENTIONS", ("sdpa", "flash_attention_2")),
             (machine, "SDPA_KERNELS", ("math",)),

@@ -129,7 +129,8 @@ def quality_rows(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(**missing)
     rows = rows[rows["min_new_tokens"].isna() & (rows["weights"] == "pretrained")]
     remote = rows["model_id"].map(is_endpoint).astype(bool)
-    return rows if remote.all() else rows[~remote]
+    read = rows["status"].isin(WITH_TEXT) if len(rows) else remote
+    return rows[~remote] if (read & ~remote).any() else rows
 
 
 def groups_by_setting(rows: pd.DataFrame) -> Iterator[tuple[Settings, pd.DataFrame]]:

@@ -178,6 +178,15 @@ def test_a_text_is_judged_as_in_this_process(pages: list[Page]) -> None:
     assert cut_off.status == "truncated" and "after 16 tokens" in cut_off.reason
 
 
+def test_a_loop_is_seen_though_the_cap_cuts_its_last_word_in_two(pages: list[Page]) -> None:
+    def loops(handler: Any) -> None:
+        begin(handler, [*["Total 20.54\n"] * 15, "Tot"])
+        end(handler, "length", 16)
+
+    with fake_server(turns=[loops]) as fake, open_reader(settings(fake)) as reader:
+        assert reader.read(pages[0]).status == "loop"
+
+
 def test_so_many_requests_are_in_flight_as_asked(pages: list[Page]) -> None:
     with fake_server(seconds=0.1) as fake, open_reader(settings(fake, batch_size=4)) as reader:
         readings = reader.read(pages)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ocrlab.study.compare import compare, summarise, why_no_score, without_score
+from ocrlab.study.compare import compare, summarise, why_no_score, why_nothing, without_score
 from ocrlab.study.records import row_of
 from tests.runs import reading
 
@@ -29,6 +29,7 @@ def test_pages_without_truth_are_compared_by_what_they_cost() -> None:
 def test_one_page_with_a_truth_is_too_few_and_two_are_enough() -> None:
     one = rows({"truth": "abc"}, {})
     assert "of the 2 that were read, 1 had one" in why_no_score(one)
+    assert why_no_score(rows({"truth": "abc"})).endswith("1 had one. Read more pages: `pages=20`.")
     two = rows({"truth": "abc"}, {"truth": "abd"})
     assert why_no_score(two) == "" and without_score(two, "k") == []
     blank = two.assign(k=["this", "that"])
@@ -39,6 +40,9 @@ def test_reasons_are_counted_where_nothing_could_be_read() -> None:
     found = rows(*[{"status": "unsupported", "reason": "no such kernel"}] * 2, {"status": "oom", "reason": "13 GiB"})
     words = "None of 3 readings gave a text: 2 unsupported (no such kernel); 1 oom (13 GiB)."
     assert without_score(found, "k") == [words]
+    many = rows(*({"status": "error", "reason": reason} for reason in "abcdd"))
+    assert why_nothing(many).endswith("2 error (d); 1 error (a); 1 error (b); 1 for other reasons.")
+    assert why_nothing(rows({"status": "error"}, {"status": "empty"})) == ""
     assert without_score(pd.DataFrame(), "k") == ["No page was read yet: `make reproduce` reads some."]
 
 
