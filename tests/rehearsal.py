@@ -66,8 +66,9 @@ class Rehearsal:
 
     `rates` are edits per letter, `loops` the share of pages that repeat a line up to the cap: the first of a fixed
     order, so that a page that loops at a low share loops at a higher one. `reordered` pages come with their second
-    half first. `spread` is the standard deviation of a page's difficulty, as a logarithm. Temperature and repetition
-    penalty add edits per letter and unit. `seconds` are for 1,000 image tokens, `token_seconds` for a new token.
+    half first. `shared` is the share of a page's errors that are the page's own: what is misread of more pixels is
+    misread of fewer, too. `spread` is the standard deviation of a page's difficulty, as a logarithm. Temperature and
+    repetition penalty add edits per letter and unit. `seconds` are for 1,000 image tokens, `token_seconds` for a token.
     """
 
     pages: Sequence[str | Path] = ("documents",)
@@ -77,6 +78,7 @@ class Rehearsal:
     manners: tuple[Manner, ...] = MANNERS
     reordered: int = 1
     look_alikes: float = 0.6
+    shared: float = 0.9
     spread: float = 0.3
     temperature_errors: float = 0.01
     penalty_errors: float = 0.2
@@ -125,7 +127,9 @@ class Writer:
         rate = at(self.figures.rates, tokens) * manner.errors * self.hard[page.id]
         rate += temperature * self.figures.temperature_errors
         rate += max(0.0, float(body.get("repetition_penalty", 1)) - 1) * self.figures.penalty_errors
-        text = misread("\n".join(lines), rate, self.figures.look_alikes, dice)
+        page_dice, own = random.Random(f"errors {page.id}"), rate * (1 - self.figures.shared)
+        text = misread("\n".join(lines), rate - own, self.figures.look_alikes, page_dice)
+        text = misread(text, own, self.figures.look_alikes, dice)
         text = in_markdown(text) if manner.markdown else text
         if self.place[page.id] < self.looping(tokens):
             kept = text.splitlines()[: max(1, text.count("\n") // 2)]
@@ -161,20 +165,22 @@ def thumbnail(image: Image.Image) -> np.ndarray:
 
 def misread(text: str, rate: float, look_alikes: float, dice: random.Random) -> str:
     """Return the text with `rate` edits per letter: look-alikes for this share where there are any, else another
-    letter, a letter left out or one more.
+    letter, a letter left out or one more. With dice alike, a lower rate makes some of a higher one's edits.
     """
     letters = list(text)
     places = [i for i, letter in enumerate(letters) if not letter.isspace()]
-    alike = [i for i in places if letters[i] in LOOK_ALIKES]
-    wanted = min(int(rate * len(letters) + dice.random()), len(places))
-    chosen = set(dice.sample(alike, min(len(alike), round(wanted * look_alikes))))
-    free = [i for i in places if i not in chosen]
-    others = dice.sample(free, min(len(free), wanted - len(chosen)))
-    for i in chosen:
+    places.sort(key=lambda _: dice.random())
+    kinds = [dice.random() for _ in places]
+    others = [dice.choice("aeionrstаеинорст0123456789") for _ in places]
+    alike, free = ([i for i in places if (letters[i] in LOOK_ALIKES) == kind] for kind in (True, False))
+    wanted, fraction = int(rate * len(letters)), dice.random()
+    wanted = min(wanted + (rate * len(letters) - wanted > fraction), len(places))
+    first = alike[: round(wanted * look_alikes)]
+    for i in first:
         letters[i] = LOOK_ALIKES[letters[i]]
-    for i in others:
-        other = dice.choice([one for one in "aeionrstаеинорст0123456789" if one != letters[i]])
-        letters[i] = dice.choice([other, "", letters[i] + other])
+    for i, kind, other in zip(free[: wanted - len(first)], kinds, others, strict=False):
+        other = other if other != letters[i] else "z"
+        letters[i] = other if kind < 1 / 3 else "" if kind < 2 / 3 else letters[i] + other
     return "".join(letters)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from ocrlab.reading.settings import GENERATION, Settings, is_endpoint, load_prom
 from ocrlab.scoring.metrics import METRICS
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import Interval, Verdict, ratio_of_sums
+from ocrlab.study.agreement import REFERENCE, with_reference, words
 from ocrlab.study.compare import compare, endings, interval_of, values_of, why_no_score
-from ocrlab.study.records import load_rows, settings_of
+from ocrlab.study.records import readings_in, rows_of, settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +35,7 @@ MIN_PAGES = 8
 _NUMBERS = ("difference", "low", "high", "speed", "speed_low", "speed_high", "cer", "pages_per_second")
 _COLUMNS = (
     *(*_NUMBERS, "settings", "anchor", "pages", "reason", "memory_bytes", "standing", "machine", "model_id"),
-    *("own_cer", "own_cer_low", "own_cer_high", "words_found", "page_s", "endings", "sets", "needed"),
+    *("own_cer", "own_cer_low", "own_cer_high", "words_found", "page_s", "endings", "sets", "needed", "agreement"),
 )
 _NAMES = [name for name in Settings().as_dict() if name != "seed"]
 
@@ -111,13 +113,19 @@ def write_preset(settings: Settings, reason: str, file: Path) -> Path:
     return file
 
 
-def rows_of_runs(folders: Iterable[Path]) -> pd.DataFrame:
-    """Return the rows of several runs' folders in one table, each with its run's name."""
+def rows_of_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, str]:
+    """Return the rows of several runs' folders in one table, each with its run's name, and what they are held against.
+
+    That is a sentence where no page of a run has a truth (`study.agreement`), else empty.
+    """
     import pandas as pd
 
-    tables = [load_rows(folder).assign(run=folder.name) for folder in folders]
-    filled = [table for table in tables if len(table)]
-    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+    tables, notes = [], []
+    for folder in folders:
+        held, references = with_reference(readings_in(folder))
+        tables += [pd.DataFrame(rows_of(held)).assign(run=folder.name)] if held else []
+        notes += [words(references)] if references else []
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), " ".join(notes)
 
 
 def quality_rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -142,13 +150,20 @@ def groups_by_setting(rows: pd.DataFrame) -> Iterator[tuple[Settings, pd.DataFra
 def _anchor(groups: list[pd.DataFrame], margin: float) -> pd.DataFrame:
     """Return what the others are compared with: the setting with the most pages, or one that is seen to read better.
 
-    Of many settings the lowest CER is low by luck as well: the 5 % are shared out over all (Bonferroni).
+    Of many settings the lowest CER is low by luck as well: the 5 % are shared out over all (Bonferroni). Without a
+    truth it is the reference, which agrees with itself.
     """
     usual = max(groups, key=_pages)
+    if _agreement(usual):
+        return min(groups, key=lambda group: group["cer_edits"].sum() if group["cer_edits"].notna().any() else math.inf)
     share = 1 - 0.05 / max(1, len(groups) - 1)
     seen = [g for g in groups if g is not usual and _versus(g, usual, margin, confidence=share).kind == "better"]
     enough = [group for group in seen if group["page"].nunique() >= MIN_PAGES]
     return min(enough, key=lambda group: group["cer_edits"].sum() / group["cer_length"].sum(), default=usual)
+
+
+def _agreement(group: pd.DataFrame) -> bool:
+    return "truth_source" in group and bool((group["truth_source"] == REFERENCE).any())
 
 
 def _pages(group: pd.DataFrame) -> tuple[int, int, int]:
@@ -172,6 +187,7 @@ def _line(group: pd.DataFrame, anchor: pd.DataFrame, margin: float) -> dict[str,
     read = group[group["status"].isin(WITH_TEXT)]
     line: dict[str, Any] = {
         "settings": settings_of(group.iloc[0]),
+        "agreement": _agreement(group),
         "anchor": group is anchor,
         "pages": group["page"].nunique(),
         "memory_bytes": read["peak_memory_bytes"].max() if len(read) else None,
@@ -280,8 +296,13 @@ def _speed(mine: pd.Series, other: pd.Series) -> Interval | None:
 def _answer(line: pd.Series) -> str:
     memory = "" if line["memory_bytes"] != line["memory_bytes"] else f", {line['memory_bytes'] / 2**30:.2f} GiB"
     cer, pages = METRICS["cer"].interval_words(line.to_dict(), "own_cer"), f"{line['pages']} pages"
+    cer = (
+        f"It changes {cer} of the letters that the reference reads (agreement: no page has a truth)"
+        if line["agreement"]
+        else f"CER {cer}"
+    )
     return (
-        f"CER {cer}, {line['page_s']:.3g} s per page{memory}; {pages}{' of ' if line['sets'] else ''}{line['sets']}. "
+        f"{cer}, {line['page_s']:.3g} s per page{memory}; {pages}{' of ' if line['sets'] else ''}{line['sets']}. "
         f"Ended badly: {line['endings'] or 'none'}."
     )
 

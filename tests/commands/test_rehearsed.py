@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from ocrlab.commands.reproduce import reproduce
-from ocrlab.experiments.recommend import judge_runs
+from ocrlab.experiments.recommend import judge_runs, quality_rows, recommend
 from ocrlab.reading.settings import load_preset, load_prompts
+from ocrlab.study.agreement import with_reference
 from ocrlab.study.provenance import read_record
-from ocrlab.study.records import load_rows
+from ocrlab.study.records import load_rows, readings_in, rows_of
 from tests.rehearsal import Manner, rehearsal
 
 PLAIN, USUAL = (load_prompts()[name].prompt for name in ("plain", "usual"))
@@ -59,3 +61,19 @@ def test_the_front_page_begins_with_the_answer(run: Path) -> None:
     for name in ("index.html", "report.md"):
         text = (run / name).read_text(encoding="utf-8").replace("\\", "")
         assert 0 < text.index("prompt=plain") < text.index("How do I read a page?")
+
+
+def test_without_any_truth_agreement_recommends_the_same_and_finds_the_worst(run: Path) -> None:
+    bare = [record | {"truth": None} for record in readings_in(run)]
+    held, references = with_reference(bare)
+    (reference,) = references.values()
+    assert reference.max_pixels == 2560 * 784, "the largest budget"
+    judged = judge_runs(quality_rows(pd.DataFrame(rows_of(held))))
+    (one,) = recommend(judged)
+    best = load_preset(run / "recommended.yaml")
+    assert (one.settings.max_pixels, one.settings.prompt) == (best.max_pixels, best.prompt)
+    assert "of the letters that the reference reads" in one.answer
+    standing = {
+        (s.max_pixels // 784, s.prompt): what for s, what in zip(judged["settings"], judged["standing"], strict=True)
+    }
+    assert standing[256, PLAIN] == standing[1280, USUAL] == "worse"
