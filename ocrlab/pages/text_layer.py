@@ -18,21 +18,13 @@ from pypdfium2 import PdfiumError, raw
 from ocrlab.pages.documents import open_pdf
 from ocrlab.pages.images import PageError
 
-NO_LAYER = "no text layer"
-OCR_LAYER = "a scan with an OCR layer: its text is invisible or lies behind an image"
-PICTURE = "an image covers most of the page and may hold text of its own"
-JUNK = "the text layer is junk: glyphs have no Unicode, or are of a private one"
-RIGHT_TO_LEFT = "right-to-left text, which is not put in order here"
-SIDEWAYS = "most of its text runs sideways"
-TOO_FEW = "too few letters in the text layer"
-
 _HIDDEN, _PICTURE, _JUNK, _RTL, _FEW = 0.1, 0.6, 0.01, 0.01, 20  # shares; letters, ten times as many on a picture
-_GAP, _SPACE = 0.7, 0.17  # em between cells and columns, em between words
+_GAP, _SPACE, _SEEN_SPACE = 0.7, 0.17, 0.05  # em between cells and columns, words, words that PDFium parts too
 _MARGIN, _MARGIN_GAP = 0.08, 1.6  # share of the page's height, em between a header or footer and the rest
 #: As the letters are compared: hyphens that look alike, what bullets of Symbol and Wingdings show, nothing for marks.
-_PRINTED = str.maketrans(
-    "\u2010\u2011\uf0b7\uf0a7\uf0d8\uf0fc\uf02d\uf0e0\uf020", "--•▪➢✓-→ ", "\u200b\u200c\u200d\ufeff"
-)
+_NO_TEXT = {"Cc", "Cn", "Co"}  # Unicode's categories of control, unassigned (U+FFFE too) and private characters
+_DROPPED = dict.fromkeys([0x200B, 0x200C, 0x200D, 0xFEFF, *range(0xDC00, 0xE000)])  # marks, halves of UTF-16's pairs
+_PRINTED = str.maketrans("\u2010\u2011\uf0b7\uf0a7\uf0d8\uf0fc\uf02d\uf0e0\uf020", "--•▪➢✓-→ ") | _DROPPED
 
 
 class Layer(NamedTuple):
@@ -43,7 +35,10 @@ class Layer(NamedTuple):
 
 
 class _Glyph(NamedTuple):
-    """A character in a frame where its text runs to the right, in points; `number` in the file, -1 in a field."""
+    """A character in a frame where its text runs to the right, in points; `number` in the file, -1 in a field.
+
+    A gap before it of more than `space` em is one: less where PDFium sees one, as italic letters hang over theirs.
+    """
 
     char: str
     left: float
@@ -51,6 +46,7 @@ class _Glyph(NamedTuple):
     base: float
     size: float
     number: int
+    space: float
 
 
 class _Run(NamedTuple):
@@ -92,22 +88,27 @@ def _layer(page: Any, own: int) -> Layer:
     angles: dict[int, list[_Glyph]] = defaultdict(list)
     counts: Counter[str] = Counter()
     for glyph, degrees, shown in _glyphs(page, own, drawn_at, covers):
-        counts["hidden"] += not shown
-        if shown:
+        if not shown:
+            counts["hidden"] += 1
+        elif unicodedata.category(glyph.char[0]) in _NO_TEXT and not glyph.char.isspace():
+            counts["junk"] += 1
+        else:
             angles[(degrees - page.get_rotation()) % 360].append(glyph)
             counts["printed"] += not glyph.char.isspace()
-            counts["junk"] += glyph.char == "\ufffd" or unicodedata.category(glyph.char[0]) in {"Co", "Cn", "Cc"}
-            counts["right to left"] += unicodedata.bidirectional(glyph.char[0]) in {"R", "AL"}
             counts["letters"] += glyph.char.isalnum()
+            counts["right to left"] += unicodedata.bidirectional(glyph.char[0]) in {"R", "AL"}
     pictures = sum(_shared_area(at, box) for _, at, image in covers if image) / max(_shared_area(box, box), 1e-6)
     problems = {
-        NO_LAYER: counts["printed"] + counts["hidden"] == 0,
-        OCR_LAYER: counts["hidden"] > _HIDDEN * (counts["printed"] + counts["hidden"]),
-        PICTURE: pictures > _PICTURE and counts["letters"] < 10 * _FEW,
-        JUNK: counts["junk"] > _JUNK * counts["printed"],
-        RIGHT_TO_LEFT: counts["right to left"] > _RTL * counts["printed"],
-        SIDEWAYS: 2 * len(angles[0]) < sum(map(len, angles.values())),
-        TOO_FEW: counts["letters"] < _FEW,
+        "no text layer": not any(counts.values()),
+        "a scan with an OCR layer: its text is invisible or lies behind an image": counts["hidden"]
+        > _HIDDEN * (counts["printed"] + counts["hidden"]),
+        "an image covers most of the page and may hold text of its own": pictures > _PICTURE
+        and counts["letters"] < 10 * _FEW,
+        "the text layer is junk: glyphs have no Unicode, or are of a private one": counts["junk"]
+        > _JUNK * (counts["printed"] + counts["junk"]),
+        "right-to-left text, which is not put in order here": counts["right to left"] > _RTL * counts["printed"],
+        "most of its text runs sideways": 2 * len(angles[0]) < sum(map(len, angles.values())),
+        "too few letters in the text layer": counts["letters"] < _FEW,
     }
     if any(problems.values()):
         return Layer(None, next(problem for problem, true in problems.items() if true))
@@ -124,9 +125,10 @@ def _layer(page: Any, own: int) -> Layer:
 def _glyphs(page: Any, own: int, drawn_at: dict[int, int], covers: list[_Cover]) -> Iterator[tuple[_Glyph, int, bool]]:
     """Yield the characters on the page, each with its angle in degrees and whether a person can see it."""
     text, page_box = page.get_textpage(), page.get_bbox()
-    x, y, matrix = ctypes.c_double(), ctypes.c_double(), raw.FS_MATRIX()
+    x, y, matrix, space = ctypes.c_double(), ctypes.c_double(), raw.FS_MATRIX(), _SPACE
     for number in range(text.count_chars()):
-        char = "" if raw.FPDFText_IsGenerated(text, number) == 1 else _char(text, number)
+        generated = raw.FPDFText_IsGenerated(text, number) == 1
+        char, space = ("", _SEEN_SPACE) if generated else (_char(text, number), space)
         raw.FPDFText_GetMatrix(text, number, matrix)
         size = raw.FPDFText_GetFontSize(text, number) * math.sqrt(abs(matrix.a * matrix.d - matrix.b * matrix.c))
         if not char or size <= 0:
@@ -143,22 +145,21 @@ def _glyphs(page: Any, own: int, drawn_at: dict[int, int], covers: list[_Cover])
         sides = [_turned(h, v, degrees).real for h in box[::2] for v in box[1::2]]
         raw.FPDFText_GetCharOrigin(text, number, x, y)
         base = _turned(x.value, y.value, degrees).imag
-        glyph = _Glyph(char, min(sides), max(sides), base, size, number if number < own else -1)
+        glyph = _Glyph(char, min(sides), max(sides), base, size, number if number < own else -1, space)
+        space = _SPACE
         yield glyph, degrees, char.isspace() or not (over or clear)
 
 
 def _char(text: Any, number: int) -> str:
-    """Return a character as it is compared, "" for one that is not printed, U+FFFD for one without Unicode."""
+    """Return a character as it is compared, "" for one that is not printed, NUL for one without Unicode."""
     code = raw.FPDFText_GetUnicode(text, number)
-    if raw.FPDFText_IsHyphen(text, number) == 1 or code == 0xAD:
+    if code in {0x02, 0xAD}:  # PDFium's sign for a hyphen at a line's end; a soft hyphen, which may be without ink
         box = text.get_charbox(number)
-        return "-" if box[2] > box[0] else ""
-    if 0xDC00 <= code < 0xE000:
-        return ""  # belongs to the one before it
+        return "-" if box[3] - box[1] > 0.1 else ""
     if 0xD800 <= code < 0xDC00:
         code = 0x10000 + ((code & 0x3FF) << 10 | raw.FPDFText_GetUnicode(text, number + 1) & 0x3FF)
-    if raw.FPDFText_HasUnicodeMapError(text, number) == 1 or code in {0, 0xFFFE, 0xFFFF}:
-        return "\ufffd"
+    if raw.FPDFText_HasUnicodeMapError(text, number) == 1 or code in {0, 0xFFFD}:
+        return "\0"
     char = chr(code).translate(_PRINTED)
     same = char.isalpha() and unicodedata.decomposition(char).startswith(("<compat>", "<font>"))
     return unicodedata.normalize("NFKC", char) if same else char  # ligatures, letters of formulas
@@ -168,12 +169,10 @@ def _objects(page: Any) -> tuple[dict[int, int], list[_Cover]]:
     """Return each text object's place in the order of drawing, by its address, and what may lie over it."""
     drawn_at, covers, fill, stroke = {}, [], ctypes.c_int(), ctypes.c_int()
     for order, its in enumerate(page.get_objects()):
-        filled = (
-            raw.FPDFPath_CountSegments(its) in {4, 5} and raw.FPDFPath_GetDrawMode(its, fill, stroke) and fill.value
-        )
+        full = raw.FPDFPath_CountSegments(its) in {4, 5} and raw.FPDFPath_GetDrawMode(its, fill, stroke) and fill.value
         if its.type == raw.FPDF_PAGEOBJ_TEXT:
             drawn_at[ctypes.addressof(its.raw.contents)] = order
-        elif its.type == raw.FPDF_PAGEOBJ_IMAGE or (filled and not raw.FPDFPageObj_HasTransparency(its)):
+        elif its.type == raw.FPDF_PAGEOBJ_IMAGE or (full and not raw.FPDFPageObj_HasTransparency(its)):
             box, outer = its.get_bounds(), its.container
             while outer:
                 box, outer = outer.get_matrix().on_rect(*box), outer.container
@@ -305,16 +304,16 @@ def _by_baseline(runs: Sequence[_Run]) -> list[list[_Run]]:
                 break
         else:
             lines.append([run])
-    lines.sort(key=lambda line: -line[0].base)
-    return [sorted(line, key=lambda run: run.left) for line in lines]
+    return [sorted(line, key=lambda run: run.left) for line in sorted(lines, key=lambda line: -line[0].base)]
 
 
 def _line(runs: Sequence[_Run]) -> str:
     """Return a line's text; gaps are spaces where they are wider than those between its letters."""
     glyphs = [glyph for run in runs for glyph in run.glyphs]
     gaps = [(second.left - first.right) / max(first.size, second.size) for first, second in pairwise(glyphs)]
-    letters = (all(glyph.char.isalnum() for glyph in pair) for pair in pairwise(glyphs))
-    inner = [gap for gap, both in zip(gaps, letters, strict=True) if both and gap < _GAP]
-    space = _SPACE + (max(0.0, median(inner)) if len(inner) > 3 else 0.0)
-    text = "".join(" " * (gap > space) + glyph.char for gap, glyph in zip([0.0, *gaps], glyphs, strict=True))
+    known = zip(gaps, pairwise(glyphs), strict=True)
+    inner = [gap for gap, (one, other) in known if gap < _GAP and (one.char + other.char).isalnum()]
+    usual = max(0.0, median(inner)) if len(inner) > 3 else 0.0
+    spaces = [gap - usual > glyph.space for gap, glyph in zip(gaps, glyphs[1:], strict=True)]
+    text = "".join(" " * space + glyph.char for space, glyph in zip([False, *spaces], glyphs, strict=True))
     return " ".join(unicodedata.normalize("NFC", text).split())

@@ -11,16 +11,15 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from ocrlab.pages import PageError, load_pages
-from ocrlab.pages import text_layer as layers
-from ocrlab.pages.text_layer import text_layer
+from ocrlab.pages.text_layer import Layer, text_layer
 from ocrlab.scoring.metrics import character_edits
 from tests.pages import pdfs
 from tests.pages.pdfs import lines, one_page, prose, stream
 
-FILLER = lines("A line of plain text, so that there are letters enough here.", y=40)
+FILLER = lines(*["A line of plain text, so that there are letters enough here."] * 3, y=60)
 
 
-def layer_of(folder: Path, content: bytes, number: int = 1) -> layers.Layer:
+def layer_of(folder: Path, content: bytes, number: int = 1) -> Layer:
     (folder / "p.pdf").write_bytes(content)
     return text_layer(folder / "p.pdf", number)
 
@@ -112,19 +111,22 @@ def test_words_and_letters_that_are_placed_one_by_one_make_lines(tmp_path: Path)
         content += lines(char, x=x, y=300) if char != " " else ""
         x += widths[char] * 12 / 1000
     content += f"BT /F 12 Tf 40 250 Td {kerned} ET\n"
-    assert read(tmp_path, one_page(content + FILLER)) == [text, "Te X made spaces of gaps alone"]
+    spread = "BT /F 12 Tf 5 Tc 40 200 Td (SPREAD OUT WORDS) Tj ET\n"
+    found = read(tmp_path, one_page(content + spread + FILLER))
+    assert found == [text, "Te X made spaces of gaps alone", "SPREAD OUT WORDS"]
 
 
+KEPT = {code: chr(code) for code in range(32, 127)}
 CODES = {
     1: "ﬁ",
     2: "ﬄ",
-    3: "\u00ad",
     4: "\uf0b7",
     5: "ё",
     6: "e\u0301",
     7: "\u2011",
     8: "\u00a0",
     9: "𝑥",
+    14: "\uf123",
 }
 
 
@@ -136,11 +138,18 @@ CODES = {
         ("\\005 caf\\006", "ё café"),
         ("well\\007known a\\010b", "well-known a b"),
         ("\\011 = 2", "x = 2"),
+        ("a sign\\016 of its own", "a sign of its own"),
     ],
 )
 def test_characters_are_those_that_a_reader_compares(tmp_path: Path, shown: str, expected: str) -> None:
-    known = CODES | {code: chr(code) for code in range(32, 127)}
-    assert read(tmp_path, one_page(lines(shown) + FILLER, characters=known)) == [expected]
+    assert read(tmp_path, one_page(lines(shown) + FILLER, characters=CODES | KEPT)) == [expected]
+
+
+def test_a_soft_hyphen_counts_where_it_has_ink(tmp_path: Path) -> None:
+    content = lines("docu\\003", "ment") + FILLER
+    assert read(tmp_path, one_page(content, characters={3: "\u00ad"} | KEPT)) == ["docu", "ment"]
+    content = lines("docu-", "ment") + FILLER
+    assert read(tmp_path, one_page(content, characters=KEPT | {45: "\u00ad"})) == ["docu-", "ment"]
 
 
 def test_a_broken_word_keeps_its_hyphen_and_costs_nothing_when_read_whole(tmp_path: Path) -> None:
@@ -175,8 +184,8 @@ def test_a_turned_page_reads_as_it_is_shown(tmp_path: Path, turn: int) -> None:
     content = f"q {matrix} cm {lines('First line of the page', 'Second line of the page', y=500)} Q"
     texts = ["First line of the page", "Second line of the page"]
     assert read(tmp_path, one_page(content, page=f"/Rotate {turn}", box="0 0 600 600")) == texts
-    sideways = layer_of(tmp_path, one_page(content, page=f"/Rotate {(turn + 90) % 360}", box="0 0 600 600"))
-    assert sideways == layers.Layer(None, layers.SIDEWAYS)
+    text, problem = layer_of(tmp_path, one_page(content, page=f"/Rotate {(turn + 90) % 360}", box="0 0 600 600"))
+    assert text is None and problem == "most of its text runs sideways"
 
 
 def test_text_at_an_angle_comes_last(tmp_path: Path) -> None:
@@ -221,7 +230,8 @@ def test_a_scan_that_tesseract_read_is_told_apart(tmp_path: Path) -> None:
         pytest.skip("no Tesseract here")
     _scan("What was scanned here is\nread into a layer below\nthe picture of the page").save(tmp_path / "s.png")
     subprocess.run(["tesseract", "s.png", "s", "pdf"], cwd=tmp_path, check=True, capture_output=True)
-    assert text_layer(tmp_path / "s.pdf", 1) == layers.Layer(None, layers.OCR_LAYER)
+    text, problem = text_layer(tmp_path / "s.pdf", 1)
+    assert text is None and problem.startswith("a scan with an OCR layer")
 
 
 PICTURE = "q 600 0 0 400 0 0 cm /I Do Q\n"
@@ -233,22 +243,26 @@ ARABIC = {ord(char): chr(0x628 + index) for index, char in enumerate("abcdefghij
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (one_page("0 0 10 10 re f"), layers.NO_LAYER),
-        (one_page(PICTURE), layers.NO_LAYER),
-        (one_page(PICTURE + lines("An OCR layer under the page that was scanned", before="3 Tr")), layers.OCR_LAYER),
-        (one_page(TEXT + PICTURE), layers.OCR_LAYER),
-        (one_page(PICTURE + lines("Downloaded from an archive by a reader")), layers.PICTURE),
-        (one_page(TEXT, characters={ord(c): chr(0xE000 + ord(c)) for c in "aeiost"}), layers.JUNK),
-        (one_page(TEXT, characters={ord(c): "\ufffd" for c in "aeiost"}), layers.JUNK),
-        (one_page(TEXT, characters={ord(c): "\0" for c in "aeiost"}), layers.JUNK),
-        (one_page(lines("plain words that are of another script"), characters=HEBREW), layers.RIGHT_TO_LEFT),
-        (one_page(lines("plain words that are of another script"), characters=ARABIC), layers.RIGHT_TO_LEFT),
-        (one_page(lines("Figure 7")), layers.TOO_FEW),
-        (one_page(lines("1.2 - 3.4 * ...... 5 ! ! !")), layers.TOO_FEW),
+        (one_page("0 0 10 10 re f"), "no text layer"),
+        (one_page(PICTURE), "no text layer"),
+        (
+            one_page(PICTURE + lines("An OCR layer under the page that was scanned", before="3 Tr")),
+            "a scan with an OCR layer",
+        ),
+        (one_page(TEXT + PICTURE), "a scan with an OCR layer"),
+        (one_page(PICTURE + lines("Downloaded from an archive by a reader")), "an image covers most"),
+        (one_page(TEXT, characters={ord(c): chr(0xE000 + ord(c)) for c in "aeiost"}), "the text layer is junk"),
+        (one_page(TEXT, characters={ord(c): "\ufffd" for c in "aeiost"}), "the text layer is junk"),
+        (one_page(TEXT, characters={ord(c): "\0" for c in "aeiost"}), "the text layer is junk"),
+        (one_page(lines("plain words that are of another script"), characters=HEBREW), "right-to-left"),
+        (one_page(lines("plain words that are of another script"), characters=ARABIC), "right-to-left"),
+        (one_page(lines("Figure 7")), "too few letters"),
+        (one_page(lines("1.2 - 3.4 * ...... 5 ! ! !")), "too few letters"),
     ],
 )
 def test_each_reason_why_a_layer_is_no_truth(tmp_path: Path, content: bytes, reason: str) -> None:
-    assert layer_of(tmp_path, content) == layers.Layer(None, reason)
+    text, problem = layer_of(tmp_path, content)
+    assert text is None and problem.startswith(reason)
 
 
 def test_text_over_a_background_picture_is_a_truth(tmp_path: Path) -> None:
@@ -270,7 +284,7 @@ def test_matplotlib_and_pillow(tmp_path: Path) -> None:
         "turned by a quarter",
     ]
     _scan("What was scanned").save(tmp_path / "i.pdf")
-    assert text_layer(tmp_path / "i.pdf", 1).problem == layers.NO_LAYER
+    assert text_layer(tmp_path / "i.pdf", 1).problem == "no text layer"
 
 
 def test_text_laid_by_pdfium_itself(tmp_path: Path) -> None:

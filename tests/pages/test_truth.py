@@ -38,7 +38,7 @@ def test_a_truth_beside_goes_first_and_a_layer_that_is_none_says_why(folder: Pat
     assert (born.truth, born.truth_source, born.problem) == ("\n".join(TEXTS), "pdf", "")
     assert (known.truth, known.truth_source) == ("what a person wrote", "file")
     assert (scan.truth, scan.truth_source, scan.refused) == (None, "", False)
-    assert scan.problem == f"{folder / 'scan.pdf'}: page 1: {layers.NO_LAYER}" and scan.open().size
+    assert scan.problem == f"{folder / 'scan.pdf'}: page 1: no text layer" and scan.open().size
     assert (image.truth, image.truth_source, image.problem) == (None, "", "")
     assert [page.truth_source for page in load_pages(folder)] == ["", "file", "", ""]
     assert {page.truth_source for page in load_pages("lines", limit=2)} == {"file"}
