@@ -23,8 +23,9 @@ _GAP, _SPACE, _SEEN_SPACE = 0.7, 0.17, 0.05  # em between cells and columns, wor
 _MARGIN, _MARGIN_GAP = 0.08, 1.6  # share of the page's height, em between a header or footer and the rest
 #: As the letters are compared: hyphens that look alike, what bullets of Symbol and Wingdings show, nothing for marks.
 _NO_TEXT = {"Cc", "Cn", "Co"}  # Unicode's categories of control, unassigned (U+FFFE too) and private characters
-_DROPPED = dict.fromkeys([0x200B, 0x200C, 0x200D, 0xFEFF, *range(0xDC00, 0xE000)])  # marks, halves of UTF-16's pairs
-_PRINTED = str.maketrans("\u2010\u2011\uf0b7\uf0a7\uf0d8\uf0fc\uf02d\uf0e0\uf020", "--•▪➢✓-→ ") | _DROPPED
+#: Marks without ink, and the second halves of UTF-16's pairs.
+_DROPPED = dict.fromkeys([0xAD, 0x200B, 0x200C, 0x200D, 0xFEFF, *range(0xDC00, 0xE000)])
+_PRINTED = str.maketrans("\u2010\u2011\uf0b7\uf0a7\uf0d8\uf0fc\uf02d\uf0e0\uf020", "--•▪➢✓-→ ")
 
 
 class Layer(NamedTuple):
@@ -115,7 +116,8 @@ def _layer(page: Any, own: int) -> Layer:
     lines: list[str] = []
     for degrees in sorted(angles):
         heights = [_turned(x, y, degrees + page.get_rotation()).imag for x in box[::2] for y in box[1::2]]
-        lines += _page_lines(_runs(angles[degrees]), min(heights), max(heights))
+        if runs := _runs(angles[degrees]):
+            lines += _page_lines(runs, min(heights), max(heights))
     return Layer("\n".join(lines))
 
 
@@ -151,11 +153,11 @@ def _glyphs(page: Any, own: int, drawn_at: dict[int, int], covers: list[_Cover])
 
 
 def _char(text: Any, number: int) -> str:
-    """Return a character as it is compared, "" for one that is not printed, NUL for one without Unicode."""
+    """Return a character as it is compared, NUL for one without Unicode."""
     code = raw.FPDFText_GetUnicode(text, number)
-    if code in {0x02, 0xAD}:  # PDFium's sign for a hyphen at a line's end; a soft hyphen, which may be without ink
-        box = text.get_charbox(number)
-        return "-" if box[3] - box[1] > 0.1 else ""
+    if code in {0x02, 0xAD}:  # PDFium's sign for a hyphen at a line's end; a soft hyphen, without ink or in a ligature
+        left, low, right, high = text.get_charbox(number)
+        return "-" if 0.1 < high - low < (right - left if code == 0xAD else math.inf) else "\u00ad"
     if 0xD800 <= code < 0xDC00:
         code = 0x10000 + ((code & 0x3FF) << 10 | raw.FPDFText_GetUnicode(text, number + 1) & 0x3FF)
     if raw.FPDFText_HasUnicodeMapError(text, number) == 1 or code in {0, 0xFFFD}:
@@ -202,8 +204,8 @@ def _runs(glyphs: Sequence[_Glyph]) -> list[_Run]:
     for glyph in glyphs:
         last = runs[-1][-1] if runs else glyph
         size = max(glyph.size, last.size)
-        # The parts of a ligature lie in one place.
-        follows = glyph.left == last.left or -0.5 * size < glyph.left - last.right < _GAP * size
+        # The parts of a ligature lie in one place, and a letter may hang over the next one.
+        follows = last.left - 0.5 * size < glyph.left < last.right + _GAP * size
         if not runs or not follows or abs(glyph.base - last.base) > 0.5 * size:
             runs.append([])
         runs[-1].append(glyph)
@@ -218,12 +220,11 @@ def _runs(glyphs: Sequence[_Glyph]) -> list[_Run]:
 
 def _page_lines(runs: list[_Run], bottom: float, top: float) -> list[str]:
     """Return the lines of runs in reading order; a header comes first, a footer last."""
-    zones, margin = [], _MARGIN * (top - bottom)
+    zones, margin, gap = [], _MARGIN * (top - bottom), _MARGIN_GAP * median(run.size for run in runs)
     for sign, edge in ((1, top - margin), (-1, -bottom - margin)):
-        zone = [run for run in runs if sign * run.base > edge]
-        rest = [sign * run.base for run in runs if sign * run.base <= edge]
-        apart = zone and rest and min(sign * run.base for run in zone) - max(rest) > _MARGIN_GAP * zone[0].size
-        zones.append(zone if apart else [])
+        bases = sorted((sign * run.base for run in runs), reverse=True)
+        apart = [inner for outer, inner in pairwise(bases) if outer > edge and outer - inner > gap]
+        zones.append([run for run in runs if apart and sign * run.base > apart[-1]])
     body = [run for run in runs if run not in zones[0] and run not in zones[1]]
     return [_line(line) for zone in (zones[0], body, zones[1]) for line in _ordered(zone)]
 
@@ -316,4 +317,4 @@ def _line(runs: Sequence[_Run]) -> str:
     usual = max(0.0, median(inner)) if len(inner) > 3 else 0.0
     spaces = [gap - usual > glyph.space for gap, glyph in zip(gaps, glyphs[1:], strict=True)]
     text = "".join(" " * space + glyph.char for space, glyph in zip([False, *spaces], glyphs, strict=True))
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return " ".join(unicodedata.normalize("NFC", text.translate(_DROPPED)).split())

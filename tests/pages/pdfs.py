@@ -13,7 +13,8 @@ WORDS = {
     "ru": "договор между сторонами заключён на основании устава и действует до полного исполнения обязательств каждая "
     "страница которого подписана представителями ёлка щит объём съезд юбилей фонарь чашка цена эхо",
 }
-RULED = "<style>body{font:10pt serif;margin:0}table{border-collapse:collapse}td,th{padding:2pt 9pt;text-align:left;"
+FONTS = ["10pt serif", "8pt sans-serif", "10pt 'EB Garamond'", "10pt 'CMU Serif'"]
+RULED = "<style>body{margin:0}table{border-collapse:collapse}td,th{padding:2pt 9pt;text-align:left;"
 RULED += "vertical-align:top}h1{font-size:16pt;margin:6pt 0}p{margin:4pt 0}</style>"
 HEADER, FOOTER = ("Journal of Paper", "page 7"), "All rights reserved"
 MARGINS = "<div style='font:8pt sans-serif;width:100%;display:flex;justify-content:space-between;padding:0 20mm'>"
@@ -191,15 +192,15 @@ def lines(*texts: str, x: float = 40, y: float = 350, size: float = 12, before: 
     return f"q BT {before} /F {size} Tf {x} {y} Td {shown} ET Q\n"
 
 
-def drawn_by_chromium(folder: Path) -> dict[str, Path]:
-    """Typeset all pages of `typeset`; skips where there is no Chromium."""
+def drawn_by_chromium(folder: Path, font: str) -> dict[str, Path]:
+    """Return all pages of `typeset` as PDFs, by name; skips where there is no Chromium."""
     from tests.chromium import chromium
 
     files = {}
     with chromium() as browser:
         page = browser.new_page()
         for name, (html, _) in typeset().items():
-            page.set_content(f"<!doctype html><html lang=en>{RULED}<body>{html}</body></html>")
+            page.set_content(f'<!doctype html><html lang=en>{RULED}<body style="font:{font}">{html}</body></html>')
             files[name] = folder / f"{name}.pdf"
             margin = dict.fromkeys(("top", "bottom", "left", "right"), "20mm")
             edges = {"header_template": MARGINS.format(*HEADER), "footer_template": MARGINS.format(FOOTER, "")}

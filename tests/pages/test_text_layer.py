@@ -31,9 +31,9 @@ def read(folder: Path, content: bytes) -> list[str]:
     return [line for line in layer.text.split("\n") if not line.startswith("A line of plain")]
 
 
-@pytest.fixture(scope="module")
-def typeset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return pdfs.drawn_by_chromium(tmp_path_factory.mktemp("typeset"))
+@pytest.fixture(scope="module", params=pdfs.FONTS)
+def typeset(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, Path]:
+    return pdfs.drawn_by_chromium(tmp_path_factory.mktemp("typeset"), request.param)
 
 
 @pytest.mark.parametrize("name", pdfs.typeset())
@@ -190,7 +190,8 @@ def test_a_turned_page_reads_as_it_is_shown(tmp_path: Path, turn: int) -> None:
 
 def test_text_at_an_angle_comes_last(tmp_path: Path) -> None:
     label = "BT /F 10 Tf 0 1 -1 0 20 100 Tm (Voltage in volts) Tj ET\n"
-    assert read(tmp_path, one_page(label + lines("Upright text is read first here", y=60))) == [
+    blank = label.replace("Voltage in volts", " ").replace("0 1 -1 0", "0 -1 1 0")
+    assert read(tmp_path, one_page(label + blank + lines("Upright text is read first here", y=60))) == [
         "Upright text is read first here",
         "Voltage in volts",
     ]
