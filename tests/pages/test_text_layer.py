@@ -91,6 +91,17 @@ def test_lines_are_put_in_order_whatever_the_file_has(tmp_path: Path) -> None:
     assert read(tmp_path, one_page(content)) == texts
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_no_letter_is_lost_or_doubled_wherever_words_lie(tmp_path: Path, seed: int) -> None:
+    rng = Random(seed)
+    texts = [prose(f"{seed}{n}", rng.randrange(1, 6)) for n in range(120)]
+    content = "".join(
+        lines(text, x=rng.uniform(5, 250), y=rng.uniform(5, 390), size=rng.choice([5, 8, 14])) for text in texts
+    )
+    found = layer_of(tmp_path, one_page(content)).text or ""
+    assert sorted("".join(found.split())) == sorted("".join("".join(texts).split()))
+
+
 def test_words_and_letters_that_are_placed_one_by_one_make_lines(tmp_path: Path) -> None:
     text, kerned = "Placed letter by letter", "[(T) 70 (e) -260 (X made) -333 (spaces) -333 (of) -280 (gaps alone)] TJ"
     content, x = "", 40.0
