@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.recipes import degrade
 from data.recipes.samples import SEED, Sample
 from data.recipes.sheet import Sheet, font_named
+from ocrlab.pages import degrade
 
 _CENT = Decimal("0.01")
 

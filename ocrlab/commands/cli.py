@@ -20,6 +20,7 @@ from ocrlab.commands.setting_flags import takes_settings
 
 _Json = Annotated[bool, Option("--json", help="one JSON object per line on standard output, all else on error")]
 _Limit = Annotated[int | None, Option(help="only the first so many pages of each path")]
+_Dpi = Annotated[int, Option(help="at which PDF pages are drawn")]
 _Quarantined = Annotated[bool, Option("--quarantined", help="read even with a quarantined setting")]
 _PRESET_HELP = (
     "a preset, a YAML file, or recommended: what the newest run here recommends (default: tiny; a server: none)"
@@ -101,7 +102,9 @@ def read(
     beside: Annotated[bool, Option("--beside", help="text files go beside the pages, as NAME.png.txt")] = False,
     as_json: _Json = False,
     limit: _Limit = None,
-    dpi: Annotated[int, Option(help="at which PDF pages are drawn")] = 150,
+    dpi: _Dpi = 150,
+    truth: Annotated[Literal["beside", "pdf"], Option(help="pdf: also from PDFs' text layers")] = "beside",
+    degrade: Annotated[Literal["scan"] | None, Option(help="scan: pages as if scanned or photographed")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="print pages, memory and time; read nothing")] = False,
     retry_failed: Annotated[bool, Option("--retry-failed", help="read again what failed before")] = False,
     fewer_pixels: Annotated[bool, Option("--fewer-pixels", help="retry what does not fit at fewer pixels")] = False,
@@ -120,6 +123,11 @@ def read(
     code 0: every page was read; 1: some failed; 2: unusable arguments; 130: stopped. Every setting is a flag of the
     same name.
     """
+
+
+@_command("library:list_truths", "truth")
+def truths(paths: Annotated[list[str], Argument(help="a set, folder, file, glob or URL")], dpi: _Dpi = 150) -> None:
+    """How many pages have a truth: in a file, in their PDF's text layer, or none, and why."""
 
 
 @_command("reproduce:reproduce")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab.pages import Page, PageError, expand, load_pages
-from ocrlab.pages.load import is_url, place_of
+from ocrlab.pages.load import finished, is_url, place_of
+from ocrlab.pages.page import Degrade, Truth
 from ocrlab.pages.remote import StoredPage
 from ocrlab.reading.inputs import in_batches
 from ocrlab.reading.loading import image_tokens_of
@@ -40,7 +41,9 @@ class Item:
     text_file: Path | None
 
 
-def gather(sources: Sequence[str], *, limit: int | None, dpi: int) -> Sourced:
+def gather(
+    sources: Sequence[str], *, limit: int | None, dpi: int, truth: Truth = "beside", degrade: Degrade = ""
+) -> Sourced:
     """Return the pages of all sources; a page that two of them hold is taken once.
 
     A folder's pages are mirrored from that folder on; with several sources its own name comes first. Single files
@@ -53,9 +56,9 @@ def gather(sources: Sequence[str], *, limit: int | None, dpi: int) -> Sourced:
     roots = [_root(source) for source in sources]
     for source, root in zip(sources, roots, strict=True):
         if source == "-":
-            pages = expand(sys.stdin.buffer.read(), dpi=dpi)[:limit]
+            pages = [finished(page, truth, degrade) for page in expand(sys.stdin.buffer.read(), dpi=dpi)[:limit]]
         else:
-            pages = load_pages(source, limit=limit, recursive=True, dpi=dpi)
+            pages = load_pages(source, limit=limit, recursive=True, dpi=dpi, truth=truth, degrade=degrade)
         for page in pages:
             key = (page.where if isinstance(page, StoredPage) else str(page.file.absolute()), page.page_number)
             found.setdefault(key, (page, _name(page, root, len(sources) > 1)))
@@ -66,6 +69,18 @@ def gather(sources: Sequence[str], *, limit: int | None, dpi: int) -> Sourced:
         numbers = [f"#{page.page_number}" if page.page_number else "" for page in kept]
         kept = [replace(page, id=page.where + number) for page, number in zip(kept, numbers, strict=True)]
     return Sourced(kept, [name for _, name in found.values()], roots[0] or Path.cwd())
+
+
+def list_truths(paths: Sequence[str], dpi: int) -> None:
+    """Print how many pages have a truth, of which source, and why others have none, with the first three of each."""
+    found: dict[str, list[str]] = {}
+    for page in gather(paths, limit=None, dpi=dpi, truth="pdf").pages:
+        reason = page.problem.removeprefix(f"{page.where}: page {page.page_number}: ")
+        named = {"file": "truth in a file", "pdf": "truth in the PDF's text layer"}.get(page.truth_source)
+        found.setdefault(named or f"no truth: {reason or 'none beside it, and no PDF'}", []).append(page.id)
+    for reason, ids in sorted(found.items(), reverse=True):
+        some = ", ".join(ids[:3]) + ", …" * (len(ids) > 3)
+        print(f"{len(ids):>6} page{'s' * (len(ids) > 1)}: {reason} ({some})")
 
 
 def _root(source: str) -> Path | None:

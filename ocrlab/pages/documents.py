@@ -112,7 +112,7 @@ def _sizes_of(file: Path, pdf: bool, _changed: int, length: int) -> tuple[Size, 
         raise PageError(f"{file}: the file is empty (0 bytes); export it again or remove it")
     if not pdf:
         return tuple(_frame_sizes(file))
-    with _document(file) as document:
+    with open_pdf(file) as document:
         if not len(document):
             raise PageError(f"{file}: a PDF without pages; export it again or remove it")
         return tuple(_pdf_size(document, index) for index in range(len(document)))
@@ -152,7 +152,7 @@ def _pdf_problem(size: Size, dpi: int) -> str:
 def _draw(file: Path, number: int, dpi: int) -> Image.Image:
     import pypdfium2
 
-    with _document(file) as document:
+    with open_pdf(file) as document:
         if not 1 <= number <= len(document):
             raise PageError(f"{file}: has {len(document)} page(s), so there is no page {number}")
         if problem := _pdf_problem(_pdf_size(document, number - 1), dpi):
@@ -177,13 +177,18 @@ def _pdf_size(document: Any, index: int) -> Size:
 
 
 @contextmanager
-def _document(file: Path) -> Iterator[Any]:
-    """Hold the document open and PDFium to ourselves; closing closes its pages too."""
+def open_pdf(file: Path) -> Iterator[Any]:
+    """Hold a PDF open with its form fields, and PDFium to ourselves; closing closes its pages too.
+
+    Raises:
+        PageError: it is locked, or no PDF.
+    """
     import pypdfium2
 
     with _LOCK:
         try:
             document = pypdfium2.PdfDocument(file)
+            document.init_forms()  # else what is filled in would not be drawn
         except (pypdfium2.PdfiumError, OSError) as error:
             locked = "password" in str(error).lower()
             problem = "locked with a password" if locked else f"not a PDF that opens ({str(error).rstrip('.')})"

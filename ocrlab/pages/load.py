@@ -8,14 +8,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ocrlab import paths
 from ocrlab.pages import files, remote
-from ocrlab.pages.documents import PDF_DPI
+from ocrlab.pages.documents import PDF_DPI, is_pdf
 from ocrlab.pages.files import MANIFEST
 from ocrlab.pages.images import PageError
-from ocrlab.pages.page import Page
+from ocrlab.pages.page import Degrade, Page, Truth
 from ocrlab.pages.truth import truth_beside
 
 OWN_SETS = ("lines", "labels", "sizes", "documents")
@@ -36,6 +36,8 @@ def load_pages(
     spread: int | None = None,
     recursive: bool = False,
     dpi: int = PDF_DPI,
+    truth: Truth = "beside",
+    degrade: Degrade = "",
 ) -> list[Page]:
     """Return the pages of a set, folder, `manifest.jsonl`, image, PDF or glob, in order; no image is decoded.
 
@@ -44,7 +46,8 @@ def load_pages(
     (`s3://bucket/scans`) is a folder or file of a store; its pages are fetched where they are opened. A set's name
     goes before a folder of that name here (write `./lines` for the folder). `kind` keeps the pages of one kind, then
     `limit` the first so many; `spread` keeps so many evenly over the rest, for a short run over all kinds. A page
-    whose file or truth is unusable is listed with its `problem`.
+    whose file or truth is unusable is listed with its `problem`. With `truth="pdf"` a PDF page without a truth beside
+    it has the text of its text layer, and with `degrade="scan"` pages are opened as if scanned or photographed.
 
     Raises:
         PageError: nothing there, no such kind, a limit below 1, a manifest that is not one.
@@ -53,10 +56,28 @@ def load_pages(
         if value is not None and value < 1:
             raise PageError(f"{name}={value}: give a whole number of pages from 1 on, or None for all")
     _check_dpi(dpi)
+    for name, given, known in (("truth", truth, get_args(Truth)), ("degrade", degrade, get_args(Degrade))):
+        if given not in known:
+            raise PageError(f"{name}={given!r} is not known; there is {' and '.join(map(repr, known))}")
     pages = _load(source, limit, kind, recursive, dpi)
-    if spread is None or spread >= len(pages):
-        return pages
-    return [pages[index * len(pages) // spread] for index in range(spread)]
+    if spread is not None and spread < len(pages):
+        pages = [pages[index * len(pages) // spread] for index in range(spread)]
+    return [finished(page, truth, degrade) for page in pages]
+
+
+def finished(page: Page, truth: Truth, degrade: Degrade) -> Page:
+    """Return a page with the text of its PDF's text layer, or with the reason why that is no truth, and degraded."""
+    if truth == "pdf" and page.truth is None and page.page_number is not None and not page.problem:
+        from ocrlab.pages.text_layer import text_layer
+
+        try:
+            with page.local() as file:
+                text, reason = text_layer(file, page.page_number) if is_pdf(file) else (None, "")
+            problem = f"{page.where}: page {page.page_number}: {reason}" if reason else ""
+        except PageError as error:
+            text, problem = None, str(error)
+        page = replace(page, truth=text, truth_source="pdf", problem=problem)
+    return page.degraded(degrade)
 
 
 def expand(listed: bytes, *, dpi: int = PDF_DPI) -> list[Page]:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, Self
 
 from PIL import Image
 
+from ocrlab.pages.degrade import scanned
 from ocrlab.pages.documents import PDF_DPI, open_inside, size_inside
 from ocrlab.pages.images import PageError, image_size, open_image
+
+#: Where truths come from: files beside and manifests, or these and the text layers of PDFs.
+Truth = Literal["beside", "pdf"]
+#: What is done to a page once it is opened.
+Degrade = Literal["", "scan"]
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page and its truth; `truth` None means no score.
+    """A page and its truth; `truth` None means no score; `truth_source` is "file" or "pdf", "" where there is none.
 
     `page_number` is the page's number, from 1, inside a PDF or multipage TIFF, None for an image; `dpi` is the
     resolution at which a PDF page is drawn. Such a page's `sha256` is its own: of the file's, the number and, in a
-    PDF, the dpi.
+    PDF, the dpi. With `degrade="scan"` the opened page looks scanned or photographed, and its `sha256` is another.
 
     `problem` is empty, or a sentence for the user. With `refused` it forbids reading the image (its hash is not the
     manifest's, it lies outside the manifest's folder, it is missing); without, only the truth is unusable.
@@ -39,6 +47,16 @@ class Page:
     refused: bool = False
     page_number: int | None = None
     dpi: int = PDF_DPI
+    truth_source: str = ""
+    degrade: Degrade = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "truth_source", "" if self.truth is None else self.truth_source or "file")
+
+    def degraded(self, degrade: Degrade) -> Self:
+        """Return the page as it is degraded when it is opened; its own sha256 is the seed."""
+        sha256 = hashlib.sha256(f"{self.sha256}~{degrade}".encode()).hexdigest()
+        return replace(self, degrade=degrade, sha256=sha256) if degrade and self.sha256 else self
 
     def open(self) -> Image.Image:
         """Return the page's image as upright 8-bit RGB, in any thread or process.
@@ -49,7 +67,9 @@ class Page:
         if self.refused:
             raise PageError(self.problem)
         with self.local() as file:
-            return open_image(file) if self.page_number is None else open_inside(file, self.page_number, self.dpi)
+            number = self.page_number
+            image = open_image(file) if number is None else open_inside(file, number, self.dpi)
+            return scanned(image, self.sha256) if self.degrade else image
 
     def size(self) -> tuple[int, int]:
         """Return width and height in pixels, as `page_size` does."""

@@ -185,7 +185,9 @@ def reading_record(
         "language",
         "degradation",
         "truth",
+        "truth_source",
         *(() if page.page_number is None else ("page_number", "dpi")),
+        *(("degrade",) if page.degrade else ()),
     )
     return {
         "key": key,

@@ -117,12 +117,15 @@ def absent_pages(
     readings: Collection[Mapping[str, Any]], here: Mapping[str, Page], sources: Iterable[str | Path]
 ) -> dict[str, str]:
     """Return the pages of readings that are not here with the same bytes, by id, each with what is known of it."""
-    by_name = {(page.set, page.id, page.dpi): page for page in _pages(sources, dpis_of(readings))}
+    by_name: dict[tuple[Any, ...], Page] = {
+        (page.set, page.id, page.dpi, page.degrade): page for page in _pages(sources, dpis_of(readings))
+    }
     absent = {}
     for reading in readings:
         then = reading["page_sha256"]
         if then not in here:
-            now = by_name.get((reading["set"], reading["page"], reading.get("dpi", PDF_DPI)))
+            drawn = reading.get("dpi", PDF_DPI), str(reading.get("degrade", ""))
+            now = by_name.get((reading["set"], reading["page"], *drawn))
             changed = now and f"its file has changed since (sha256 {then[:12]}… then, {now.sha256[:12]}… now)"
             absent[reading["page"]] = changed or "not found here; name the folder that holds it"
     return absent
@@ -142,4 +145,5 @@ def _pages(sources: Iterable[str | Path], dpis: Iterable[int]) -> Iterator[Page]
             others = [load_pages(source, recursive=True, dpi=dpi) for dpi in further] if multipage else []
         except PageError:
             continue
-        yield from chain(pages, *others)
+        for page in chain(pages, *others):
+            yield from (page, page.degraded("scan"))

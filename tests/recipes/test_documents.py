@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.recipes import degrade, documents
+from data.recipes import documents
 from data.recipes.fonts import FontsMissing
 from data.recipes.sheet import Sheet, font_named
-from ocrlab.pages import load_pages
+from ocrlab.pages import degrade, load_pages
 
 
 @pytest.fixture

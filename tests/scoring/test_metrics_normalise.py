@@ -32,6 +32,8 @@ def test_composed_and_decomposed_are_the_same_text(profile, one, other):
         ("  Net \t 5\u00a0kg ", "  Net \t 5\u00a0kg ", "Net 5 kg", "net 5 kg"),
         ("Power: 220-240 V", "Power: 220-240 V", "Power: 220-240 V", "power 220 240 v"),
         ("ﬁne ½", "ﬁne ½", "ﬁne ½", "fine 1⁄2"),
+        ("docu-\nment, два-\nдцать", "docu-\nment, два-\nдцать", "document, двадцать", "document двадцать"),
+        ("A-\nB 1990-\n1995, a -\nb", "A-\nB 1990-\n1995, a -\nb", "A- B 1990- 1995, a - b", "a b 1990 1995 a b"),
         ("STRASSE Straße", "STRASSE Straße", "STRASSE Straße", "strasse strasse"),
         ("«Ёж» — 1.5 + $2", "«Ёж» — 1.5 + $2", "«Ёж» — 1.5 + $2", "ёж 1 5 + $2"),
         (" \n ", " \n ", "", ""),

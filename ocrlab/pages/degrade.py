@@ -129,3 +129,25 @@ def degraded(page: _Image, degradations: Sequence[dict[str, Any]], rng: Random) 
             given = measure if isinstance(measure, dict) else None
             page = KINDS[name](page, rng, **given) if given else KINDS[name](page, rng, measure)
     return page
+
+
+def scanned(page: _Image, seed: str) -> _Image:
+    """Return an RGB page, grey and of its size, as one of four machines brings it, which one the seed decides.
+
+    They are a scanner, a telephone's camera, a fax, and a scanner of a sheet that was folded and set a cup on.
+    """
+    rng = Random(seed)
+    blurred, noisy, askew = (
+        {"blur": rng.uniform(0.4, 0.8)},
+        {"noise": rng.uniform(2, 6)},
+        {"skew": rng.uniform(-1.5, 1.5)},
+    )
+    tired = {"contrast": {"ink": rng.randrange(20, 90), "paper": rng.randrange(215, 250)}}
+    lit, stored = {"light": rng.uniform(0.2, 0.45)}, {"jpeg": rng.randrange(40, 70)}
+    machines = (
+        (tired, askew, blurred, noisy, stored),
+        ({"camera": rng.uniform(0.02, 0.06)}, lit, blurred, noisy, stored),
+        (askew, {"fax": 0.85}),
+        ({"fold": rng.uniform(0.1, 0.25)}, {"coffee": rng.uniform(0.3, 0.5)}, tired, askew, noisy, stored),
+    )
+    return degraded(page.convert("L"), rng.choice(machines), rng).resize(page.size).convert("RGB")
