@@ -76,7 +76,7 @@ def _recommended() -> Path:
 def refuse_held(settings: Settings, quarantined: bool) -> None:
     """Raise Refused for a setting that the canary holds, unless it was asked for all the same."""
     from ocrlab.reading.isolated import Refused
-    from ocrlab.reading.quarantine import held_in_quarantine
+    from ocrlab.reading.page_reader import held_in_quarantine
 
     if not quarantined and (reason := held_in_quarantine(settings)):
         raise Refused("unsupported", f"{reason}; use another setting, or --quarantined to read all the same")

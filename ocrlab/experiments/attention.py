@@ -26,7 +26,7 @@ from ocrlab.machine.attention import SDPA_KERNELS, kernel_name, pinned, profiler
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import attempt, reader_here
-from ocrlab.reading.quarantine import held_in_quarantine
+from ocrlab.reading.page_reader import held_in_quarantine
 from ocrlab.reading.reader import Reader, in_this_process
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.outcomes import Status

@@ -17,7 +17,7 @@ from ocrlab.playground.html import chips, duration, note, size
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import predict
 from ocrlab.reading.loading import Unsupported, refuse_before_loading, token_counter
-from ocrlab.reading.quarantine import held_in_quarantine
+from ocrlab.reading.page_reader import held_in_quarantine
 from ocrlab.reading.server_reader import refusal
 from ocrlab.reading.settings import LOAD_SETTINGS, SettingError, Settings, is_endpoint
 from ocrlab.study.provenance import runs_here

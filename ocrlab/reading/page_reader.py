@@ -6,11 +6,13 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, Self, overload
 
+from ocrlab.machine.describe import choose_device, choose_dtype
+from ocrlab.machine.quarantine import reason_against
 from ocrlab.pages import Page
 from ocrlab.reading.families import Builder
 from ocrlab.reading.inputs import Prepared, in_batches, page_tokens, prepare
 from ocrlab.reading.result import Reading
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.settings import Settings, is_endpoint
 
 
 class PageReader(Protocol):
@@ -70,3 +72,14 @@ class PageReader(Protocol):
     def size_of(self, page: Page) -> int:
         """Return a page's image tokens under the settings in force, from its header alone; 0 where that fails."""
         return page_tokens(page, self.builder.count)
+
+
+def held_in_quarantine(settings: Settings) -> str | None:
+    """Return why the canary holds a setting on this machine, or None; experiments refuse one that it holds."""
+    if is_endpoint(settings.model_id):
+        return None  # its kernels are not this machine's
+    try:
+        dtype = choose_dtype(settings.dtype, choose_device(settings.device).value).value
+    except ValueError:
+        return None  # no such device: loading says so
+    return reason_against((dtype, settings.attn_implementation, settings.sdpa_kernel))

@@ -14,8 +14,8 @@ from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.cluster import connect, engine_is_ray, spread
 from ocrlab.reading.isolated import PageResult, Refused
+from ocrlab.reading.page_reader import held_in_quarantine
 from ocrlab.reading.pool import ReaderPool
-from ocrlab.reading.quarantine import held_in_quarantine
 from ocrlab.reading.result import failed
 from ocrlab.reading.server_reader import revision_at
 from ocrlab.reading.settings import Settings, is_endpoint, same_load

@@ -14,7 +14,7 @@ from ocrlab.machine import quarantine
 from ocrlab.machine.describe import describe_stack
 from ocrlab.machine.doctor import examine
 from ocrlab.pages import Page, load_pages
-from ocrlab.reading.quarantine import held_in_quarantine
+from ocrlab.reading.page_reader import held_in_quarantine
 from ocrlab.reading.settings import Settings
 from ocrlab.study.experiment import run_experiment
 from tests.experiments.cells import names_of

@@ -25,7 +25,7 @@ from ocrlab.reading.checkpoints import CheckpointError, locate
 from ocrlab.reading.isolated import IsolatedReader
 from ocrlab.reading.limits import predict
 from ocrlab.reading.loading import Unsupported
-from ocrlab.reading.quarantine import held_in_quarantine
+from ocrlab.reading.page_reader import held_in_quarantine
 from ocrlab.reading.reader import in_this_process, open_reader
 from ocrlab.reading.serve import running_server
 from ocrlab.reading.server_client import EndpointError
