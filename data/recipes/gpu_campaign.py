@@ -3,6 +3,7 @@
 The steps are in `gpu_campaign.yaml`. Rows are in the run `FOLDER/card` (`FOLDER/small` with `--small`), what each part
 printed in its `logs`, and what came of each in `campaign.json`. Started again, a part that is done is passed over, one
 that was cut off goes on. No file is above 16 MiB: a larger one is cut into `NAME.cut-00`, …, and joined when needed.
+It runs from the tree. Notebooks need papermill there, and the training needs wordfreq and the fonts of `fonts.yaml`.
 """
 
 from __future__ import annotations
@@ -147,7 +148,9 @@ def memory(folder: Path, model_id: str, dtypes: list[str], image_tokens: list[in
             found = compare_memory([run], image_tokens).assign(label=label)
             keep_findings(name, [*kept, *_lines(found)], folder)
             print(found[["label", "image_tokens", "ratio", "status", "reason"]].to_string(), flush=True)
-    return 0
+    ratio = load_findings(name, folder)["ratio"].dropna()
+    print(f"predicted over measured: {ratio.min():.2f} to {ratio.max():.2f} ({len(ratio)} points)")
+    return int(ratio.empty)
 
 
 def decode(
@@ -171,7 +174,8 @@ def decode(
         floors += _lines(against_floor(rows, machine))
         keep_findings("decode-floor-true-shapes", floors, folder)
         print(setting_label(run.as_dict()), rows[["status", "reason", "tpot_s"]].iloc[0].tolist(), flush=True)
-    return 0
+    print(f"{len(floors)} of {len(runs)} settings could be timed")
+    return int(not floors)
 
 
 def train(folder: Path, minutes: float, device: str) -> int:
