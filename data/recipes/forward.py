@@ -24,7 +24,8 @@ _STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 
 def patches(pixels: Tensor) -> Tensor:
     """Return (B, patches, features) as the image processor cuts them, from (B, H, W, 3) uint8."""
-    x = ((pixels.float() / 255 - _MEAN) / _STD).permute(0, 3, 1, 2)
+    mean, std = _MEAN.to(pixels.device), _STD.to(pixels.device)
+    x = ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
     batch, channels, height, width = x.shape
     m, p = MERGE_SIZE, PATCH_SIZE
     x = x.view(batch, channels, height // CELL, m, p, width // CELL, m, p).permute(0, 2, 5, 3, 6, 1, 4, 7)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import time
@@ -35,11 +36,11 @@ AFTER = "<|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n"
 class Trainer:
     """Model, optimizers and how far they have come: `batch` batches and `images` images."""
 
-    def __init__(self, seed: int, learning_rate: float) -> None:
+    def __init__(self, seed: int, learning_rate: float, device: str = "cpu") -> None:
         torch.manual_seed(seed)
-        self.seed, self.learning_rate = seed, learning_rate
+        self.seed, self.learning_rate, self.device = seed, learning_rate, torch.device(device)
         self.tokenizer = build_tokenizer()
-        self.trainee = Trainee(build_model(self.tokenizer))
+        self.trainee = Trainee(build_model(self.tokenizer)).to(self.device)
         matrices: list[torch.Tensor] = []
         rest: list[torch.Tensor] = []
         for name, weight in self.trainee.named_parameters():
@@ -68,7 +69,7 @@ class Trainer:
         }
 
     def resume(self, file: Path) -> None:
-        state = torch.load(file, weights_only=True)
+        state = torch.load(file, map_location=self.device, weights_only=True)
         self.trainee.load_state_dict(state["trainee"])
         self.average.load_state_dict(state["average"])
         for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
@@ -91,10 +92,10 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * rate
         stage = stage_at(self.images)
-        pixels = item["pixels"]
+        pixels = item["pixels"].to(self.device)
         grid = (pixels.shape[1] // CELL, pixels.shape[2] // CELL)
         losses = {}
-        with torch.autocast("cpu", torch.bfloat16):
+        with self.device, torch.autocast(self.device.type, torch.bfloat16):
             features = image_features(self.trainee.model.model.visual, pixels)
             index = torch.tensor([(i * grid[0] * grid[1] + cell) * SLOTS + slot for i, cell, slot, _ in item["glyphs"]])
             labels = torch.tensor([self._ids(character)[0] for *_, character in item["glyphs"]])
@@ -182,18 +183,20 @@ def _forget_after(log: Path, batch: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train until `--images` have been seen, then write the checkpoint."""
+    """Train until `--images` have been seen or `--minutes` are over, then write the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/train"))
     parser.add_argument("--export", type=Path, default=Path("build/train/checkpoint"))
     parser.add_argument("--start", type=Path, help="a checkpoint to go on from, where --out has no run of its own")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many, to go on another time")
     parser.add_argument("--images", type=int, default=1_500_000)
     parser.add_argument("--decay-images", type=int, default=500_000)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=20261123)
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(args.seed, args.learning_rate)
+    trainer = Trainer(args.seed, args.learning_rate, args.device)
     states = [args.out / "decaying.pt", args.out / "stable.pt"]
     state = next((file for file in states if file.exists()), None)
     if state:
@@ -213,7 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
     sums: dict[str, list[float]] = {}
     neighbours = Neighbours()
     began = logged = saved = time.monotonic()
-    before = trainer.seconds
+    before, over = trainer.seconds, False
     with (
         (args.out / "log.jsonl").open("a", encoding="utf-8") as log,
         tqdm(total=args.images, initial=trainer.images) as bar,
@@ -237,14 +240,16 @@ def main(arguments: list[str] | None = None) -> None:
                 print(json.dumps(row | means), file=log, flush=True)
                 bar.set_postfix(means)
                 sums, logged = {}, now
-            if now - saved > 180:
-                file = states[rate == 1.0]
+            over = now - began > 60 * args.minutes and trainer.images < args.images
+            if now - saved > 180 or over:
+                file = states[args.images - trainer.images > args.decay_images]
                 torch.save(trainer.state(), file.with_suffix(".part"))
                 file.with_suffix(".part").replace(file)
                 saved = now
-            if trainer.images >= args.images:
+            if trainer.images >= args.images or over:
                 break
-    torch.save(trainer.state(), args.out / "final.pt")
+    if not over:
+        torch.save(trainer.state(), args.out / "final.pt")
     averaged: Any = trainer.average.module
     save_checkpoint(averaged.model, trainer.tokenizer, args.export)
 

@@ -82,9 +82,10 @@ def endings(rows: pd.DataFrame) -> str:
     bad = (rows["status"] != "ok") | flags.any(axis=1)
     if not bad.any():
         return ""
-    low, high = share_interval(int(bad.sum()), len(rows))
+    ends = share_interval(int(bad.sum()), len(rows))
+    share = " to ".join(f"{100 * end:.{3 if end >= 0.995 else 2}g} %" for end in ends)
     counts = rows.loc[rows["status"] != "ok", "status"].value_counts().to_dict() | flags.sum().to_dict()
-    return f"{bad.sum()} of {len(rows)} ({flag_words(counts)}; {100 * low:.2g} % to {100 * high:.2g} %)"
+    return f"{bad.sum()} of {len(rows)} ({flag_words(counts)}; {share})"
 
 
 def flag_words(counts: Mapping[str, int]) -> str:

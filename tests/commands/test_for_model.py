@@ -39,6 +39,7 @@ def test_a_models_own_values_reach_the_notebooks() -> None:
     assert pixels["max_pixels_values"] == [n * 784 for n in (256, 640, 1280, 2560)]
     assert (pixels["page_set"], pixels["dtype"], pixels["model_id"]) == ("documents", "bfloat16", QWEN)
     assert tasks["05-generation"].parameters["max_pixels"] == 1280 * 784
+    assert fitted(minutes=600)["fast-path"].parameters["weights"] == "pretrained", "the model itself, not its shapes"
     assert "about the embedded reader" in tasks["embedded-reader"].skipped and not tasks["08-recommendation"].skipped
     smaller = fitted(replace(CARD, cell_pixels=32 * 32))["04-pixels"].parameters
     assert smaller["max_pixels_values"][0] == 256 * 1024, "another processor's cells"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ocrlab.study.compare import compare, summarise, why_no_score, why_nothing, without_score
+from ocrlab.study.compare import compare, endings, summarise, why_no_score, why_nothing, without_score
 from ocrlab.study.records import row_of
 from tests.runs import reading
 
@@ -51,3 +51,9 @@ def test_what_tells_of_speed_alone_is_said() -> None:
     assert "random weights or a fixed length" in why_no_score(forced)
     server = rows({"measured": {"page_s": 0.5, "image_tokens": None}})
     assert "unknown image tokens, 3 new tokens, 500 ms" in without_score(server, "k")[1]
+
+
+def test_endings_give_the_interval_of_their_share() -> None:
+    assert endings(pd.DataFrame({"status": ["truncated"] * 2})) == "2 of 2 (2 truncated; 34 % to 100 %)"
+    assert endings(pd.DataFrame({"status": ["loop", *["ok"] * 29]})) == "1 of 30 (1 loop; 0.59 % to 17 %)"
+    assert endings(pd.DataFrame({"status": ["ok"]})) == ""
