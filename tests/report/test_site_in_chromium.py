@@ -115,7 +115,7 @@ def test_pictures_and_styles_are_there_at_any_width(visit, results, name, width,
 
 def test_a_click_sorts_a_table_by_its_numbers_and_back(visit):
     page = visit("good/index.html")
-    times = "[...document.querySelectorAll('#settings tbody tr')].map(r => r.cells[4].textContent)"
+    times = "[...document.querySelectorAll('#settings tbody tr')].map(r => r.cells[5].textContent)"
     before = page.evaluate(times)
     page.click("#settings th:text('ms per page')")
     up = page.evaluate(times)
