@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ocrlab.pages import Page, PageError, expand, load_pages
+from ocrlab.pages.hub import HUB
 from ocrlab.pages.load import is_url, place_of
 from ocrlab.pages.remote import StoredPage
+from ocrlab.pages.truth import UTF_8
 from ocrlab.reading.inputs import in_batches
 from ocrlab.reading.loading import image_tokens_of
 from ocrlab.reading.settings import Settings
@@ -40,11 +43,12 @@ class Item:
     text_file: Path | None
 
 
-def gather(sources: Sequence[str], *, limit: int | None, dpi: int) -> Sourced:
+def gather(sources: Sequence[str], *, limit: int | None, dpi: int, truth_encoding: str = UTF_8) -> Sourced:
     """Return the pages of all sources; a page that two of them hold is taken once.
 
     A folder's pages are mirrored from that folder on; with several sources its own name comes first. Single files
-    are mirrored by their name, listed ones by their path, objects of a store by their path below the URL.
+    are mirrored by their name, listed ones by their path, objects of a store by their path below the URL, pages of the
+    Hub by their id.
 
     Raises:
         PageError: nothing there, or no page in it.
@@ -53,9 +57,10 @@ def gather(sources: Sequence[str], *, limit: int | None, dpi: int) -> Sourced:
     roots = [_root(source) for source in sources]
     for source, root in zip(sources, roots, strict=True):
         if source == "-":
-            pages = expand(sys.stdin.buffer.read(), dpi=dpi)[:limit]
+            pages = expand(sys.stdin.buffer.read(), dpi=dpi, truth_encoding=truth_encoding)[:limit]
         else:
-            pages = load_pages(source, limit=limit, recursive=True, dpi=dpi)
+            with redirect_stdout(sys.stderr):  # what is said of a set of the Hub; texts go to standard output
+                pages = load_pages(source, limit=limit, recursive=True, dpi=dpi, truth_encoding=truth_encoding)
         for page in pages:
             key = (page.where if isinstance(page, StoredPage) else str(page.file.absolute()), page.page_number)
             found.setdefault(key, (page, _name(page, root, len(sources) > 1)))
@@ -79,6 +84,8 @@ def _root(source: str) -> Path | None:
 def _name(page: Page, root: Path | None, several: bool) -> str:
     if isinstance(page, StoredPage):
         return f"{page.set}/{page.name}" if several else page.name
+    if page.set.startswith(HUB):
+        return page.id
     file, here = page.file.absolute(), Path.cwd()
     if root is not None:
         return str(file.relative_to(root.parent if several else root))

@@ -15,7 +15,7 @@ from ocrlab.pages.images import PageError, image_size, open_image
 
 @dataclass(frozen=True)
 class Page:
-    """A page and its truth; `truth` None means no score.
+    """A page and its truth; `truth` None means no score; `truth_source` is "file" or "hub", "" where there is none.
 
     `page_number` is the page's number, from 1, inside a PDF or multipage TIFF, None for an image; `dpi` is the
     resolution at which a PDF page is drawn. Such a page's `sha256` is its own: of the file's, the number and, in a
@@ -39,6 +39,10 @@ class Page:
     refused: bool = False
     page_number: int | None = None
     dpi: int = PDF_DPI
+    truth_source: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "truth_source", "" if self.truth is None else self.truth_source or "file")
 
     def open(self) -> Image.Image:
         """Return the page's image as upright 8-bit RGB, in any thread or process.

@@ -157,7 +157,7 @@ class Store:
         jobs = [job for job in jobs if job.key in known]
         for job in jobs:
             if job.page.truth not in (None, known[job.key]["truth"]):
-                self.append(known[job.key] | {"truth": job.page.truth})
+                self.append(known[job.key] | {"truth": job.page.truth, "truth_source": job.page.truth_source})
         return pd.DataFrame(rows_of(known[job.key] for job in jobs))
 
 

@@ -185,6 +185,7 @@ def reading_record(
         "language",
         "degradation",
         "truth",
+        "truth_source",
         *(() if page.page_number is None else ("page_number", "dpi")),
     )
     return {
