@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -83,10 +83,8 @@ def hub_pages(source: str, limit: int | None = None) -> list[Page]:
     with _hub(source, repo):
         found = _open(source, repo, options)
         split, chosen = _chosen(found)
-        print(
-            f"{source}: commit {found.commit[:12]}, {split}{len(chosen)} files, "
-            f"{sum(found.sizes[path] for path in chosen) / 1e6:,.1f} MB; up to {most} pages are read"
-        )
+        size = sum(found.sizes[path] for path in chosen) / 1e6
+        print(f"{source}: commit {found.commit[:12]}, {split}{len(chosen)} files, {size:,.1f} MB; up to {most} pages")
         whole = chosen[0].lower().endswith(files.LISTED)
         pages = _whole_files(found, chosen, most) if whole else list(islice(_rows(found, chosen), most))
         about: dict[str, Any] = {"set": f"{HUB}{repo}@{found.commit}", **found.card}
@@ -104,7 +102,7 @@ def fetch_sets(values: Iterable[Any]) -> None:
 
 def _parsed(source: str) -> tuple[str, dict[str, str]]:
     name, _, query = source.removeprefix(HUB).partition("?")
-    known = KNOWN.get(name) or next((one for one in KNOWN.values() if one["repo"] == name), {})
+    known = KNOWN.get(name, next((one for one in KNOWN.values() if one["repo"] == name), {}))
     given = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := sorted(set(given) - set(_OPTIONS)):
         raise PageError(f"{source}: unknown {', '.join(unknown)}; there is {', '.join(_OPTIONS)}")
@@ -172,26 +170,23 @@ def _rows(found: _Set, chosen: list[str]) -> Iterator[Page]:
 
 def _columns(found: _Set, row: _Row) -> tuple[str, str]:
     """Return the paths of image and truth in a row, given or guessed, after saying which."""
-    given = found.options
     images = [name for name, value in row.items() if _looks_like_image(value)]
-    image = given.get("image") or _only(found, "image", [n for n in images if n == "image"] or images, row)
-    named = [name for name in _TRUTHS if isinstance(row.get(name), str) and not row[name].lstrip().startswith("{")]
-    truth = given.get("truth") or _only(found, "truth", named, row)
-    for name, path in (("image", image), ("truth", truth), ("where", given.get("where", "").partition("=")[0])):
-        if path not in ("", "none") and path.partition(".")[0] not in row:
-            raise PageError(f"{found.source}: no column for {name}={path}; there are {', '.join(row)}")
-    guessed = [name for name in ("image", "truth") if name not in given]
-    said = f"{' and '.join(guessed)} guessed" if guessed else given.get("mark", "as given")
+    image = _column(found, row, "image", ["image"] if "image" in images else images)
+    texts = [name for name in _TRUTHS if isinstance(row.get(name), str) and not row[name].lstrip().startswith("{")]
+    truth = _column(found, row, "truth", texts)
+    guessed = " and ".join(name for name in ("image", "truth") if name not in found.options)
+    said = f"{guessed} guessed" if guessed else found.options.get("mark", "as given")
     print(f"  image: {image}; truth: {truth} ({said}); licence: {found.card['licence'] or 'not on its card'}")
     return image, truth
 
 
-def _only(found: _Set, what: str, columns: Collection[str], row: _Row) -> str:
-    if len(columns) == 1:
-        return next(iter(columns))
-    why = f"{' or '.join(columns)}?" if columns else f"no column looks like the {what};"
-    none = ", or &truth=none to read without" if what == "truth" else ""
-    raise PageError(f"{found.source}: {why} give &{what}=COLUMN or COLUMN.KEY{none}; there are {', '.join(row)}")
+def _column(found: _Set, row: _Row, what: str, likely: Sequence[str]) -> str:
+    path = found.options.get(what) or (likely[0] if len(likely) == 1 else "")
+    if path.partition(".")[0] in row or (what, path) == ("truth", "none"):
+        return path
+    why = f"no column {path};" if path else f"{' or '.join(likely) or 'none looks like it'}?"
+    remedy = f"give {what}=COLUMN or COLUMN.KEY" + (", or truth=none to read without" if what == "truth" else "")
+    raise PageError(f"{found.source}: {what}: {why} {remedy}; there are {', '.join(row)}")
 
 
 def _looks_like_image(value: Any) -> bool:
@@ -209,10 +204,8 @@ def _at(value: Any, path: str) -> Any:
             ordered = all(isinstance(one, dict) and isinstance(one.get("order"), int) for one in value)
             some = sorted(value, key=lambda one: one["order"]) if ordered else value
             return [_at(one, ".".join(keys[place:])) for one in some]
-        try:
-            value = value[int(key) if isinstance(value, list) else key]
-        except (KeyError, IndexError, TypeError):
-            return None
+        value = {str(n): one for n, one in enumerate(value)} if isinstance(value, list) else value
+        value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
@@ -293,19 +286,17 @@ def _hub(source: str, repo: str) -> Iterator[None]:
     """Whatever the Hub's client raises in the block becomes a PageError with its remedy."""
     from huggingface_hub import errors
 
-    named = (OSError, ValueError, yaml.YAMLError, errors.RevisionResolutionError)
-    broken: tuple[type[Exception], ...] = (*named, *transport_errors())
+    absent = errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError
+    broken: list[type[Exception]] = [OSError, ValueError, yaml.YAMLError, errors.RevisionResolutionError]
     try:
         yield
     except PageError:  # a ValueError
         raise
-    except errors.GatedRepoError as error:
-        page = f"https://huggingface.co/datasets/{repo}"
-        raise PageError(f"{source}: a gated set; accept its conditions at {page}, then `hf auth login`") from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        remedy = "check the spelling, or `hf auth login` for a private one"
-        raise PageError(f"{source}: the Hub has no such set or revision; {remedy}") from error
-    except broken as error:
+    except tuple(broken + [*transport_errors()]) as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        fetch = f"HF_HUB_OFFLINE=0 ocrlab read '{source}' --dry-run"
-        raise PageError(f"{source}: cannot be read ({said}); where it was not fetched before: {fetch}") from error
+        why = f"cannot be read ({said}); to fetch it: HF_HUB_OFFLINE=0 ocrlab read '{source}' --dry-run"
+        if isinstance(error, errors.GatedRepoError):
+            why = f"gated; accept its conditions at https://huggingface.co/datasets/{repo}, then `hf auth login`"
+        elif isinstance(error, absent):
+            why = "the Hub has no such set or revision; check the spelling, or `hf auth login` for a private one"
+        raise PageError(f"{source}: {why}") from error

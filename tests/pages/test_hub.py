@@ -148,9 +148,9 @@ def test_a_row_without_an_image_costs_that_row(cached: Callable[[Files], str]) -
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("?image=scan", "no column for image=scan; there are image, text"),
-        ("?truth=ocr.0", "no column for truth=ocr.0; there are image, text"),
-        ("?where=kind=a", "no column for where=kind"),
+        ("?image=scan", "image: no column scan; give image=COLUMN .* there are image, text"),
+        ("?truth=ocr.0", "truth: no column ocr.0; give truth=COLUMN .* there are image, text"),
+        ("?where=kind=a", "where= keeps"),
         ("?split=dev", "no table or image of split=dev"),
         ("?files=*.parquet", r"files=\*.parquet; it has test.tsv"),
         ("?limit=0", "limit=0; give a whole number"),
@@ -167,10 +167,16 @@ def test_what_is_asked_for_in_vain(cached: Callable[[Files], str], query: str, m
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"left": [shot(1)], "right": [shot(2)], "text": ["a"]}, "left or right.* give &image=COLUMN"),
-        ({"image": [shot(1)], "text": ["a"], "markdown": ["# a"]}, "text or markdown.* give &truth=COLUMN"),
-        ({"image": [shot(1)], "ground_truth": ['{"a": "b"}']}, "no column looks like the truth; .*ground_truth"),
-        ({"question": ["?"], "text": ["a"]}, "no column looks like the image"),
+        ({"left": [shot(1)], "right": [shot(2)], "text": ["a"]}, "image: left or right. give image=COLUMN"),
+        (
+            {"image": [shot(1)], "text": ["a"], "markdown": ["# a"]},
+            "truth: text or markdown. give .*, or truth=none",
+        ),
+        (
+            {"image": [shot(1)], "ground_truth": ['{"a": "b"}']},
+            "truth: none looks like it. .* image, ground_truth",
+        ),
+        ({"question": ["?"], "text": ["a"]}, "image: none looks like it."),
     ],
 )
 def test_an_unsure_guess_is_asked_back(cached: Callable[[Files], str], columns: dict, message: str) -> None:
@@ -276,7 +282,7 @@ def test_only_the_files_that_the_limit_needs_are_fetched(
 
 def test_a_gated_set_says_where_its_conditions_are(hub: Hub) -> None:
     hub.files, hub.refusal = shards(), (403, "GatedRepo")
-    with pytest.raises(PageError, match=r"gated set; accept .*datasets/owner/name, then `hf auth login`"):
+    with pytest.raises(PageError, match=r"gated; accept .*datasets/owner/name, then `hf auth login`"):
         load_pages("hub:owner/name")
 
 
@@ -311,7 +317,7 @@ def test_reproduce_fetches_before_its_notebooks_which_are_offline(
     asked = "page_set=hub:owner/name?split=test&limit=2"
     assert reproduce("cpu", params=asked, run="one", **places) == 0
     ran = (tmp_path / "results" / "one" / "notebooks" / "which.ipynb").read_text(encoding="utf-8")
-    assert "['page 0', 'page 1']\\n" in ran and "up to 2 pages are read" in ran
+    assert "['page 0', 'page 1']\\n" in ran and "up to 2 pages" in ran
     hub.refusal = (404, "RepoNotFound")
     with pytest.raises(PageError, match="no such set"):
         reproduce("cpu", params="page_set=hub:owner/missing", run="two", **places)
