@@ -292,7 +292,7 @@ def _hub(source: str, repo: str) -> Iterator[None]:
         yield
     except PageError:  # a ValueError
         raise
-    except tuple(broken + [*transport_errors()]) as error:
+    except tuple([*broken, *transport_errors()]) as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         why = f"cannot be read ({said}); to fetch it: HF_HUB_OFFLINE=0 ocrlab read '{source}' --dry-run"
         if isinstance(error, errors.GatedRepoError):
