@@ -144,7 +144,7 @@ def setup(given: dict[str, str], only_if_stale: bool = False) -> None:
     if not (fresh and (only_if_stale or given.get("TEST"))):
         _setup(python, ready, fresh, given.get("TORCH_BUILD", ""))
     if given.get("TEST") and not _newer(ready_test, ready):
-        _pip(python, "--quiet", "--editable", ".[cluster,dev,train]")
+        _pip(python, "--quiet", "--editable", ".[cluster,dev,hub,train]")
         _compile(python)
         ready_test.touch()
 

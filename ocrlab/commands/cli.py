@@ -96,7 +96,7 @@ def _messages() -> tuple[type[Exception], ...]:
 
 @_command("read:read_pages")
 def read(
-    paths: Annotated[list[str], Argument(help="a set, folder, file, glob or URL; -: a list of paths")],
+    paths: Annotated[list[str], Argument(help="a set, folder, file, glob, URL or hub:owner/name; -: a list of paths")],
     given: dict[str, str],
     out: Annotated[Path | None, Option(metavar="FOLDER", help="text files and readings.jsonl go there")] = None,
     beside: Annotated[bool, Option("--beside", help="text files go beside the pages, as NAME.png.txt")] = False,
@@ -105,6 +105,7 @@ def read(
     dpi: _Dpi = 150,
     truth: Annotated[Literal["beside", "pdf"], Option(help="pdf: also from PDFs' text layers")] = "beside",
     degrade: Annotated[Literal["scan"] | None, Option(help="scan: pages as if scanned or photographed")] = None,
+    truth_encoding: Annotated[str, Option(help="of text files beside pages, e.g. cp1251")] = "utf-8",
     dry_run: Annotated[bool, Option("--dry-run", help="print pages, memory and time; read nothing")] = False,
     retry_failed: Annotated[bool, Option("--retry-failed", help="read again what failed before")] = False,
     fewer_pixels: Annotated[bool, Option("--fewer-pixels", help="retry what does not fit at fewer pixels")] = False,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ocrlab.pages import Page, PageError, expand, load_pages
+from ocrlab.pages.hub import HUB
 from ocrlab.pages.load import finished, is_url, place_of
 from ocrlab.pages.page import Degrade, Truth
 from ocrlab.pages.remote import StoredPage
+from ocrlab.pages.truth import UTF_8
 from ocrlab.reading.inputs import in_batches
 from ocrlab.reading.loading import image_tokens_of
 from ocrlab.reading.settings import Settings
@@ -42,12 +45,19 @@ class Item:
 
 
 def gather(
-    sources: Sequence[str], *, limit: int | None, dpi: int, truth: Truth = "beside", degrade: Degrade = ""
+    sources: Sequence[str],
+    *,
+    limit: int | None,
+    dpi: int,
+    truth: Truth = "beside",
+    degrade: Degrade = "",
+    truth_encoding: str = UTF_8,
 ) -> Sourced:
     """Return the pages of all sources; a page that two of them hold is taken once.
 
     A folder's pages are mirrored from that folder on; with several sources its own name comes first. Single files
-    are mirrored by their name, listed ones by their path, objects of a store by their path below the URL.
+    are mirrored by their name, listed ones by their path, objects of a store by their path below the URL, pages of the
+    Hub by their id.
 
     Raises:
         PageError: nothing there, or no page in it.
@@ -56,9 +66,12 @@ def gather(
     roots = [_root(source) for source in sources]
     for source, root in zip(sources, roots, strict=True):
         if source == "-":
-            pages = [finished(page, truth, degrade) for page in expand(sys.stdin.buffer.read(), dpi=dpi)[:limit]]
+            listed = expand(sys.stdin.buffer.read(), dpi=dpi, truth_encoding=truth_encoding)[:limit]
+            pages = [finished(page, truth, degrade) for page in listed]
         else:
-            pages = load_pages(source, limit=limit, recursive=True, dpi=dpi, truth=truth, degrade=degrade)
+            given: dict[str, Any] = {"truth": truth, "degrade": degrade, "truth_encoding": truth_encoding}
+            with redirect_stdout(sys.stderr):  # what is said of a set of the Hub; texts go to standard output
+                pages = load_pages(source, limit=limit, recursive=True, dpi=dpi, **given)
         for page in pages:
             key = (page.where if isinstance(page, StoredPage) else str(page.file.absolute()), page.page_number)
             found.setdefault(key, (page, _name(page, root, len(sources) > 1)))
@@ -94,6 +107,8 @@ def _root(source: str) -> Path | None:
 def _name(page: Page, root: Path | None, several: bool) -> str:
     if isinstance(page, StoredPage):
         return f"{page.set}/{page.name}" if several else page.name
+    if page.set.startswith(HUB):
+        return page.id
     file, here = page.file.absolute(), Path.cwd()
     if root is not None:
         return str(file.relative_to(root.parent if several else root))

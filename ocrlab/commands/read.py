@@ -60,7 +60,8 @@ def read_pages(**options: Any) -> int:
         raise CommandError("--prepare takes 0 or more, --page-timeout more than 0")
     if args.engine == "ray" and args.workers and not (args.workers.isdigit() and int(args.workers)):
         raise CommandError(f"--workers {args.workers}: the engine ray takes a number of workers, from 1 on")
-    sources = gather(args.paths, limit=args.limit, dpi=args.dpi, truth=args.truth, degrade=args.degrade or "")
+    given = {"dpi": args.dpi, "truth": args.truth, "degrade": args.degrade or "", "truth_encoding": args.truth_encoding}
+    sources = gather(args.paths, limit=args.limit, **given)
     try:
         with _engine(args, settings, len(sources.pages)) as engine:
             return _plan_and_read(args, settings, engine, sources)

@@ -12,6 +12,7 @@ from ocrlab.commands.for_model import CPU_MINUTES, MINUTES, check_model, fit_tas
 from ocrlab.commands.parameters import CommandError, CommandFailed, parse_overrides, read_parameters
 from ocrlab.commands.plan import Task, choose_profile, load_experiments, plan_tasks, resolve_model, run_folder
 from ocrlab.commands.run_notebook import STOPPED, Outcome, run_notebook
+from ocrlab.pages.hub import fetch_sets
 from ocrlab.reading.cluster import connect, engine_variables
 from ocrlab.report.site import answer_of, build_overview, build_site
 from ocrlab.study.provenance import now, read_record, readings_record, start_record, write_record
@@ -42,7 +43,8 @@ def reproduce(
     one started here).
 
     Raises:
-        CommandError, SettingError: an unusable argument; Refused: no such cluster. Nothing has run then.
+        CommandError, SettingError: an unusable argument; PageError: a set of the Hub that cannot be had; Refused: no
+            such cluster. Nothing has run then.
         CommandFailed: the run's folder cannot be written to any more.
     """
     asked = {
@@ -65,6 +67,7 @@ def reproduce(
         tasks = _fitted(tasks, model_id, overrides, minutes, bool(only))
     elif minutes:
         raise CommandError(f"MINUTES={minutes:g} goes with MODEL=; the embedded reader's profiles have their own sizes")
+    fetch_sets(value for task in tasks if not task.skipped for value in task.parameters.values())
     folder = run_folder((results or paths.RESULTS).absolute(), run, choice.value)
     _say(f"profile {choice}, run {folder.name}")
     before = read_record(folder)

@@ -16,7 +16,7 @@ from typing import TypeVar
 from ocrlab.pages.documents import PDF_DPI, is_pdf, pages_inside
 from ocrlab.pages.images import SUFFIXES, PageError
 from ocrlab.pages.page import Page
-from ocrlab.pages.truth import truth_beside
+from ocrlab.pages.truth import UTF_8, truth_beside
 
 LISTED = (*SUFFIXES, ".pdf")
 #: How files end that may hold several pages.
@@ -91,15 +91,17 @@ def natural(path: str | PurePath) -> tuple[list[tuple[int, int, str]], str]:
     return parts, text
 
 
-def as_pages(files: Sequence[Path], root: Path, *, limit: int | None = None, dpi: int = PDF_DPI) -> list[Page]:
+def as_pages(
+    files: Sequence[Path], root: Path, *, limit: int | None = None, dpi: int = PDF_DPI, encoding: str = UTF_8
+) -> list[Page]:
     """Return each file's page, or pages where it is a PDF or a multipage TIFF; at most `limit` in all.
 
     A page's id is its path below `root`, with `#3` for page 3 of a file. No image is decoded and no page drawn here.
     """
-    return list(islice(_pages(files, root, dpi), limit))
+    return list(islice(_pages(files, root, dpi, encoding), limit))
 
 
-def _pages(files: Sequence[Path], root: Path, dpi: int) -> Iterator[Page]:
+def _pages(files: Sequence[Path], root: Path, dpi: int, encoding: str) -> Iterator[Page]:
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(files), _AT_ONCE):  # so that a limit does not hash what it leaves out
             some = files[start : start + _AT_ONCE]
@@ -107,7 +109,7 @@ def _pages(files: Sequence[Path], root: Path, dpi: int) -> Iterator[Page]:
                 name = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
                 page = Page(name, file, sha256, root.name, problem=problem, refused=bool(problem), dpi=dpi)
                 for one in [page] if problem else parts_of(page):
-                    truth, unusable = truth_beside(file, one.page_number)
+                    truth, unusable = truth_beside(file, one.page_number, encoding)
                     yield replace(one, truth=truth, problem=one.problem or unusable)
 
 

@@ -1,4 +1,4 @@
-"""Pages by name or path: one of our sets, a user's folder, a manifest, a list, one image or PDF, a glob, or a store."""
+"""Pages by name or path: our sets, the Hub's, a user's folder, manifest, list, image, PDF or glob, or a store."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from ocrlab import paths
 from ocrlab.pages import files, remote
 from ocrlab.pages.documents import PDF_DPI, is_pdf
 from ocrlab.pages.files import MANIFEST
+from ocrlab.pages.hub import HUB, hub_pages
 from ocrlab.pages.images import PageError
 from ocrlab.pages.page import Degrade, Page, Truth
-from ocrlab.pages.truth import truth_beside
+from ocrlab.pages.truth import UTF_8, encoding_of, truth_beside
 
 OWN_SETS = ("lines", "labels", "sizes", "documents")
 _TEXTS = ("id", "file", "sha256", "set", "language", "kind", "degradation", "font", "truth", "licence")
@@ -38,19 +39,22 @@ def load_pages(
     dpi: int = PDF_DPI,
     truth: Truth = "beside",
     degrade: Degrade = "",
+    truth_encoding: str = UTF_8,
 ) -> list[Page]:
     """Return the pages of a set, folder, `manifest.jsonl`, image, PDF or glob, in order; no image is decoded.
 
     A PDF or a multipage TIFF gives each of its pages, a PDF's drawn at `dpi` dots per inch when opened. `recursive`
     takes the folders below a folder too (one with a `manifest.jsonl` is what that says). A URL that fsspec knows
-    (`s3://bucket/scans`) is a folder or file of a store; its pages are fetched where they are opened. A set's name
+    (`s3://bucket/scans`) is a folder or file of a store; its pages are fetched where they are opened;
+    `hub:owner/name` is a set of the Hub, fetched here (`hub_pages`). A set's name
     goes before a folder of that name here (write `./lines` for the folder). `kind` keeps the pages of one kind, then
     `limit` the first so many; `spread` keeps so many evenly over the rest, for a short run over all kinds. A page
     whose file or truth is unusable is listed with its `problem`. With `truth="pdf"` a PDF page without a truth beside
     it has the text of its text layer, and with `degrade="scan"` pages are opened as if scanned or photographed.
+    `truth_encoding` is that of text files beside pages.
 
     Raises:
-        PageError: nothing there, no such kind, a limit below 1, a manifest that is not one.
+        PageError: nothing there, no such kind, a limit below 1, a manifest that is not one, no such encoding.
     """
     for name, value in (("limit", limit), ("spread", spread)):
         if value is not None and value < 1:
@@ -59,7 +63,7 @@ def load_pages(
     for name, given, known in (("truth", truth, get_args(Truth)), ("degrade", degrade, get_args(Degrade))):
         if given not in known:
             raise PageError(f"{name}={given!r} is not known; there is {' and '.join(map(repr, known))}")
-    pages = _load(source, limit, kind, recursive, dpi)
+    pages = _load(source, limit, kind, recursive, dpi, encoding_of(truth_encoding))
     if spread is not None and spread < len(pages):
         pages = [pages[index * len(pages) // spread] for index in range(spread)]
     return [finished(page, truth, degrade) for page in pages]
@@ -80,7 +84,7 @@ def finished(page: Page, truth: Truth, degrade: Degrade) -> Page:
     return page.degraded(degrade)
 
 
-def expand(listed: bytes, *, dpi: int = PDF_DPI) -> list[Page]:
+def expand(listed: bytes, *, dpi: int = PDF_DPI, truth_encoding: str = UTF_8) -> list[Page]:
     """Return the pages of the files that a list names, in its order; a file named twice is taken once.
 
     The list is UTF-8 (UTF-16 with its mark), with one path per line, or with NUL between paths as `find -print0`
@@ -88,7 +92,7 @@ def expand(listed: bytes, *, dpi: int = PDF_DPI) -> list[Page]:
     that names its line. Ids are paths below the lowest folder that holds all.
 
     Raises:
-        PageError: dpi below 1.
+        PageError: dpi below 1, no such encoding.
     """
     _check_dpi(dpi)
     named: dict[Path, int] = {}
@@ -97,7 +101,9 @@ def expand(listed: bytes, *, dpi: int = PDF_DPI) -> list[Page]:
             named.setdefault(Path(os.path.normpath(Path(os.fsdecode(name)).absolute())), number)
     if not named:
         return []
-    return [_numbered(page, named[page.file]) for page in files.as_pages(list(named), _root_of(list(named)), dpi=dpi)]
+    root, encoding = _root_of(list(named)), encoding_of(truth_encoding)
+    pages = files.as_pages(list(named), root, dpi=dpi, encoding=encoding)
+    return [_numbered(page, named[page.file]) for page in pages]
 
 
 def _numbered(page: Page, line: int) -> Page:
@@ -128,29 +134,34 @@ def _root_of(found: Sequence[Path]) -> Path:
         return found[0].parent
 
 
-def _load(source: str | Path, limit: int | None, kind: str | None, recursive: bool, dpi: int) -> list[Page]:
+def _load(
+    source: str | Path, limit: int | None, kind: str | None, recursive: bool, dpi: int, encoding: str
+) -> list[Page]:
     place = None if is_url(source) else place_of(source)
     if place is not None:
         listed = place / MANIFEST
         if listed.is_file() or (place.suffix.lower() == ".jsonl" and not place.is_dir()):
-            return _of_manifest(listed if place.is_dir() else place, limit, kind)
+            return _of_manifest(listed if place.is_dir() else place, limit, kind, encoding)
     if kind is not None:
         raise PageError(f"{source}: its pages have no kinds, so kind={kind!r} keeps none; kinds come from a manifest")
+    if str(source).startswith(HUB):
+        return hub_pages(str(source), limit)
     if place is None:
-        return [*remote.pages_at(str(source), limit=limit, recursive=recursive, dpi=dpi)]
+        return [*remote.pages_at(str(source), limit=limit, recursive=recursive, dpi=dpi, encoding=encoding)]
     if place.is_dir():
-        return files.as_pages(files.in_folder(place, recursive=recursive), place, limit=limit, dpi=dpi)
+        inside = files.in_folder(place, recursive=recursive)
+        return files.as_pages(inside, place, limit=limit, dpi=dpi, encoding=encoding)
     if place.is_file():
         if place.suffix.lower() not in files.LISTED:
             raise PageError(f"{place}: {files.NO_PAGE}, a folder of them, a manifest.jsonl or a set")
-        return files.as_pages([place], place.parent, limit=limit, dpi=dpi)
+        return files.as_pages([place], place.parent, limit=limit, dpi=dpi, encoding=encoding)
     found = [file.absolute() for file in files.by_pattern(str(source))]
-    return files.as_pages(found, _root_of(found), limit=limit, dpi=dpi)
+    return files.as_pages(found, _root_of(found), limit=limit, dpi=dpi, encoding=encoding)
 
 
 def is_url(source: str | Path) -> bool:
-    """Return whether a source is a URL, and so an object or folder of a store."""
-    return isinstance(source, str) and "://" in source
+    """Return whether a source is a URL, and so an object or folder of a store, or a set of the Hub."""
+    return isinstance(source, str) and ("://" in source or source.startswith(HUB))
 
 
 def place_of(source: str | Path) -> Path:
@@ -173,7 +184,7 @@ def place_of(source: str | Path) -> Path:
     )
 
 
-def _of_manifest(manifest: Path, limit: int | None, kind: str | None) -> list[Page]:
+def _of_manifest(manifest: Path, limit: int | None, kind: str | None, encoding: str) -> list[Page]:
     entries = _entries(manifest)
     kinds = sorted({entry.get("kind", "") for entry in entries} - {""})
     if kind is not None:
@@ -182,7 +193,7 @@ def _of_manifest(manifest: Path, limit: int | None, kind: str | None) -> list[Pa
             raise PageError(f"{manifest}: no page of kind {kind!r}; its kinds are {', '.join(kinds) or 'not given'}")
     folder = manifest.resolve().parent
     ours = folder.parent == paths.PAGES.resolve() and folder.name in OWN_SETS
-    return [_as_page(manifest, entry, hash_needed=ours) for entry in entries[:limit]]
+    return [_as_page(manifest, entry, encoding, hash_needed=ours) for entry in entries[:limit]]
 
 
 def _entries(manifest: Path) -> list[dict[str, Any]]:
@@ -219,7 +230,7 @@ def _entry(where: str, line: str) -> dict[str, Any]:
     return {"id": entry["file"], **entry}
 
 
-def _as_page(manifest: Path, entry: dict[str, Any], *, hash_needed: bool) -> Page:
+def _as_page(manifest: Path, entry: dict[str, Any], encoding: str, *, hash_needed: bool) -> Page:
     """Return the entry's page; what is wrong with its file is in `problem`, so that the others go on."""
     file = manifest.parent / entry["file"]
     sha256, problem = "", _outside(manifest, entry["file"])
@@ -228,7 +239,7 @@ def _as_page(manifest: Path, entry: dict[str, Any], *, hash_needed: bool) -> Pag
     problem = problem or _hash_problem(manifest, file, sha256, entry.get("sha256", ""), hash_needed)
     refused, truth = bool(problem), None
     if not refused:
-        truth, problem = (entry["truth"], "") if "truth" in entry else truth_beside(file)
+        truth, problem = (entry["truth"], "") if "truth" in entry else truth_beside(file, encoding=encoding)
     about = {name: entry.get(name, "") for name in ("language", "kind", "degradation", "font", "licence")}
     name = entry.get("set") or manifest.parent.resolve().name
     return Page(entry["id"], file, sha256, name, truth=truth, problem=problem, refused=refused, **about)

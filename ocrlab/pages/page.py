@@ -23,7 +23,7 @@ Degrade = Literal["", "scan"]
 
 @dataclass(frozen=True)
 class Page:
-    """A page and its truth; `truth` None means no score; `truth_source` is "file" or "pdf", "" where there is none.
+    """A page and its truth; None is no score. `truth_source` is "file", "pdf" or "hub", "" where there is none.
 
     `page_number` is the page's number, from 1, inside a PDF or multipage TIFF, None for an image; `dpi` is the
     resolution at which a PDF page is drawn. Such a page's `sha256` is its own: of the file's, the number and, in a

@@ -56,7 +56,7 @@ class StoredPage(Page):
                 raise PageError(str(error).replace(str(file), self.where)) from error
 
 
-def pages_at(url: str, *, limit: int | None, recursive: bool, dpi: int) -> list[StoredPage]:
+def pages_at(url: str, *, limit: int | None, recursive: bool, dpi: int, encoding: str) -> list[StoredPage]:
     """Return the pages of a store's folder or object, in natural order, hidden ones left out; at most `limit`.
 
     Truths beside them are fetched, and PDFs and TIFFs once, as only their bytes show how many pages they hold. For a
@@ -69,10 +69,10 @@ def pages_at(url: str, *, limit: int | None, recursive: bool, dpi: int) -> list[
         remedy = "leave it out: credentials are taken from your environment"
         raise PageError(f"{url.partition(':')[0]}://…: the URL holds a password or key, kept in every row; {remedy}")
     with _store(url) as (store, path):
-        return list(islice(_pages(store, path, url, recursive, dpi), limit))
+        return list(islice(_pages(store, path, url, recursive, dpi, encoding), limit))
 
 
-def _pages(store: Any, path: str, url: str, recursive: bool, dpi: int) -> Iterator[StoredPage]:
+def _pages(store: Any, path: str, url: str, recursive: bool, dpi: int, encoding: str) -> Iterator[StoredPage]:
     place = PurePosixPath(path)
     # A web server's folder is a file to fsspec.
     if store.info(path)["type"] == "file" and is_page(place):
@@ -94,13 +94,17 @@ def _pages(store: Any, path: str, url: str, recursive: bool, dpi: int) -> Iterat
         sha256 = hashlib.sha256(f"{at} {store.checksum(keys[name])}".encode()).hexdigest()
         page = StoredPage(name, Path(at), sha256, place.name, dpi=dpi, where=at, name=name.lstrip("/"), version=sha256)
         parts = parts_of(page) if name.lower().endswith(SEVERAL) else [page]
-        yield from (one if one.refused else _with_truth(store, one, PurePosixPath(name), keys) for one in parts)
+        for one in parts:
+            yield one if one.refused else _with_truth(store, one, PurePosixPath(name), keys, encoding)
 
 
-def _with_truth(store: Any, page: StoredPage, file: PurePosixPath, keys: Mapping[str, str]) -> StoredPage:
+def _with_truth(
+    store: Any, page: StoredPage, file: PurePosixPath, keys: Mapping[str, str], encoding: str
+) -> StoredPage:
     for name in names_beside(file.stem, page.page_number):
         if key := keys.get(str(file.with_name(name))):
-            truth, problem = read_truth(f"{page.where}: {name}", partial(_read, page.where, store.checksum(key), key))
+            read = partial(_read, page.where, store.checksum(key), key)
+            truth, problem = read_truth(f"{page.where}: {name}", read, encoding)
             return replace(page, truth=truth, problem=problem)
     return page
 

@@ -9,14 +9,13 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ocrlab import paths
+from ocrlab.pages.hub import transport_errors
 from ocrlab.reading.families import CONFIGS, FAMILIES, Family
 from ocrlab.reading.settings import Settings, is_endpoint
 
@@ -105,7 +104,7 @@ def _from_hub(model_id: str, revision: str | None, files: list[str]) -> tuple[Pa
     here = _cached(model_id, revision, files)
     if here and (os.environ.get("HF_HUB_OFFLINE") == "1" or re.fullmatch(r"[0-9a-f]{40}", revision or "")):
         return here, here.name
-    unreachable: tuple[type[Exception], ...] = (OSError, *_transport_errors())
+    unreachable: tuple[type[Exception], ...] = (OSError, *transport_errors())
     try:
         info = HfApi().model_info(model_id, revision=revision, timeout=10)
         _refuse_pickles([s.rfilename for s in info.siblings or []], model_id)
@@ -135,11 +134,6 @@ def _cached(model_id: str, revision: str | None, files: list[str]) -> Path | Non
         here = Path(snapshot_download(model_id, revision=revision, allow_patterns=files, local_files_only=True))
         return here if any(here.glob("*.safetensors")) else None
     return None
-
-
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """Return what the Hub's client raises when there is no way to the Hub; it changed libraries between releases."""
-    return tuple(import_module(name).TransportError for name in ("httpx2", "httpx") if find_spec(name))
 
 
 def _dummy(settings: Settings) -> Checkpoint:
