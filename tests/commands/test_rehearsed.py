@@ -26,7 +26,7 @@ ODD = {"loops": {256: 26 / 200}, "reordered": 5}
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run: 1,280 image tokens and the plain prompt are planted as the best, 256 and the usual as the worst."""
     results = tmp_path_factory.mktemp("results")
-    with rehearsal(seconds=0.2, token_seconds=0.0003, manners=MANNERS, **ODD) as fake:
+    with rehearsal(seconds=0.1, token_seconds=0.00015, manners=MANNERS, **ODD) as fake:
         assert reproduce("cpu", fake.model_id, run="rehearsed", minutes=10, params="pages=20", results=results) == 0
     return results / "rehearsed"
 
