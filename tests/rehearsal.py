@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,16 @@ MANNERS = (
 class Rehearsal:
     """The figures. `rates` and `loops` hold shares by image tokens, between which they are interpolated.
 
-    `rates` are edits per letter, `loops` the share of pages that repeat a line up to the cap: the first of a fixed
-    order, so that a page that loops at a low share loops at a higher one. `reordered` pages come with their second
-    half first. `shared` is the share of a page's errors that are the page's own: what is misread of more pixels is
-    misread of fewer, too. `spread` is the standard deviation of a page's difficulty, as a logarithm. Temperature and
-    repetition penalty add edits per letter and unit. `seconds` are for 1,000 image tokens, `token_seconds` for a token.
+    The model knows the first `limit` pages of each source. `rates` are edits per letter, `loops` the share of pages
+    that repeat a line up to the cap: the first of a fixed order, so that a page that loops at a low share loops at a
+    higher one. `reordered` pages come with their second half first. `shared` is the share of a page's errors that are
+    the page's own: what is misread of more pixels is misread of fewer, too. `spread` is the standard deviation of a
+    page's difficulty, as a logarithm. Temperature and repetition penalty add edits per letter and unit. `seconds` are
+    for 1,000 image tokens, `token_seconds` for a token.
     """
 
     pages: Sequence[str | Path] = ("documents",)
+    limit: int | None = None
     name: str = "Qwen/Qwen2-VL-2B-Instruct"
     rates: dict[int, float] = field(default_factory=lambda: {256: 0.08, 576: 0.03, 1280: 0.015, 2560: 0.014})
     loops: dict[int, float] = field(default_factory=lambda: {256: 1 / 60})
@@ -95,8 +98,9 @@ class Writer:
 
     def __init__(self, figures: Rehearsal) -> None:
         self.figures = figures
-        self.pages = [page for source in figures.pages for page in load_pages(source) if page.truth]
-        self.thumbnails = np.stack([thumbnail(page.open()) for page in self.pages])
+        loaded = (load_pages(source, limit=figures.limit) for source in figures.pages)
+        self.pages = [page for pages in loaded for page in pages if page.truth]
+        self.thumbnails = np.stack([thumbnail_of(page) for page in self.pages])
         ids = sorted((page.id for page in self.pages), key=lambda page: random.Random(f"order {page}").random())
         self.place = {page: place for place, page in enumerate(ids)}
         hard = {page: math.exp(random.Random(f"hard {page}").gauss(0, figures.spread)) for page in ids}
@@ -161,6 +165,12 @@ def at(shares: dict[int, float], tokens: int) -> float:
 def thumbnail(image: Image.Image) -> np.ndarray:
     """Return an image as 32 × 32 grey levels, one after another."""
     return np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=np.float32).ravel()
+
+
+@cache
+def thumbnail_of(page: Page) -> np.ndarray:
+    """Return a page's thumbnail; there are hundreds of pages, so each is made once in a process."""
+    return thumbnail(page.open())
 
 
 def misread(text: str, rate: float, look_alikes: float, dice: random.Random) -> str:

@@ -19,7 +19,7 @@ ONLY = "Give the text only."
 
 @pytest.fixture(scope="module")
 def writer() -> Writer:
-    return Writer(Rehearsal(pages=("documents", "labels")))
+    return Writer(Rehearsal(pages=("documents", "labels"), limit=40))
 
 
 def at_tokens(page, tokens: int) -> Image.Image:
@@ -45,7 +45,7 @@ def test_a_page_is_known_at_any_size_and_a_strange_image_is_not(writer):
 
 
 def test_errors_fall_with_image_tokens_and_grow_with_prompt_temperature_and_penalty():
-    writer = Writer(Rehearsal(manners=(replace(MANNERS[1], fence=0, preamble=0), with_errors(3.0))))
+    writer = Writer(Rehearsal(limit=20, manners=(replace(MANNERS[1], fence=0, preamble=0), with_errors(3.0))))
     found = [mean_cer(writer, tokens) for tokens in (256, 576, 1280)]
     assert found == pytest.approx([0.08, 0.03, 0.015], rel=0.2)  # receipts have fewer than 1,280 tokens to give
     assert mean_cer(writer, 1280, "Read.") == pytest.approx(0.045, rel=0.2)
@@ -86,10 +86,11 @@ def test_half_of_the_errors_in_russian_are_look_alikes(writer):
 
 
 def test_the_server_is_read_as_a_model_with_honest_counts():
-    with rehearsal() as fake:
+    pages = load_pages("documents", limit=20)
+    with rehearsal(limit=20) as fake:
         settings = Settings(model_id=fake.model_id, prompt=ONLY, max_pixels=576 * 784, max_new_tokens=1200)
         with open_reader(settings) as reader:
-            readings = reader.read(load_pages("documents"))
+            readings = reader.read(pages)
     statuses = [reading.status for reading in readings]
     cut = [reading for reading in readings if reading.status in {"loop", "truncated"}]
     assert len(cut) == 1 and statuses.count("ok") == 19  # one page in sixty, so one of twenty
@@ -97,12 +98,12 @@ def test_the_server_is_read_as_a_model_with_honest_counts():
     for reading in readings:
         assert 400 < reading.image_tokens <= 576
         assert reading.tokens == (1200 if reading in cut else len(TOKEN.findall(reading.text)))
-    errors = [score(r.text, p.truth)["cer"] for r, p in zip(readings, load_pages("documents"), strict=True)]
+    errors = [score(r.text, p.truth)["cer"] for r, p in zip(readings, pages, strict=True)]
     assert sum(error > 0.3 for error in errors) == 2, "the page that loops and the one in another order"
 
 
 def test_a_forced_length_and_a_cap_are_kept():
-    with rehearsal() as fake:
+    with rehearsal(limit=1) as fake:
         settings = Settings(model_id=fake.model_id, max_pixels=256 * 784, max_new_tokens=900, min_new_tokens=900)
         for one in (settings, replace(settings, min_new_tokens=None, max_new_tokens=40)):
             with open_reader(one) as reader:

@@ -1,4 +1,4 @@
-"""Whole pages for the large models: receipts, specifications, tables, letters, forms, from `documents.yaml`."""
+"""Whole pages for the large models: those written out in `documents.yaml`, then those of `planned.py`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data.recipes import worn
+from data.recipes.document_facts import facts_of
+from data.recipes.planned import planned_documents
 from data.recipes.samples import SEED, Sample
 from data.recipes.sheet import Sheet, font_named
-from ocrlab.pages import degrade
 
 _CENT = Decimal("0.01")
 
@@ -23,7 +25,8 @@ _CENT = Decimal("0.01")
 def _listed() -> list[dict[str, Any]]:
     import yaml
 
-    return yaml.safe_load((Path(__file__).parent / "documents.yaml").read_text(encoding="utf-8"))
+    written = yaml.safe_load((Path(__file__).parent / "documents.yaml").read_text(encoding="utf-8"))
+    return [*written, *planned_documents()]
 
 
 def count() -> int:
@@ -35,21 +38,42 @@ def document_sample(index: int) -> Sample:
     """Return document `index`, degraded as its entry says; its truth has one line for each printed line or row."""
     entry = _listed()[index]
     rng = Random(f"{SEED}/documents/{entry['name']}")
-    paper = dict(entry["paper"])
-    crop = paper.pop("crop", False)
-    regular, bold = (font_named(name) for name in entry["fonts"])
-    sheet = Sheet(**paper, regular=regular, bold=bold, rng=rng)
-    sheet.lay([block for given in entry["blocks"] for block in _expanded(given)])
-    image = degrade.degraded(sheet.finish(crop), entry.get("degradations", []), rng)
-    words = "+".join(name for degradation in entry.get("degradations", []) for name in degradation) or "clean"
+    sheet, page = _set(entry, rng)
+    degradations = entry.get("degradations", [])
+    image, boxes = worn.degraded(page, degradations, rng, np.array(sheet.boxes, float))
+    words = "+".join(name for degradation in degradations for name in degradation) or "clean"
+    quality = entry.get("jpeg_quality", 0)
     return Sample(
-        _levels(image, entry.get("levels", 16)),
+        image if quality else _levels(image, entry.get("levels", 16)),
         "\n".join(sheet.lines),
         entry["language"],
         entry["kind"],
         words,
-        regular.name,
+        (sheet.pen or sheet.regular).name if entry["kind"] == "handwriting" else sheet.regular.name,
+        quality,
+        tuple(tuple(round(value) for value in box) for box in boxes),
+        tuple(facts_of(sheet.lines, sheet.rows, Random(f"{SEED}/facts/{entry['name']}"))),
     )
+
+
+def _set(entry: dict[str, Any], rng: Random) -> tuple[Sheet, Image.Image]:
+    """Return the sheet with everything on it; where several sizes are given, of the largest at which it fits."""
+    paper = dict(entry["paper"])
+    crop, least, sizes = paper.pop("crop", False), paper.pop("least", 0), paper.pop("sizes", [paper.get("size")])
+    regular, bold = (font_named(name) for name in entry["fonts"])
+    pen = font_named(entry["pen"]) if "pen" in entry else None
+    blocks = [block for given in entry["blocks"] for block in _expanded(given)]
+    for size in sizes:
+        state = rng.getstate()
+        sheet = Sheet(**{**paper, "size": size}, regular=regular, bold=bold, rng=rng, pen=pen)
+        try:
+            sheet.lay(blocks)
+            return sheet, sheet.finish(crop, least)
+        except ValueError as error:
+            if size == sizes[-1]:
+                raise ValueError(f"{entry['name']}: {error}") from error
+            rng.setstate(state)
+    raise AssertionError
 
 
 def _levels(page: Image.Image, levels: int) -> Image.Image:
@@ -96,7 +120,7 @@ def _goods(
 
 def _receipt(priced: Sequence[tuple[Any, ...]], amounts: Sequence[Decimal], locale: str) -> list[dict[str, Any]]:
     # Among Cyrillic letters a Latin x could not be distinguished from their own.
-    times = "×" if locale == "ru" else "x"
+    times = "x" if locale == "en" else "×"
     blocks: list[dict[str, Any]] = []
     for (name, number, price), amount in zip(priced, amounts, strict=True):
         count_and_price = f"{number} {times} {_money(price, locale)}"

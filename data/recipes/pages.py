@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, features
 
@@ -24,6 +25,8 @@ from data.recipes.samples import Sample
 from ocrlab.paths import PAGES
 
 LICENCE = "CC0-1.0"
+BOXES = "boxes.jsonl"
+_TIGHT = {"manifest.jsonl": None, BOXES: (",", ":")}
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,16 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def write_page(folder: Path, name: str, index: int) -> dict[str, str]:
-    """Draw page `index` of set `name`, write its PNG into `folder`/`name` and return its manifest entry."""
+def write_page(folder: Path, name: str, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Draw page `index` of set `name`, write its image into `folder`/`name`; return its entry and boxes."""
     page = SETS[name].draw(index)
-    file = folder / name / f"{index + 1:03d}.png"
+    file = folder / name / f"{index + 1:03d}.{'jpg' if page.jpeg_quality else 'png'}"
     file.parent.mkdir(parents=True, exist_ok=True)
-    _plain(page.image).save(file, "PNG", optimize=True)
-    return {
+    if page.jpeg_quality:
+        page.image.save(file, "JPEG", quality=page.jpeg_quality, optimize=True)
+    else:
+        _plain(page.image).save(file, "PNG", optimize=True)
+    entry = {
         "id": f"{name}-{index + 1:03d}",
         "file": file.name,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -73,7 +79,9 @@ def write_page(folder: Path, name: str, index: int) -> dict[str, str]:
         "font": page.font,
         "truth": page.truth,
         "licence": LICENCE,
+        **({"facts": list(page.facts)} if page.facts else {}),
     }
+    return entry, {"id": entry["id"], "words": [list(box) for box in page.boxes]}
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -85,12 +93,18 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def write_set(folder: Path, name: str) -> None:
-    """Draw the whole set into `folder`/`name`, with its manifest."""
+    """Draw the whole set into `folder`/`name`, with its manifest, and the boxes of its words where it has them."""
     count = SETS[name].count
     with ProcessPoolExecutor(max_workers=2) as pool:
-        entries = list(pool.map(write_page, [folder] * count, [name] * count, range(count), chunksize=8))
-    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-    (folder / name / "manifest.jsonl").write_text(lines, encoding="utf-8", newline="\n")
+        pages = list(pool.map(write_page, [folder] * count, [name] * count, range(count), chunksize=4))
+    _write_lines(folder / name / "manifest.jsonl", [entry for entry, _ in pages])
+    if pages[0][1]["words"]:
+        _write_lines(folder / name / BOXES, [boxes for _, boxes in pages])
+
+
+def _write_lines(file: Path, entries: list[dict[str, Any]]) -> None:
+    lines = "".join(json.dumps(entry, ensure_ascii=False, separators=_TIGHT[file.name]) + "\n" for entry in entries)
+    file.write_text(lines, encoding="utf-8", newline="\n")
 
 
 def write_all(folder: Path) -> None:
@@ -116,7 +130,7 @@ def differences(folder: Path, again: Path) -> Iterator[str]:
 
 
 def _how_different(ours: Path, theirs: Path) -> str:
-    if ours.suffix != ".png":
+    if ours.suffix == ".jsonl":
         return "another text"
     with Image.open(ours) as one, Image.open(theirs) as other:
         same = one.mode == other.mode and one.size == other.size and one.tobytes() == other.tobytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
+from typing import Any
 
 from PIL import Image
 
@@ -22,7 +23,11 @@ _CLEAN = render.Degradation()
 
 @dataclass(frozen=True)
 class Sample:
-    """One page before it is a file: the image, what it says, and what the manifest tells about it."""
+    """One page before it is a file: the image, what it says, and what the manifest tells about it.
+
+    Stored as PNG, or as JPEG of `jpeg_quality`. `boxes` has left, top, right and bottom of every word of the truth,
+    `facts` what `scoring.facts` judges.
+    """
 
     image: Image.Image
     truth: str
@@ -30,6 +35,9 @@ class Sample:
     kind: str
     degradation: str
     font: str
+    jpeg_quality: int = 0
+    boxes: tuple[tuple[int, ...], ...] = ()
+    facts: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Set a page of text, pairs, tables and forms, and note every printed line in reading order."""
+"""Set a page of text, pairs, tables, columns and forms, and note every printed line and word in reading order."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -23,7 +24,11 @@ def font_named(name: str) -> Font:
 
 @dataclass
 class Sheet:
-    """White paper with a cursor that runs down; sizes and margins in pixels, `lines` is the truth so far."""
+    """White paper with a cursor that runs down; sizes and margins in pixels, `lines` is the truth so far.
+
+    `boxes` has left, top, right and bottom of every word of `lines`, `rows` the cells of every table's rows and the
+    labels and answers of forms. `pen` is the font in which forms and notes are filled in.
+    """
 
     width: int
     height: int
@@ -34,6 +39,10 @@ class Sheet:
     rng: Random
     y: float = 0.0
     lines: list[str] = field(default_factory=list)
+    pen: Font | None = None
+    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    framed: bool = False
 
     def __post_init__(self) -> None:
         self.image = Image.new("L", (self.width, self.height), 255)
@@ -45,11 +54,18 @@ class Sheet:
         """The width between the margins."""
         return self.width - 2 * self.margin
 
-    def finish(self, crop: bool) -> Image.Image:
-        """Return the page, cut below the last line if `crop`; a page that ran over is an error."""
+    def finish(self, crop: bool, least: int = 0) -> Image.Image:
+        """Return the page, cut below the last line (and `least` pixels) if `crop`; a page that ran over is an error."""
         if self.y > self.height - self.margin * 0.6:
             raise ValueError(f"the page ends at {self.y:.0f} px of {self.height}: {self.lines[-1]!r}")
-        return self.image.crop((0, 0, self.width, int(self.y) + self.margin)) if crop else self.image
+        height = min(max(int(self.y) + self.margin, least), self.height) if crop else self.height
+        page = self.image.crop((0, 0, self.width, height))
+        if self.framed:
+            for gap, thick in ((0.35, 3), (0.5, 1)):
+                inset = round(self.margin * gap)
+                corners = (inset, inset, page.width - inset, page.height - inset)
+                ImageDraw.Draw(page).rectangle(corners, outline=70, width=thick)
+        return page
 
     def face(self, bold: bool = False, scale: float = 1.0) -> ImageFont.FreeTypeFont:
         """Return the page's font at `scale` times its size."""
@@ -64,6 +80,44 @@ class Sheet:
             raise ValueError(f"{self.regular.name} or {self.bold.name} cannot draw all of {text!r}")
         free = {"l": 0.0, "c": (width - length) / 2, "r": width - length}[align]
         self.draw.text((round(x + free), round(self.y)), text, fill=0, font=face)
+        self._box(round(x + free), round(self.y), text, face)
+
+    def _box(self, x: float, y: float, text: str, face: ImageFont.FreeTypeFont) -> None:
+        for word in re.finditer(r"\S+", text):
+            left, top, right, bottom = face.getbbox(word[0])
+            start = x + face.getlength(text[: word.start()])
+            self.boxes.append((start + left, y + top, start + right, y + bottom))
+
+    def write(self, x: float, text: str, width: float, scale: float = 1.2) -> None:
+        """Write one line with the pen: each word a little off the line, of another size and slant."""
+        assert self.pen is not None
+        if not self.pen.draws(text):
+            raise ValueError(f"{self.pen.name} cannot draw all of {text!r}")
+        end = x + width
+        for word in text.split():
+            face = sized(self.pen.path, round(self.size * scale * self.rng.uniform(0.92, 1.08)))
+            room = round(face.getlength(word)) + self.size
+            mask = Image.new("L", (room, self.size * 3), 0)
+            ImageDraw.Draw(mask).text((self.size // 2, self.size * 0.6), word, fill=255, font=face)
+            mask = mask.rotate(self.rng.uniform(-2.2, 2.2), Image.Resampling.BICUBIC)
+            left, top, right, bottom = mask.getbbox() or (0, 0, 0, 0)
+            if x + right - left > end:
+                raise ValueError(f"{text!r} needs more than {width:.0f} px by hand")
+            at = round(x), round(self.y + top - self.size * 0.6 + self.rng.uniform(-0.1, 0.1) * self.size)
+            self.image.paste(40, at, mask.crop((left, top, right, bottom)))
+            self.boxes.append((at[0], at[1], at[0] + right - left, at[1] + bottom - top))
+            x += right - left + self.size * self.rng.uniform(0.35, 0.6)
+
+    def hand(self, texts: Sequence[str], *, ems: float = 28.0) -> None:
+        """Write paragraphs with the pen, about `ems` letters' widths a line, on lines that sink or rise a little."""
+        assert self.pen is not None
+        face = sized(self.pen.path, round(self.size * 1.2))
+        for text in texts:
+            for line in _wrapped(text, face, min(self.inner * 0.8, ems * self.size)):
+                self.write(self.margin + self.rng.uniform(0, 0.8) * self.size, line, self.inner)
+                self.lines.append(line)
+                self.y += self.size * 1.9
+            self.y += self.size * 0.5
 
     def text(self, text: str, *, scale: float = 1.0, align: str = "l", bold: bool = False, indent: float = 0.0) -> None:
         """Print a paragraph, wrapped at words; `indent` in ems moves all of it."""
@@ -88,6 +142,53 @@ class Sheet:
             self.lines.append(f"{label} {value}")
             self.y += self.size * scale * _LEADING
 
+    def columns(self, paragraphs: Sequence[str], *, count: int = 2, gap: float = 1.6, line: bool = False) -> None:
+        """Print paragraphs in columns of equal length; the truth has one column after the other."""
+        face, space = self.face(), gap * self.size
+        width, top = (self.inner - space * (count - 1)) / count, self.y
+        lines = [line for text in paragraphs for line in (*_wrapped(text, face, width), "")][:-1]
+        height = -(-len(lines) // count)
+        for number in range(count):
+            left, self.y = self.margin + number * (width + space), top
+            for text in lines[number * height : (number + 1) * height]:
+                if text:
+                    self.put(left, text, face, width)
+                    self.lines.append(text)
+                self.y += self.size * (_LEADING if text else 0.7)
+            if line and number:
+                x = round(left - space / 2)
+                self.draw.line((x, top, x, top + height * self.size * _LEADING), fill=120, width=1)
+        self.y = top + height * self.size * _LEADING
+
+    def footnotes(self, texts: Sequence[str]) -> None:
+        """Print numbered notes below a short line."""
+        self.y += self.size * 0.8
+        y = round(self.y)
+        self.draw.line((self.margin, y, self.margin + self.inner // 4, y), fill=60, width=1)
+        self.y += self.size * 0.5
+        for number, text in enumerate(texts, 1):
+            self.text(f"{number} {text}", scale=0.8)
+
+    def plate(self, title: str, subtitle: str, rows: Sequence[Sequence[str]]) -> None:
+        """Print a data plate: what is riveted to a machine, with its parameters."""
+        top, out = self.y, round(self.size * 1.2)
+        self.y += self.size * 0.8
+        self.text(title, scale=1.4, bold=True, align="c")
+        self.text(subtitle, align="c")
+        self.y += self.size * 0.5
+        self.table([1.25, 1], rows, grid="rows")
+        self.y += self.size * 0.6
+        corners = self.margin - out, round(top), self.width - self.margin + out, round(self.y)
+        self.draw.rounded_rectangle(corners, out, outline=40, width=max(2, self.size // 8))
+        for x in (corners[0] + out // 2 + 3, corners[2] - out // 2 - 3):
+            for y in (corners[1] + out // 2 + 3, corners[3] - out // 2 - 3):
+                self.draw.ellipse((x - 4, y - 4, x + 4, y + 4), outline=60, width=2)
+        self.y += self.size
+
+    def frame(self, kind: str = "double") -> None:
+        """Give the whole page a border of two lines."""
+        self.framed = True
+
     def table(
         self,
         columns: Sequence[float],
@@ -105,6 +206,7 @@ class Sheet:
         for number, row in enumerate(body):
             is_bold = (bool(head) and number == 0) or (bold_last and number == len(body) - 1)
             self._row(edges, row, align or "l" * len(columns), step, is_bold)
+        self.rows += [[cell for cell in row if cell] for row in rows]
         marks = [top + step * n for n in range(len(body) + 1)]
         if grid != "none":
             for y in marks:
@@ -123,16 +225,21 @@ class Sheet:
         self.lines.append(" ".join(cell for cell in row if cell))
         self.y = top + step
 
-    def fields(self, rows: Sequence[Sequence[str]], *, at: float = 0.38) -> None:
-        """Print a form's fields: a label, and its value in a box."""
+    def fields(self, rows: Sequence[Sequence[str]], *, at: float = 0.38, by_hand: bool = False) -> None:
+        """Print a form's fields: a label, and its value in a box, printed or written with the pen."""
         step = round(self.size * 2.1)
         for label, value in rows:
             left, top = self.margin + at * self.inner, round(self.y)
             self.draw.rectangle((left, top, self.width - self.margin, top + step - 6), outline=90, width=1)
             self.y += (step - 6 - self.size * 1.25) / 2
             self.put(self.margin, label, self.face(), at * self.inner)
-            self.put(left + self.size * 0.5, value, self.face(bold=True), (1 - at) * self.inner - self.size)
+            room = (1 - at) * self.inner - self.size
+            if by_hand:
+                self.write(left + self.size * 0.5, value, room, 1.1)
+            else:
+                self.put(left + self.size * 0.5, value, self.face(bold=True), room)
             self.lines.append(f"{label} {value}" if value else label)
+            self.rows += [[label, value]] if value else []
             self.y = top + step
 
     def rule(self, style: str = "solid") -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 _Image = Image.Image
+_Points = tuple[np.ndarray, np.ndarray]
 
 
 def skew(page: _Image, rng: Random, degrees: float) -> _Image:
@@ -22,24 +23,24 @@ def skew(page: _Image, rng: Random, degrees: float) -> _Image:
 
 def light(page: _Image, rng: Random, strength: float) -> _Image:
     """Return the page lit from one corner; the far one loses `strength` of its brightness."""
-    x, y = _grid(page)
+    x, y = grid(page)
     far = np.hypot(x - rng.uniform(-0.2, 0.2), y - rng.uniform(-0.2, 0.2)) / np.hypot(1.1, 1.1)
-    return _image(np.asarray(page, np.float32) * (1 - strength * far.clip(0, 1)))
+    return as_image(np.asarray(page, np.float32) * (1 - strength * far.clip(0, 1)))
 
 
 def fold(page: _Image, rng: Random, strength: float) -> _Image:
     """Return the page with the crease of a letter folded in three."""
-    _, y = _grid(page)
+    _, y = grid(page)
     shade = np.zeros_like(y)
     for at in (1 / 3, 2 / 3):
         offset = y - at
         shade += np.exp(-np.abs(offset) / np.where(offset > 0, 0.035, 0.004))
-    return _image(np.asarray(page, np.float32) * (1 - strength * shade.clip(0, 1)))
+    return as_image(np.asarray(page, np.float32) * (1 - strength * shade.clip(0, 1)))
 
 
 def coffee(page: _Image, rng: Random, strength: float) -> _Image:
     """Return the page with the mark of a cup: a ring, and a paler stain inside."""
-    x, y = _grid(page)
+    x, y = grid(page)
     y = y * page.height / page.width
     cx, cy, radius = rng.uniform(0.55, 0.75), rng.uniform(0.35, 0.8), rng.uniform(0.13, 0.17)
     angle = np.arctan2(y - cy, x - cx)
@@ -47,12 +48,12 @@ def coffee(page: _Image, rng: Random, strength: float) -> _Image:
     away = np.hypot(x - cx, y - cy) / (radius * wobble)
     wet = 0.6 + 0.4 * np.sin(angle + rng.uniform(0, 6))
     ring = wet * np.exp(-(((away - 1) / 0.03) ** 2)) + 0.25 / (1 + np.exp(((away - 1) * 60).clip(-50, 50)))
-    return _image(np.asarray(page, np.float32) * (1 - strength * ring.clip(0, 1)))
+    return as_image(np.asarray(page, np.float32) * (1 - strength * ring.clip(0, 1)))
 
 
 def contrast(page: _Image, rng: Random, ink: int, paper: int) -> _Image:
     """Return the page as a tired printer leaves it: grey levels from `ink` to `paper`."""
-    return _image(ink + np.asarray(page, np.float32) * ((paper - ink) / 255))
+    return as_image(ink + np.asarray(page, np.float32) * ((paper - ink) / 255))
 
 
 def blur(page: _Image, rng: Random, sigma: float) -> _Image:
@@ -63,7 +64,7 @@ def blur(page: _Image, rng: Random, sigma: float) -> _Image:
 def noise(page: _Image, rng: Random, sigma: float) -> _Image:
     """Return the page with a sensor's noise; sigma in grey levels."""
     grain = np.random.default_rng(rng.getrandbits(64)).standard_normal((page.height, page.width), np.float32)
-    return _image(np.asarray(page, np.float32) + grain * sigma)
+    return as_image(np.asarray(page, np.float32) + grain * sigma)
 
 
 def jpeg(page: _Image, rng: Random, quality: int) -> _Image:
@@ -78,16 +79,13 @@ def fax(page: _Image, rng: Random, scale: float) -> _Image:
     small = page.resize((round(page.width * scale), round(page.height * scale)), Image.Resampling.BOX)
     specks = np.random.default_rng(rng.getrandbits(64)).random((small.height, small.width))
     dots = np.where(specks > 0.9994, 0, np.asarray(small)) > 168
-    return _image(dots * np.float32(255)).resize(page.size, Image.Resampling.NEAREST)
+    return as_image(dots * np.float32(255)).resize(page.size, Image.Resampling.NEAREST)
 
 
 def camera(page: _Image, rng: Random, tilt: float) -> _Image:
     """Return the page photographed aslant on a table; `tilt` is a share of the width."""
     w, h = page.width, page.height
-    border = round(0.05 * w)
-    inset = [border + tilt * w * rng.uniform(0.2, 1.0) for _ in range(8)]
-    corners = [(inset[0], inset[1]), (w - inset[2], inset[3]), (w - inset[4], h - inset[5]), (inset[6], h - inset[7])]
-    coefficients = _perspective(corners, [(0, 0), (w, 0), (w, h), (0, h)])
+    coefficients = perspective(corners(page, rng, tilt), [(0, 0), (w, 0), (w, h), (0, h)])
     table = Image.new("L", (w, h), 96)
     cover = Image.new("L", (w, h), 255)
     transform, method = Image.Transform.PERSPECTIVE, Image.Resampling.BICUBIC
@@ -98,7 +96,14 @@ def camera(page: _Image, rng: Random, tilt: float) -> _Image:
     return table
 
 
-def _perspective(seen: Sequence[tuple[float, float]], flat: Sequence[tuple[float, float]]) -> tuple[float, ...]:
+def corners(page: _Image, rng: Random, tilt: float) -> list[tuple[float, float]]:
+    """Return where the photograph has the page's corners, clockwise from the upper left."""
+    w, h, border = page.width, page.height, round(0.05 * page.width)
+    inset = [border + tilt * w * rng.uniform(0.2, 1.0) for _ in range(8)]
+    return [(inset[0], inset[1]), (w - inset[2], inset[3]), (w - inset[4], h - inset[5]), (inset[6], h - inset[7])]
+
+
+def perspective(seen: Sequence[tuple[float, float]], flat: Sequence[tuple[float, float]]) -> tuple[float, ...]:
     """Return Pillow's eight coefficients, which take a point of the photograph to its place on the page."""
     rows, values = [], []
     for (x, y), (u, v) in zip(seen, flat, strict=True):
@@ -107,13 +112,14 @@ def _perspective(seen: Sequence[tuple[float, float]], flat: Sequence[tuple[float
     return tuple(float(c) for c in np.linalg.solve(np.array(rows, float), np.array(values, float)))
 
 
-def _grid(page: _Image) -> tuple[np.ndarray, np.ndarray]:
+def grid(page: _Image) -> tuple[np.ndarray, np.ndarray]:
     """Return x and y of every pixel, from 0 to 1."""
     x, y = np.linspace(0, 1, page.width, dtype=np.float32), np.linspace(0, 1, page.height, dtype=np.float32)
     return np.broadcast_to(x, (page.height, page.width)), np.broadcast_to(y[:, None], (page.height, page.width))
 
 
-def _image(values: np.ndarray) -> _Image:
+def as_image(values: np.ndarray) -> _Image:
+    """Return grey levels as an image."""
     return Image.fromarray(np.rint(values).clip(0, 255).astype(np.uint8))
 
 

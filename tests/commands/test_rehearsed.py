@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -10,6 +11,7 @@ import pytest
 
 from ocrlab.commands.reproduce import reproduce
 from ocrlab.experiments.recommend import judge_runs, quality_rows, recommend
+from ocrlab.pages import load_pages
 from ocrlab.reading.settings import load_preset, load_prompts
 from ocrlab.study.agreement import with_reference
 from ocrlab.study.provenance import read_record
@@ -19,14 +21,21 @@ from tests.rehearsal import Manner, rehearsal
 PLAIN, USUAL = (load_prompts()[name].prompt for name in ("plain", "usual"))
 # The text alone is read well; every other request brings words around it, and more errors.
 MANNERS = (Manner("only the text", preamble=0.02, fence=0.02), Manner("", 1.8, preamble=0.5, closing=0.15, fence=0.33))
+# Of the 20 documents (of 200) that notebooks take, one is among the server's first 26 pages, the next is its 31st:
+# one loops, and one comes in another order.
+ODD = {"loops": {256: 26 / 200}, "reordered": 5}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run: 1,280 image tokens and the plain prompt are planted as the best, 256 and the usual as the worst."""
-    results = tmp_path_factory.mktemp("results")
-    with rehearsal(seconds=0.2, token_seconds=0.0003, manners=MANNERS) as fake:
-        assert reproduce("cpu", fake.model_id, run="rehearsed", minutes=10, results=results) == 0
+    results, pages = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("pages")
+    for page in load_pages("documents", limit=20):
+        shutil.copy(page.file, pages)
+        (pages / f"{page.file.stem}.gt.txt").write_text(page.truth or "", encoding="utf-8")
+    with rehearsal(pages=(pages,), seconds=0.2, token_seconds=0.0003, manners=MANNERS) as fake:
+        given = {"run": "rehearsed", "minutes": 10, "params": f"page_set={pages}"}
+        assert reproduce("cpu", fake.model_id, results=results, **given) == 0
     return results / "rehearsed"
 
 

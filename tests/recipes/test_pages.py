@@ -28,14 +28,20 @@ def drawing_is_possible() -> None:
         pytest.skip(f"drawn by {recorded}; here are {pages.generator()}")
 
 
+def boxes_of(name: str) -> list[dict[str, object]]:
+    lines = (paths.PAGES / name / pages.BOXES).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 @pytest.mark.parametrize("name", sorted(pages.SETS))
 @pytest.mark.usefixtures("drawing_is_possible")
 def test_the_first_and_last_pages_repeat_bit_for_bit(name: str, tmp_path: Path) -> None:
     manifest = (paths.PAGES / name / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(manifest) == pages.SETS[name].count
     for index in (0, 1, 2, 3, 4, len(manifest) - 1):
-        entry = pages.write_page(tmp_path, name, index)
+        entry, boxes = pages.write_page(tmp_path, name, index)
         assert entry == json.loads(manifest[index])
+        assert not boxes["words"] or boxes == boxes_of(name)[index]
         assert (tmp_path / name / entry["file"]).read_bytes() == (paths.PAGES / name / entry["file"]).read_bytes()
 
 
