@@ -1,12 +1,9 @@
-"""How a NaN comes to be and what becomes of it: small experiments that run on any machine, each one table."""
+"""How a NaN comes to be and what becomes of it: what 06-assert tries in processes that may die, and its words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import product
 from typing import TYPE_CHECKING, Any
-
-from ocrlab.machine.attention import attention, pinned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,41 +23,8 @@ def choose_token(logits: Sequence[float], how: str, device: str) -> int:
     return int(torch.multinomial(scores.softmax(-1), 1))
 
 
-def overflow_table(device: str, scales: Sequence[float], dtypes: Sequence[str]) -> pd.DataFrame:
-    """Return the share of an attention's output that is not finite, as activations grow.
-
-    One line per scale × dtype × variant of attention: queries and keys are normal with that standard deviation, at the
-    vision tower's width of 80; `largest_score` is the largest QK^T before it is scaled, in float64. A kernel that the
-    device does not have gives no line.
-    """
-    import pandas as pd
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, 4, 256, 80, generator=generator) for _ in range(3))
-    largest = float((q.double() @ k.double().transpose(-1, -2)).abs().max())
-    lines = []
-    for scale, dtype, kernel in product(scales, dtypes, (None, "math", "flash", "efficient", "cudnn")):
-        inputs = [t.to(device, getattr(torch, dtype)) for t in (scale * q, scale * k, v)]
-        try:
-            with torch.inference_mode(), pinned(kernel):
-                output = attention("sdpa" if kernel else "eager")(inputs[0], inputs[1], inputs[2], None, False)
-        except RuntimeError:
-            continue  # no such kernel for this device and dtype: 01-machine says why
-        lines.append(
-            {
-                "scale": scale,
-                "largest_score": scale**2 * largest,
-                "dtype": dtype,
-                "variant": f"sdpa, {kernel}" if kernel else "eager",
-                "not_finite": 1 - float(output.isfinite().float().mean()),
-            }
-        )
-    return pd.DataFrame(lines)
-
-
 def overflow_words(overflow: pd.DataFrame) -> str:
-    """Return in words where float16 overflows in the table of `overflow_table`, and whether the other dtypes do."""
+    """Return in words where float16 overflows in the findings `overflow`, and whether the other dtypes do."""
     overflow = overflow.rename(columns={"way": "variant"})  # the column's name in earlier runs
     bad = overflow[overflow["not_finite"] > 0]
     half = bad[bad["dtype"] == "float16"]

@@ -25,7 +25,7 @@ def sampling() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def overflow() -> pd.DataFrame:
-    return assertion.overflow_table("cpu", [1, 64], ["float32", "bfloat16", "float16"])
+    return CELLS["overflow_table"]("cpu", [1, 64], ["float32", "bfloat16", "float16"])
 
 
 @pytest.fixture(scope="module")
