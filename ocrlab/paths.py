@@ -12,7 +12,6 @@ MODELS = ROOT / "data" / "models"
 RESULTS = ROOT / "results"
 BUILD = ROOT / "build"
 EXPERIMENTS = ROOT / "experiments.yaml"
-CONSTRAINTS = ROOT / "constraints.txt"
 
 
 def write_whole(file: Path, data: bytes) -> None:

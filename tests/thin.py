@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from ocrlab import paths
 from ocrlab.commands.parameters import check, read_parameters
 from ocrlab.commands.plan import load_experiments
-from ocrlab.experiments import engines, limits, machine
-from ocrlab.machine import attention, hardware
+from ocrlab.experiments import engines, machine
+from ocrlab.machine import attention, hardware, worker
 from ocrlab.machine.worker import Worker
 from ocrlab.reading.loading import Unsupported
 
@@ -148,7 +148,7 @@ def _in_a_run(run: Path) -> Iterator[None]:
             (paths, "run_in_hand", lambda: run),
             (paths, "BUILD", run / "build"),
             (hardware, "_measure", lambda *asked: _measured_once(*asked[:3])),
-            (limits, "Worker", lambda *limit, fresh=False: Worker(*limit)),
+            (worker, "Worker", lambda *limit, fresh=False: Worker(*limit)),
             (attention, "all_probes", lambda *asked: probes(*asked)[:2]),
             (machine, "ATTENTIONS", ("sdpa", "flash_attention_2")),
             (machine, "SDPA_KERNELS", ("math",)),

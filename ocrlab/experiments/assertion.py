@@ -1,47 +1,12 @@
-"""How a NaN comes to be and what becomes of it: small experiments that run on any machine, each one table."""
+"""How a NaN comes to be and what becomes of it: what 06-assert tries in processes that may die, and its words."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import product
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-
-from ocrlab.machine.attention import attention, pinned
-from ocrlab.machine.worker import Worker
-from ocrlab.reading.reader import Reader
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-LOGITS: dict[str, tuple[float, ...]] = {
-    "healthy": (1.0, 2.0, 3.0, 0.0),
-    "one NaN": (1.0, float("nan"), 3.0, 0.0),
-    "all NaN": (float("nan"),) * 4,
-    "+inf": (1.0, float("inf"), 3.0, 0.0),
-    "all -inf": (float("-inf"),) * 4,
-}
-
-
-def sampling_table(device: str) -> pd.DataFrame:
-    """Return what greedy decoding and sampling make of broken logits, each tried in a process that may die.
-
-    One line per kind of logits; `greedy` and `sampling` hold the token's index or what was raised,
-    `remove_invalid_values` what sampling gives with transformers' switch of that name.
-    """
-    import pandas as pd
-
-    lines = []
-    with Worker() as worker:
-        for name, logits in LOGITS.items():
-            line = {"logits": name}
-            for how in ("greedy", "sampling", "remove_invalid_values"):
-                outcome = worker.call(choose_token, logits, how, device, timeout_s=120)
-                line[how] = f"token {outcome.value}" if outcome.ok else f"{outcome.kind}: {outcome.reason[:160]}"
-            lines.append(line)
-    return pd.DataFrame(lines)
 
 
 def choose_token(logits: Sequence[float], how: str, device: str) -> int:
@@ -58,56 +23,8 @@ def choose_token(logits: Sequence[float], how: str, device: str) -> int:
     return int(torch.multinomial(scores.softmax(-1), 1))
 
 
-@contextmanager
-def planted_nan(reader: Reader, module: str) -> Iterator[None]:
-    """Put one NaN into the first weight of a module, by its dotted name, and take it out again afterwards."""
-    import torch
-
-    weight = reader.model.get_submodule(module).weight
-    with torch.no_grad():
-        kept = weight.view(-1)[0].clone()
-        weight.view(-1)[0] = float("nan")
-        try:
-            yield
-        finally:
-            weight.view(-1)[0] = kept
-
-
-def overflow_table(device: str, scales: Sequence[float], dtypes: Sequence[str]) -> pd.DataFrame:
-    """Return the share of an attention's output that is not finite, as activations grow.
-
-    One line per scale × dtype × variant of attention: queries and keys are normal with that standard deviation, at the
-    vision tower's width of 80; `largest_score` is the largest QK^T before it is scaled, in float64. A kernel that the
-    device does not have gives no line.
-    """
-    import pandas as pd
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, 4, 256, 80, generator=generator) for _ in range(3))
-    largest = float((q.double() @ k.double().transpose(-1, -2)).abs().max())
-    lines = []
-    for scale, dtype, kernel in product(scales, dtypes, (None, "math", "flash", "efficient", "cudnn")):
-        inputs = [t.to(device, getattr(torch, dtype)) for t in (scale * q, scale * k, v)]
-        try:
-            with torch.inference_mode(), pinned(kernel):
-                output = attention("sdpa" if kernel else "eager")(inputs[0], inputs[1], inputs[2], None, False)
-        except RuntimeError:
-            continue  # no such kernel for this device and dtype: 01-machine says why
-        lines.append(
-            {
-                "scale": scale,
-                "largest_score": scale**2 * largest,
-                "dtype": dtype,
-                "variant": f"sdpa, {kernel}" if kernel else "eager",
-                "not_finite": 1 - float(output.isfinite().float().mean()),
-            }
-        )
-    return pd.DataFrame(lines)
-
-
 def overflow_words(overflow: pd.DataFrame) -> str:
-    """Return in words where float16 overflows in the table of `overflow_table`, and whether the other dtypes do."""
+    """Return in words where float16 overflows in the findings `overflow`, and whether the other dtypes do."""
     overflow = overflow.rename(columns={"way": "variant"})  # the column's name in earlier runs
     bad = overflow[overflow["not_finite"] > 0]
     half = bad[bad["dtype"] == "float16"]
@@ -125,29 +42,11 @@ def overflow_words(overflow: pd.DataFrame) -> str:
 # Can a process go on after a device-side assert? Try it, list every step, and then ask a new process.
 
 
-def recovery_table(device: str) -> pd.DataFrame:
-    """Return what came of each attempt to go on after the assertion: where, attempt, outcome, works.
+def assert_and_try(device: str) -> list[tuple[str, str, bool]]:
+    """Raise the device-side assert here and try to recover; return (attempt, outcome, works) of each try.
 
-    On CUDA a NaN is sampled, which ends the context; then everything that is said to recover it is tried in the same
-    process, and a product in a new one. A CPU has no context to lose: there a process that aborts takes its place.
+    For a process of its own, which is lost afterwards.
     """
-    import pandas as pd
-
-    with Worker() as worker:
-        if device.startswith("cuda"):
-            first = worker.call(assert_and_try, device, timeout_s=300)
-            lines = first.value if first.ok else [_line("same process", "sample from NaN", first.reason, False)]
-            worker.close()
-        else:
-            died = worker.call(os.abort, timeout_s=60)
-            lines = [_line("same process", "abort, in place of a lost context", died.reason, died.ok)]
-        again = worker.call(matrix_product, device, timeout_s=300)
-    outcome = f"a product of {again.value:.0f}" if again.ok else again.reason
-    return pd.DataFrame([*lines, _line("new process", "a matrix product", outcome, again.ok)])
-
-
-def assert_and_try(device: str) -> list[dict[str, Any]]:
-    """Raise the device-side assert here, then try to recover; for a process of its own, which is lost afterwards."""
     import torch
 
     def sample() -> None:
@@ -172,9 +71,9 @@ def assert_and_try(device: str) -> list[dict[str, Any]]:
         try:
             attempt()
         except RuntimeError as error:
-            lines.append(_line("same process", name, str(error).splitlines()[0], False))
+            lines.append((name, str(error).splitlines()[0], False))
         else:
-            lines.append(_line("same process", name, "no error", True))
+            lines.append((name, "no error", True))
     return lines
 
 
@@ -183,7 +82,3 @@ def matrix_product(device: str) -> float:
     import torch
 
     return float((torch.ones(16, 16, device=device) @ torch.ones(16, 16, device=device)).sum())
-
-
-def _line(where: str, attempt: str, outcome: str, works: bool) -> dict[str, Any]:
-    return {"where": where, "attempt": attempt, "outcome": outcome[:160], "works": works}

@@ -312,24 +312,6 @@ def phases_plot(speed: pd.DataFrame) -> Figure:
 # Which SDPA kernels a reading really called: torch's profiler counts them, whatever the settings say.
 
 
-def count_kernels(runs: Sequence[Settings], page: Page, worker: Worker, new_tokens: int = 4) -> pd.DataFrame:
-    """Return one line per setting: its calls of each SDPA kernel in one reading of at most `new_tokens` tokens.
-
-    The columns are every setting, math, flash, efficient, cudnn, `fused` (their sum without math), `took` in words,
-    status and reason; counts are empty where the setting cannot run. A vision layer calls once per image, a text layer
-    once for the prompt and once per token.
-    """
-    import pandas as pd
-
-    lines = []
-    for settings in runs:
-        short = replace(settings, max_new_tokens=new_tokens, min_new_tokens=None)
-        found, status, reason = attempt(worker, kernels_here, short, page, timeout_s=_TIMEOUT_S)
-        blank = dict.fromkeys((*SDPA_KERNELS, "fused")) | {"took": "", "status": status, "reason": reason}
-        lines.append(settings.as_dict() | blank | (found or {}))
-    return pd.DataFrame(lines)
-
-
 def kernels_here(settings: Settings, page: Page) -> dict[str, Any]:
     """Return how often a reading of the page here called each SDPA kernel, or status and reason of its failure."""
     import torch

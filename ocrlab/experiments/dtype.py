@@ -11,16 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ocrlab.experiments.attention import answer_tokens, distance, teacher_forced_logits, tf32
 from ocrlab.experiments.machine import Prepare
 from ocrlab.machine.attention import pinned
-from ocrlab.machine.describe import choose_device
-from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
-from ocrlab.reading.isolated import attempt, reader_here
+from ocrlab.reading.isolated import reader_here
 from ocrlab.reading.reader import in_this_process
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.statistics import median_spread
@@ -31,27 +28,8 @@ if TYPE_CHECKING:
 
 
 FLOAT16_END = 65504.0
-_TIMEOUT_S = 600
-_COLUMNS = ("module", "part", "value", "largest", "bits")
-
-
-def measure_headroom(settings: Settings, page: Page, worker: Worker, prepare: Prepare | None = None) -> pd.DataFrame:
-    """Return one line per module and value over a greedy reading of the page, in the order of first use.
-
-    `value` is output, input (of modules without parts: what arises between modules shows there) or scores (QK^T of an
-    attention, unscaled); `part` is vision or text; `largest` the largest magnitude, `bits` = log2(65504 / largest): how
-    often it may double before float16 ends, negative where it is beyond. Read with eager attention, in bfloat16 where
-    that is asked for, else in float32, in the worker, which may die; where that cannot run, the only line has status
-    and reason.
-    """
-    import pandas as pd
-
-    wide = "bfloat16" if settings.dtype == "bfloat16" else "float32"
-    exact = replace(settings, dtype=wide, attn_implementation="eager", sdpa_kernel=None)  # type: ignore[arg-type]
-    found, status, reason = attempt(worker, largest_here, exact, page, prepare, timeout_s=_TIMEOUT_S)
-    own = {"model_id": exact.model_id, "weights": exact.weights, "dtype": wide, "page": page.id}
-    own |= {"status": status, "reason": reason}
-    return pd.DataFrame([line | own for line in found or [dict.fromkeys(_COLUMNS)]])
+#: What `largest_here` returns of a module and value; `bits` = log2(65504 / largest), negative beyond float16's end.
+HEADROOM = ("module", "part", "value", "largest", "bits")
 
 
 def first_to_overflow(headroom: pd.DataFrame, value: str | None = None) -> pd.Series | None:
@@ -68,7 +46,11 @@ def first_to_overflow(headroom: pd.DataFrame, value: str | None = None) -> pd.Se
 
 
 def largest_here(settings: Settings, page: Page, prepare: Prepare | None = None) -> list[dict[str, Any]]:
-    """Read a page greedily here and return the largest magnitudes: a list of module, part, value, largest, bits."""
+    """Return the largest magnitude at every module over a greedy reading of the page here, in the order of first use.
+
+    `value` is output, input (of modules without parts: what arises between modules shows there) or scores (QK^T of an
+    attention, unscaled); `part` is vision or text; `bits` says how often it may double before float16 ends.
+    """
     import torch
 
     reader = in_this_process(reader_here(settings))
@@ -82,7 +64,7 @@ def largest_here(settings: Settings, page: Page, prepare: Prepare | None = None)
         most: float | None = float(tensor) if bool(tensor.isfinite()) else None
         bits = math.log2(FLOAT16_END / most) if most else None
         part = "vision" if "visual" in module.split(".") else "text"
-        lines.append(dict(zip(_COLUMNS, (module, part, value, most, bits), strict=True)))
+        lines.append(dict(zip(HEADROOM, (module, part, value, most, bits), strict=True)))
     return lines
 
 
@@ -145,42 +127,9 @@ def _measuring_eager(note: Callable[[nn.Module, Tensor], None]) -> Iterator[None
 # What TF32 changes: logits and time of one pass with it and without, in turns, for a float32 and a bfloat16 model.
 
 
-_CHANGES = ("kl_mean", "logit_error")
-_TIMES = ("seconds_off", "seconds_on", "ratio", "ratio_low", "ratio_high")
-
-
-def tf32_table(base: Settings, page: Page, worker: Worker, repeats: int = 9) -> pd.DataFrame:
-    """Return one line per dtype: KL(off || on) in nats, the largest change of a logit, time of a pass on and off.
-
-    `ratio` is the median of time on over time off, pair by pair, with its quartiles; below 1, TF32 is faster. On a
-    device without TF32 the line has status unsupported and the reason.
-    """
-    import pandas as pd
-
-    lines = []
-    for dtype in ("float32", "bfloat16"):
-        found: dict[str, Any] | None = None
-        status, reason = "unsupported", _reason_against_tf32(base.device)
-        if not reason:
-            settings = replace(base, dtype=dtype)
-            found, status, reason = attempt(worker, tf32_here, settings, page, repeats, timeout_s=_TIMEOUT_S)
-        own = {"model_id": base.model_id, "weights": base.weights, "dtype": dtype}
-        blank = dict.fromkeys((*_CHANGES, *_TIMES)) | {"status": status, "reason": reason}
-        lines.append(own | blank | (found or {}))
-    return pd.DataFrame(lines)
-
-
-def _reason_against_tf32(asked: str) -> str:
-    import torch
-
-    try:
-        device = choose_device(asked).value
-    except ValueError as error:
-        return str(error)
-    if not device.startswith("cuda"):
-        return f"TF32 is a mode of NVIDIA's tensor cores, and this device is {device}"
-    major, minor = torch.cuda.get_device_capability(device)
-    return "" if major >= 8 else f"TF32 begins with compute capability 8.0, and this card has {major}.{minor}"
+#: What `tf32_here` returns: changes by KL in nats and by logit, then seconds of a pass and their ratio, on over off.
+CHANGES = ("kl_mean", "logit_error")
+TIMES = ("seconds_off", "seconds_on", "ratio", "ratio_low", "ratio_high")
 
 
 def tf32_here(settings: Settings, page: Page, repeats: int) -> dict[str, Any]:
@@ -200,5 +149,5 @@ def tf32_here(settings: Settings, page: Page, repeats: int) -> dict[str, Any]:
     ratio = median_spread([b / a for a, b in zip(off, on_s, strict=True)])
     times = (median_spread(off).median, median_spread(on_s).median, *ratio)
     changes = distance(logits[True], logits[False])
-    kept = {name: value for name, value in changes.items() if name in (*_CHANGES, "status", "reason")}
-    return kept | dict(zip(_TIMES, times, strict=True))
+    kept = {name: value for name, value in changes.items() if name in (*CHANGES, "status", "reason")}
+    return kept | dict(zip(TIMES, times, strict=True))

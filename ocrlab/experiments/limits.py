@@ -126,35 +126,6 @@ def growth_exponents(growth: pd.DataFrame, largest: int = 3) -> pd.DataFrame:
 
 
 Cache = Literal["cold", "warm", "none"]
-_BYTES = ("weight_bytes", "prefill_bytes", "decode_bytes")
-_LOAD = ("import_s", "load_s", "parameters", *_BYTES, "image_tokens", "tokens")
-
-
-def measure_loads(runs: Sequence[Settings], page: Page, repeats: int = 2, new_tokens: int = 4) -> pd.DataFrame:
-    """Return one line per setting, file cache and repetition, each load in a fresh process.
-
-    `load_s` is from nothing to confirmed settings, `import_s` the libraries before it. `weight_bytes` are the
-    parameters; `prefill_bytes` and `decode_bytes` the peak above the model at rest when the page is read for one token
-    and for `new_tokens`. The cache is `cold` where the system dropped the weights' files from memory and this could be
-    seen, `warm` after they were read, `none` for random weights, which are loaded once. What cannot be has its reason.
-    """
-    import pandas as pd
-
-    plan: list[tuple[Settings, Cache, int]] = []
-    for settings in runs:
-        if settings.weights == "dummy":
-            plan.append((settings, "none", 0))
-        else:
-            plan += product([settings], ("cold", "warm"), range(repeats))
-    lines = []
-    for settings, cache, repeat in tqdm(plan, desc="loads", unit="load"):
-        found, status, reason = None, "unsupported", _prepare(settings, cache)
-        if not reason:
-            with Worker(fresh=True) as worker:
-                found, status, reason = attempt(worker, load_here, settings, page, new_tokens, timeout_s=_TIMEOUT_S)
-        own = settings.as_dict() | {"cache": cache, "repeat": repeat, "page": page.id}
-        lines.append(own | dict.fromkeys(_LOAD) | {"status": status, "reason": reason} | (found or {}))
-    return pd.DataFrame(lines)
 
 
 def load_here(settings: Settings, page: Page, new_tokens: int) -> dict[str, Any]:
@@ -176,8 +147,11 @@ def load_here(settings: Settings, page: Page, new_tokens: int) -> dict[str, Any]
     return found
 
 
-def _prepare(settings: Settings, cache: Cache) -> str:
-    """Bring the weights' files into the wanted state; return why that cannot be, or nothing."""
+def set_file_cache(settings: Settings, cache: Cache) -> str:
+    """Let the system hold the weights' files in memory (`warm`) or none of them (`cold`); return why not, or nothing.
+
+    `none` is for random weights, which have no file.
+    """
     if cache == "none":
         return ""
     try:

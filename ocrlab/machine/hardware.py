@@ -15,15 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
 from ocrlab.machine.describe import describe_machine, machine_name
 from ocrlab.scoring.statistics import Spread, median_spread
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # What a CUDA context and its libraries hold beside a model, and what the allocator cannot use: as seen by others on
 # RTX 50 cards (0.4 to 0.6 GiB); to be measured on each card.
@@ -170,17 +167,6 @@ def measure_ceilings(device: str, dtypes: tuple[str, ...] = (), repeats: int = 7
     for ceiling in ("gemv", "matmul"):
         found += [_measure(ceiling, name, device, repeats) for name in names]
     return found
-
-
-def as_table(found: list[Measured]) -> pd.DataFrame:
-    """Return the ceilings as a table: ceiling, dtype, median, quartiles, unit, reason."""
-    import pandas as pd
-
-    return pd.DataFrame(
-        {"ceiling": m.ceiling, "dtype": m.dtype, "unit": m.unit, "reason": m.reason}
-        | (m.spread._asdict() if m.spread else {})
-        for m in found
-    )
 
 
 def _dtypes(device: str) -> tuple[str, ...]:

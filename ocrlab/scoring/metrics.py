@@ -106,17 +106,6 @@ def corpus_rate(pages: Iterable[Edits]) -> float:
     return Edits(sum(page.edits for page in counted), sum(page.length for page in counted)).rate
 
 
-def macro_mean(pages: Iterable[Edits]) -> float:
-    """Return the mean of the pages' own rates: every page weighs the same.
-
-    Raises ValueError where there are no pages.
-    """
-    rates = [page.rate for page in pages]
-    if not rates:
-        raise ValueError("no pages to take a mean of; score at least one page that has a truth")
-    return sum(rates) / len(rates)
-
-
 Kind = Literal["equal", "replace", "insert", "delete"]
 
 

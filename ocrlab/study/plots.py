@@ -13,7 +13,6 @@ from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from ocrlab.pages import Page
 from ocrlab.scoring.metrics import METRICS
-from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.compare import summarise, why_no_score
 
 if TYPE_CHECKING:
@@ -40,13 +39,6 @@ def nothing(reason: str) -> Figure:
     axes.axis("off")
     axes.text(0.5, 0.5, words, ha="center", va="center", color=GREY, parse_math=False)
     return figure
-
-
-def _unmeasured(rows: pd.DataFrame, column: str) -> Figure:
-    """Return a figure that says why nothing of a column can be drawn."""
-    if not rows["status"].isin(WITH_TEXT).any():
-        return nothing(why_no_score(rows))
-    return nothing(f"{column} is not measured in these rows (of a model on a server, only the server knows it)")
 
 
 def show_pages(pages: list[Page], columns: int = 2) -> Figure:
@@ -87,43 +79,14 @@ def error_against_tokens(rows: pd.DataFrame, by: str = "max_pixels", metric: str
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set(xlabel="image tokens per page (median)", ylabel=f"{METRICS[metric].label}, white space collapsed")
-    axes.set_title(f"{_conditions(rows)}: error against pixel budget, 95 % interval over pages", fontsize=9)
+    axes.set_title(f"{conditions(rows)}: error against pixel budget, 95 % interval over pages", fontsize=9)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylim(0, None)
     axes.margins(x=0.15)
     return figure
 
 
-def cost_against_tokens(rows: pd.DataFrame, cost: str, by: str = "max_pixels") -> Figure:
-    """Return a time's median and quartiles against the median image tokens of each pixel budget, in milliseconds.
-
-    `cost` is a column in seconds (`page_s`, `vision_s`, ...).
-    """
-    table = summarise(rows, by).dropna(subset=[cost])
-    if table.empty:
-        return _unmeasured(rows, cost)
-    figure, axes = blank_figure()
-    middle, low, high = (table[f"{cost}{end}"] * 1000 for end in ("", "_low", "_high"))
-    spread = [middle - low, high - middle]
-    axes.errorbar(table["image_tokens"], middle, yerr=spread, marker="o", capsize=4, color=COLOURS[1])
-    axes.set(xlabel="image tokens per page (median)", ylabel=f"{cost.removesuffix('_s')}, ms", ylim=(0, None))
-    axes.set_title(f"{_conditions(rows)}: median and quartiles over pages", fontsize=9)
-    return figure
-
-
-def memory_against_tokens(rows: pd.DataFrame, by: str = "max_pixels") -> Figure:
-    """Return the most memory held above the model, in MiB, against the most image tokens of each pixel budget."""
-    known = rows.reindex(columns=[by, "image_tokens", "peak_memory_bytes"]).dropna()
-    if known.empty:
-        return _unmeasured(rows, "peak_memory_bytes")
-    most = known.groupby(by).max()
-    figure, axes = blank_figure()
-    axes.plot(most["image_tokens"], most["peak_memory_bytes"] / 2**20, marker="o", color=COLOURS[2])
-    axes.set(xlabel="image tokens of the largest page", ylabel="peak above the model at rest, MiB", ylim=(0, None))
-    axes.set_title(f"{_conditions(rows)}: the most over pages", fontsize=9)
-    return figure
-
-
-def _conditions(rows: pd.DataFrame) -> str:
+def conditions(rows: pd.DataFrame) -> str:
+    """Return model, number of pages and machine of the rows, as a title has them."""
     first = rows.iloc[0]
     return f"{first['model_id'].split('/')[-1]}, {rows['page'].nunique()} pages, {first['machine']}"

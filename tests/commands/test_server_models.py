@@ -15,7 +15,7 @@ from ocrlab.experiments.recommend import judge_runs
 from ocrlab.playground.capabilities import Capabilities, forecast
 from ocrlab.reading.settings import SettingError, Settings
 from ocrlab.report.share import anonymiser
-from ocrlab.study.plots import cost_against_tokens, memory_against_tokens
+from tests.experiments.cells import names_of
 
 MODEL = "endpoint:http://127.0.0.1:9/v1#m"
 REMOTE = Settings(model_id=MODEL)
@@ -74,8 +74,9 @@ def test_a_server_is_not_recommended_beside_readings_here() -> None:
     assert set(judge_runs(pd.DataFrame(here + remote), 0.005)["model_id"]) == {"tiny"}
     alone = judge_runs(pd.DataFrame(remote + _rows(replace(REMOTE, max_pixels=5000), 0.05)), 0.005)
     assert set(alone["model_id"]) == {MODEL}
+    cells = names_of("04-pixels")
     shown = (
-        cost_against_tokens(pd.DataFrame(remote), "vision_s", "model_id"),
-        memory_against_tokens(pd.DataFrame(remote), "model_id"),
+        cells["cost_against_tokens"](pd.DataFrame(remote), "vision_s", "model_id"),
+        cells["memory_against_tokens"](pd.DataFrame(remote), "model_id"),
     )
     assert all("not measured" in figure.axes[0].texts[0].get_text() for figure in shown)

@@ -13,22 +13,24 @@ from ocrlab.experiments.claims import verdicts
 from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.records import keep_findings, load_findings
-from tests.experiments.cells import Cells
+from tests.experiments.cells import Cells, names_of
+
+CELLS = names_of("06-assert")
 
 
 @pytest.fixture(scope="module")
 def sampling() -> pd.DataFrame:
-    return assertion.sampling_table("cpu")
+    return CELLS["sampling_table"]("cpu")
 
 
 @pytest.fixture(scope="module")
 def overflow() -> pd.DataFrame:
-    return assertion.overflow_table("cpu", [1, 64], ["float32", "bfloat16", "float16"])
+    return CELLS["overflow_table"]("cpu", [1, 64], ["float32", "bfloat16", "float16"])
 
 
 @pytest.fixture(scope="module")
 def recovery() -> pd.DataFrame:
-    return assertion.recovery_table("cpu")
+    return CELLS["recovery_table"]("cpu")
 
 
 def test_sampling_from_broken_logits_raises_and_greedy_hides_it(sampling: pd.DataFrame) -> None:
@@ -74,7 +76,7 @@ def test_a_new_process_works_after_one_died(recovery: pd.DataFrame) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_no_attempt_in_the_process_recovers_cuda() -> None:
-    table = assertion.recovery_table("cuda")
+    table = CELLS["recovery_table"]("cuda")
     same = table[table["where"] == "same process"].set_index("attempt")["works"]
     assert not same["a new tensor"] and not same["a matrix product"]
     assert table[table["where"] == "new process"]["works"].all()
@@ -83,7 +85,7 @@ def test_no_attempt_in_the_process_recovers_cuda() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_sampling_from_nan_is_the_assertion_on_cuda() -> None:
-    lines = assertion.sampling_table("cuda").set_index("logits")
+    lines = CELLS["sampling_table"]("cuda").set_index("logits")
     assert lines.loc["one NaN", "sampling"].startswith("assert") and lines.loc["healthy", "sampling"].startswith(
         "token"
     )

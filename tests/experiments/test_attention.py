@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from ocrlab.experiments.attention import (
     answer_tokens,
     contrast_table,
-    count_kernels,
     distance,
     divergence_plot,
     fidelity_table,
@@ -33,6 +32,8 @@ from ocrlab.reading.settings import Settings
 from ocrlab.study.compare import name_variants
 from tests.experiments import faults
 from tests.experiments.cells import names_of
+
+CELLS = names_of("02-attention")
 
 SDPA = Settings(dtype="float32", max_new_tokens=40)
 FLASH_2 = replace(SDPA, dtype="bfloat16", attn_implementation="flash_attention_2")
@@ -137,7 +138,8 @@ def test_quarantine_and_bad_pages_are_lines_with_a_reason(pages: list[Page], tmp
 
 def test_the_profiler_tells_which_kernels_ran(pages: list[Page], worker: Worker) -> None:
     eager, math_ = replace(SDPA, attn_implementation="eager"), replace(SDPA, sdpa_kernel="math")
-    table = name_variants(count_kernels([eager, math_, SDPA, FLASH_2], pages[0], worker, 3)).set_index("variant")
+    counted = CELLS["count_kernels"]([eager, math_, SDPA, FLASH_2], pages[0], worker, 3)
+    table = name_variants(counted).set_index("variant")
     assert table.loc["eager", ["math", "fused"]].tolist() == [0, 0] and table.loc["eager", "took"] == "none"
     layers = 4 + 3 * 3  # the vision tower's once, the text's once for the prompt and for each token after the first
     assert table.loc["sdpa, math", "math"] == layers and table.loc["sdpa, math", "fused"] == 0
@@ -147,7 +149,7 @@ def test_the_profiler_tells_which_kernels_ran(pages: list[Page], worker: Worker)
 
 def test_one_worker_serves_several_measurements(pages: list[Page], worker: Worker) -> None:
     measure_fidelity([SDPA], pages[:1], worker)
-    count_kernels([SDPA], pages[0], worker, 2)
+    CELLS["count_kernels"]([SDPA], pages[0], worker, 2)
     assert worker.starts == 1 and worker.pid is not None
 
 
@@ -285,7 +287,7 @@ def test_growth_plot_tells_exponents_and_reasons() -> None:
         for variant, power in (("eager", 2), ("sdpa", 1))
         for n in (64, 128, 256, 512)
     ]
-    growth_plot = names_of("02-attention")["growth_plot"]
+    growth_plot = CELLS["growth_plot"]
     growth = pd.DataFrame([*lines, {"variant": "flash_attention_2", **GREY, **OWN}])
     figure = growth_plot(growth, growth_exponents(growth))
     labels = legend(figure)

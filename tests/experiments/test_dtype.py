@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ocrlab.experiments.dtype import FLOAT16_END, first_to_overflow, measure_headroom, tf32_here, tf32_table
+from ocrlab.experiments.dtype import FLOAT16_END, first_to_overflow, tf32_here
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.settings import Settings
@@ -21,6 +21,7 @@ FLOAT32 = Settings(dtype="float32", max_new_tokens=40)
 LAYERS = [f"model.visual.blocks.{i}.attn" for i in range(4)] + [
     f"model.language_model.layers.{i}.self_attn" for i in range(3)
 ]
+CELLS = names_of("03-dtype")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def page() -> Page:
 @pytest.fixture(scope="module")
 def healthy(page: Page) -> pd.DataFrame:
     with Worker() as worker:
-        return measure_headroom(faults.EAGER, page, worker)
+        return CELLS["measure_headroom"](faults.EAGER, page, worker)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_every_attention_and_module_is_measured(healthy: pd.DataFrame) -> None:
 
 
 def test_swollen_queries_show_in_the_scores_of_their_layer(healthy: pd.DataFrame, page: Page, worker: Worker) -> None:
-    table = measure_headroom(faults.EAGER, page, worker, faults.swell_queries)
+    table = CELLS["measure_headroom"](faults.EAGER, page, worker, faults.swell_queries)
     layer = "model.language_model.layers.1.self_attn"
     worst = first_to_overflow(table)
     assert (worst["module"], worst["value"]) == (layer, "scores") and worst["bits"] < 0
@@ -61,15 +62,15 @@ def test_swollen_queries_show_in_the_scores_of_their_layer(healthy: pd.DataFrame
 
 
 def test_a_swollen_mlp_is_named(page: Page, worker: Worker) -> None:
-    worst = first_to_overflow(measure_headroom(faults.EAGER, page, worker, faults.swell_mlp))
+    worst = first_to_overflow(CELLS["measure_headroom"](faults.EAGER, page, worker, faults.swell_mlp))
     assert (worst["module"], worst["value"]) == ("model.visual.blocks.2.mlp.fc2", "output") and worst["bits"] < 0
     assert first_to_overflow(pd.DataFrame({"bits": [None], "value": ["output"]})) is None
 
 
 def test_eager_is_itself_again_afterwards(page: Page, worker: Worker) -> None:
-    first = measure_headroom(faults.EAGER, page, worker)
+    first = CELLS["measure_headroom"](faults.EAGER, page, worker)
     assert worker.call(eager_is_registered).value is False
-    second = measure_headroom(faults.EAGER, page, worker)
+    second = CELLS["measure_headroom"](faults.EAGER, page, worker)
     assert first["largest"].tolist() == second["largest"].tolist()
 
 
@@ -80,14 +81,14 @@ def eager_is_registered() -> bool:
 
 
 def test_what_cannot_run_is_one_line_with_a_reason(page: Page, worker: Worker) -> None:
-    (line,) = measure_headroom(Settings(device="cuda:7"), page, worker).to_dict("records")
+    (line,) = CELLS["measure_headroom"](Settings(device="cuda:7"), page, worker).to_dict("records")
     assert line["status"] == "unsupported" and "cuda:7" in line["reason"] and line["bits"] is None
-    (line,) = measure_headroom(faults.EAGER, page, worker, faults.die).to_dict("records")
+    (line,) = CELLS["measure_headroom"](faults.EAGER, page, worker, faults.die).to_dict("records")
     assert line["status"] == "crashed" and "SIGABRT" in line["reason"]
 
 
 def test_tf32_without_a_card_is_a_line_and_changes_nothing(page: Page, worker: Worker) -> None:
-    table = tf32_table(replace(FLOAT32, device="cpu"), page, worker)
+    table = CELLS["tf32_table"](replace(FLOAT32, device="cpu"), page, worker)
     assert table["dtype"].tolist() == ["float32", "bfloat16"] and (table["status"] == "unsupported").all()
     assert table["reason"].str.contains("NVIDIA").all()
     found = tf32_here(replace(FLOAT32, device="cpu"), page, 2)
@@ -99,7 +100,7 @@ def test_tf32_without_a_card_is_a_line_and_changes_nothing(page: Page, worker: W
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_tf32_touches_float32_products_only(page: Page, worker: Worker) -> None:
-    table = tf32_table(FLOAT32, page, worker).set_index("dtype")
+    table = CELLS["tf32_table"](FLOAT32, page, worker).set_index("dtype")
     assert table.loc["float32", "logit_error"] > 0 and table.loc["bfloat16", "kl_mean"] < 1e-6
 
 
@@ -118,17 +119,16 @@ def test_headroom_plot_and_table() -> None:
         {"module": "lm_head", "part": "text", "value": "output", "largest": 20.0, "bits": 11.7},
     ]
     headroom = pd.DataFrame([base | line for line in lines])
-    cells = names_of("03-dtype")
-    figure = cells["headroom_plot"](headroom)
+    figure = CELLS["headroom_plot"](headroom)
     (axes,) = figure.axes
     assert [t.get_text() for t in axes.get_xticklabels()] == ["vision 0", "text 0"]
     heights = [bar.get_height() for bar in axes.patches]
     assert heights[:2] == [9.4, -1.6] and axes.get_ylim()[0] < -1.6 and "bits" in axes.get_ylabel()
     assert "float16's end: 65504" in [text.get_text() for text in figure.legends[0].get_texts()]
-    table = cells["headroom_table"](headroom, most=2)
+    table = CELLS["headroom_table"](headroom, most=2)
     assert table.index.tolist() == ["model.language_model.layers.0.self_attn", "model.visual.blocks.0.attn"]
     assert table["largest"].tolist() == ["2e+05", "100"]
     empty = pd.DataFrame(
         [{"module": None, "part": None, "value": None, "largest": None, "bits": None} | {"status": "crashed"}]
     )
-    assert cells["headroom_table"](empty).empty and cells["headroom_plot"](empty).axes
+    assert CELLS["headroom_table"](empty).empty and CELLS["headroom_plot"](empty).axes

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ocrlab.experiments.engines import GIVEN, HERE, SERVED, Engine, engine_runs, engine_table, engines
+from ocrlab.experiments.engines import GIVEN, HERE, SERVED, Engine, engines
 from ocrlab.reading.settings import Settings
-from tests.experiments.cells import Cells
+from tests.experiments.cells import Cells, names_of
 
 MODEL = "endpoint:http://127.0.0.1:9/v1#m"
 REMOTE = Settings(model_id=MODEL)
@@ -36,7 +36,8 @@ def _readings(settings: Settings, text: str, page_s: list[float], status: str = 
 def test_engines_are_held_against_this_process() -> None:
     other = replace(REMOTE, model_id="endpoint:http://127.0.0.1:8/v1#m")
     choices = [Engine(HERE, Settings()), Engine(SERVED, REMOTE), Engine("third", other), Engine("none", None, "absent")]
-    assert engine_runs(choices, [1, 2])[:3] == [Settings(), Settings(batch_size=2), REMOTE]
+    names = names_of("10-engines")
+    assert names["engine_runs"](choices, [1, 2])[:3] == [Settings(), Settings(batch_size=2), REMOTE]
     readings = pd.DataFrame(
         [
             *_readings(Settings(), "a text", [0.1, 0.2]),
@@ -44,7 +45,7 @@ def test_engines_are_held_against_this_process() -> None:
             *_readings(other, "", [0.1], "crashed"),
         ]
     )
-    table = engine_table(readings, choices, [1]).set_index("engine")
+    table = names["engine_table"](readings, choices, [1]).set_index("engine")
     assert table["same"].tolist()[:2] == [2, 1] and table.loc[SERVED, "difference"].startswith("p1: at letter 5")
     assert table.loc[HERE, "pages_per_s"] == pytest.approx(7.5)
     assert (table.loc[HERE, "pages_per_s_low"], table.loc[HERE, "pages_per_s_high"]) == (5, 10)

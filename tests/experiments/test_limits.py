@@ -21,7 +21,6 @@ from ocrlab.experiments.limits import (
     growth_exponents,
     load_here,
     measure_growth,
-    measure_loads,
 )
 from ocrlab.machine.hardware import Machine, card
 from ocrlab.pages import load_pages
@@ -34,6 +33,7 @@ from tests.experiments.cells import names_of
 SDPA = Settings(dtype="float32")
 EAGER = replace(SDPA, attn_implementation="eager")
 FLASH_2 = replace(SDPA, dtype="bfloat16", attn_implementation="flash_attention_2")
+CELLS = names_of("07-limits")
 
 
 @pytest.mark.parametrize("exponent", [1.0, 1.5, 2.0])
@@ -99,7 +99,7 @@ def test_a_file_leaves_the_cache_and_the_proof_sees_one_that_stays(
 def test_loads_of_the_embedded_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     page = load_pages("lines", limit=1)[0]
     monkeypatch.setattr(limits, "drop_from_cache", lambda file: f"{file.name} stays, by plan")
-    table = measure_loads([Settings(dtype="float32")], page, repeats=1, new_tokens=4)
+    table = CELLS["measure_loads"]([Settings(dtype="float32")], page, repeats=1, new_tokens=4)
     assert table["cache"].tolist() == ["cold", "warm"] and table["status"].tolist() == ["unsupported", "ok"]
     assert "by plan" in table["reason"].iloc[0] and table["load_s"].isna().iloc[0]
     done = table.iloc[1]
@@ -110,7 +110,6 @@ def test_loads_of_the_embedded_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["prefill_bytes"] >= 0 and found["decode_bytes"] >= 0
 
 
-CELLS = names_of("07-limits")
 RUNS = [
     Settings(dtype="float32"),
     Settings(dtype="float32", attn_implementation="eager"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ocrlab.machine.hardware import as_table, coverage, measure_ceilings, runs_on
+from ocrlab.machine.hardware import coverage, measure_ceilings, runs_on
+from tests.experiments.cells import names_of
 
 # Lists as torch.cuda.get_arch_list() printed them in public issues and release notes.
 CU118 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_37", "sm_90"]
@@ -90,7 +91,7 @@ def test_ceilings_have_units_spread_and_order() -> None:
     ]
     for one in found:
         assert one.spread is not None and 0 < one.spread.low_quartile <= one.spread.median <= one.spread.high_quartile
-    assert as_table(found)["unit"].tolist() == ["GB/s"] * 3 + ["TFLOP/s"] * 2
+    assert names_of("01-machine")["as_table"](found)["unit"].tolist() == ["GB/s"] * 3 + ["TFLOP/s"] * 2
 
 
 def test_what_a_device_cannot_do_has_a_reason() -> None:

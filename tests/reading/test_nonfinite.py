@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from ocrlab.experiments.assertion import planted_nan
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.reader import Reader, open_reader
 from ocrlab.reading.settings import Settings
+from tests.experiments.cells import names_of
 
 MODULES = (
     "model.language_model.layers.1.mlp.down_proj",
@@ -36,7 +36,7 @@ def reader() -> Iterator[Reader]:
 def test_a_planted_nan_is_found_where_it_was_planted(reader: Reader, page: Page, module: str) -> None:
     healthy = reader.read(page)
     assert reader.trace_nonfinite(page) is None
-    with planted_nan(reader, module):
+    with names_of("06-assert")["planted_nan"](reader, module):
         found = reader.trace_nonfinite(page)
         assert reader.read(page).status == "invalid"
     assert found is not None and found.module == module and not found.made_inside

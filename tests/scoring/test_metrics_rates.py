@@ -10,7 +10,6 @@ from ocrlab.scoring.metrics import (
     character_edits,
     corpus_rate,
     graphemes,
-    macro_mean,
     normalise,
     score,
     word_edits,
@@ -86,14 +85,12 @@ def test_empty_truth_has_a_rate_of_zero_or_one():
     assert character_edits("", "abc").rate == 1.0
 
 
-def test_the_corpus_rate_weighs_by_length_and_the_macro_mean_does_not():
+def test_the_corpus_rate_weighs_by_length():
     pages = [Edits(1, 10), Edits(9, 30)]
     assert corpus_rate(pages) == 10 / 40
-    assert macro_mean(pages) == pytest.approx((0.1 + 0.3) / 2)
-    # A blank page with 5 graphemes read: all 5 are in the corpus's edits; its own rate is 1.
+    # A blank page with 5 graphemes read: all 5 are in the corpus's edits.
     pages.append(Edits(5, 0))
     assert corpus_rate(pages) == 15 / 40
-    assert macro_mean(pages) == pytest.approx((0.1 + 0.3 + 1.0) / 3)
 
 
 def test_a_corpus_of_empty_truths_keeps_the_convention():
@@ -101,10 +98,9 @@ def test_a_corpus_of_empty_truths_keeps_the_convention():
     assert corpus_rate([Edits(0, 0), Edits(7, 0)]) == 1.0
 
 
-@pytest.mark.parametrize("rate", [corpus_rate, macro_mean])
-def test_no_pages_have_no_rate(rate):
+def test_no_pages_have_no_rate():
     with pytest.raises(ValueError, match="no pages"):
-        rate([])
+        corpus_rate([])
 
 
 def test_agreement_with_jiwer_on_a_corpus():
