@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 from ocrlab import paths
 from ocrlab.commands.parameters import check, read_parameters
 from ocrlab.commands.plan import load_experiments
-from ocrlab.experiments import engines, machine
+from ocrlab.experiments import machine
 from ocrlab.machine import attention, hardware, worker
 from ocrlab.machine.worker import Worker
+from ocrlab.reading import serve
 from ocrlab.reading.loading import Unsupported
 
 SITUATIONS = ("absent", "refused", "one_page", "no_truth", "one_setting", "endpoint")
@@ -152,7 +153,7 @@ def _in_a_run(run: Path) -> Iterator[None]:
             (attention, "all_probes", lambda *asked: probes(*asked)[:2]),
             (machine, "ATTENTIONS", ("sdpa", "flash_attention_2")),
             (machine, "SDPA_KERNELS", ("math",)),
-            (engines, "_server", mock.Mock(side_effect=no_server)),
+            (serve, "_server", mock.Mock(side_effect=no_server)),
         ):
             stack.enter_context(mock.patch.object(owner, attribute, value))
         yield

@@ -26,7 +26,7 @@ class Sample:
     """One page before it is a file: the image, what it says, and what the manifest tells about it.
 
     Stored as PNG, or as JPEG of `jpeg_quality`. `boxes` has left, top, right and bottom of every word of the truth,
-    `facts` what `scoring.facts` judges.
+    `facts` what `document_facts` judges.
     """
 
     image: Image.Image

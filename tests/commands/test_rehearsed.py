@@ -21,9 +21,6 @@ from tests.rehearsal import Manner, rehearsal
 PLAIN, USUAL = (load_prompts()[name].prompt for name in ("plain", "usual"))
 # The text alone is read well; every other request brings words around it, and more errors.
 MANNERS = (Manner("only the text", preamble=0.02, fence=0.02), Manner("", 1.8, preamble=0.5, closing=0.15, fence=0.33))
-# Of the 20 documents (of 200) that notebooks take, one is among the server's first 26 pages, the next is its 31st:
-# one loops, and one comes in another order.
-ODD = {"loops": {256: 26 / 200}, "reordered": 5}
 
 
 @pytest.fixture(scope="module")

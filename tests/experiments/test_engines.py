@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ocrlab.experiments.engines import GIVEN, HERE, SERVED, Engine, engines
+from ocrlab.reading.serve import GIVEN, HERE, SERVED, Engine, engines
 from ocrlab.reading.settings import Settings
 from tests.experiments.cells import Cells, names_of
 

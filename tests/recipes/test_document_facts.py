@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from data.recipes.document_facts import facts_held
 from ocrlab import paths
-from ocrlab.scoring.facts import facts_held
 
 PAGE = "Price list\nBolt M10 kg 186.40\nNut M10 kg 192.00\nThe pump must not run dry for long"
 
