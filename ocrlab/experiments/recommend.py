@@ -322,7 +322,7 @@ def _why(line: pd.Series, mine: pd.DataFrame) -> str:
 def _unless(line: pd.Series, mine: pd.DataFrame, margin: float) -> str:
     close = mine[(mine["standing"] == "not settled") & (mine["speed_low"] > 1) & (mine["difference"] < margin)]
     if len(close):
-        first = close.sort_values("needed").head(3)
+        first = close.sort_values("needed").head(2)
         names = "; ".join(
             f"{differences(settings, line['settings'])} (about {needed:.0f} documents)"
             for settings, needed in zip(first["settings"], first["needed"], strict=True)
