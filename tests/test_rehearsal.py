@@ -63,8 +63,8 @@ def test_words_around_the_text_come_by_prompt(writer):
         return sum(bool(re.search(pattern, "".join(one))) for one in written) / len(written)
 
     usual, preamble = "Read the text in the image.", r"^(The text|Here is|Sure|The image contains)"
-    assert share(usual, preamble) == pytest.approx(0.5, abs=0.12)
-    assert share(usual, "```") == pytest.approx(0.33, abs=0.12)
+    assert share(usual, preamble) == pytest.approx(0.5, abs=0.2)
+    assert share(usual, "```") == pytest.approx(0.33, abs=0.2)
     assert share(ONLY, preamble) + share(ONLY, "```") < 0.1
     assert share("Transcribe as Markdown.", "(?m)^# ") == 1
     assert share("Прочитай текст на изображении.", "^(```|Текст на|На изображ|Вот текст)") > 0.4
