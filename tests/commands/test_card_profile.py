@@ -27,6 +27,10 @@ NOTEBOOKS = ("00-quickstart", "04-pixels", "05-generation", "prompts", "08-recom
 CUT = "pages=1 max_new_tokens=12 seeds=[0] batch_size=2 prompts=[plain,system]"
 
 
+# A whole run is made once, for all tests of this file.
+pytestmark = pytest.mark.timeout(900)
+
+
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A Hub cache of this module's own, for this process and for the kernels; yields the snapshot's folder."""

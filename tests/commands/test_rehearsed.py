@@ -23,6 +23,10 @@ PLAIN, USUAL = (load_prompts()[name].prompt for name in ("plain", "usual"))
 MANNERS = (Manner("only the text", preamble=0.02, fence=0.02), Manner("", 1.8, preamble=0.5, closing=0.15, fence=0.33))
 
 
+# A whole run is made once, for all tests of this file.
+pytestmark = pytest.mark.timeout(900)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run: 1,280 image tokens and the plain prompt are planted as the best, 256 and the usual as the worst."""
