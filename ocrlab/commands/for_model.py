@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -76,24 +77,26 @@ def _here(model_id: str) -> Model:
     from ocrlab.reading.limits import predict, shapes_of
 
     device = choose_device("auto").value
-    dtype = fastest_dtype(device)
+    on_cpu, dtype = device == "cpu", fastest_dtype(device)
     settings = Settings(model_id=model_id, dtype=dtype.value, max_new_tokens=PAGE_TOKENS)  # type: ignore[arg-type]
-    config = locate(settings).config.get("vision_config", {})
+    found = locate(settings)
+    if re.fullmatch(r"[0-9a-f]{40}", found.revision):
+        settings = replace(settings, revision=found.revision)  # what is pinned is not looked for on the Hub again
+    config = found.config.get("vision_config", {})
     cell = (config.get("patch_size", 14) * config.get("spatial_merge_size", 2)) ** 2
     try:
         shapes_of(settings)
     except CheckpointError as error:  # a family whose memory is not modelled
-        return Model(model_id, dtype, cell, Choice("20", f"not predicted: {error}"), device == "cpu")
+        return Model(model_id, dtype, cell, Choice("20", f"not predicted: {error}"), on_cpu)
     machine = measured_machine(dtype.value, device)
     least = predict(settings, 256, machine)
     if not least.fits:
-        wanted = (least.memory.peak_bytes + (CONTEXT_BYTES if device != "cpu" else 0)) / 2**30
+        wanted = (least.memory.peak_bytes + (0 if on_cpu else CONTEXT_BYTES)) / 2**30
         raise CommandError(
             f"MODEL={model_id}: it takes {wanted:.1f} GiB in {dtype.value} for a page of 256 image tokens, and "
             f"{machine.name} has {machine.memory_bytes / 2**30:.1f}; choose a smaller model (`ocrlab fit` lists what "
             "fits), or read it from a server"
         )
-    on_cpu = device == "cpu"
     floors = predict(settings, CPU_IMAGE_TOKENS if on_cpu else PAGE_IMAGE_TOKENS, machine).floors
     assert floors is not None
     step = max(OVER_FLOOR * floors.tpot_s, 0.0 if on_cpu else SHORTEST_STEP_S)

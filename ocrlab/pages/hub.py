@@ -31,7 +31,6 @@ from ocrlab.pages.truth import names_beside
 HUB = "hub:"
 #: Pages where no limit is given, so that nobody fetches a whole set by accident.
 LIMIT = 200
-KNOWN: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_name("hub_sets.yaml").read_text(encoding="utf-8"))
 
 _OPTIONS = ("split", "image", "truth", "limit", "revision", "files", "where")
 _SPLITS = ("test", "validation", "val", "dev", "train")
@@ -100,16 +99,23 @@ def fetch_sets(values: Iterable[Any]) -> None:
         hub_pages(source)
 
 
+def known_sets() -> dict[str, dict[str, str]]:
+    """Return the sets of `hub_sets.yaml` by name: what their cards say, as options of a source."""
+    found: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_name("hub_sets.yaml").read_text("utf-8"))
+    return found
+
+
 def _parsed(source: str) -> tuple[str, dict[str, str]]:
     name, _, query = source.removeprefix(HUB).partition("?")
-    known = KNOWN.get(name, next((one for one in KNOWN.values() if one["repo"] == name), {}))
+    sets = known_sets()
+    known = sets.get(name, next((one for one in sets.values() if one["repo"] == name), {}))
     given = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := sorted(set(given) - set(_OPTIONS)):
         raise PageError(f"{source}: unknown {', '.join(unknown)}; there is {', '.join(_OPTIONS)}")
     if not re.fullmatch(r"[1-9]\d*", given.get("limit", "1")):
         raise PageError(f"{source}: limit={given['limit']}; give a whole number of pages from 1 on")
     if not known and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise PageError(f"{source}: give hub:owner/name, or one of {', '.join(HUB + one for one in KNOWN)}")
+        raise PageError(f"{source}: give hub:owner/name, or one of {', '.join(HUB + one for one in sets)}")
     return known.get("repo", name), known | given
 
 

@@ -11,7 +11,6 @@ from typing import Literal, Self
 
 from PIL import Image
 
-from ocrlab.pages.degrade import scanned
 from ocrlab.pages.documents import PDF_DPI, open_inside, size_inside
 from ocrlab.pages.images import PageError, image_size, open_image
 
@@ -69,7 +68,11 @@ class Page:
         with self.local() as file:
             number = self.page_number
             image = open_image(file) if number is None else open_inside(file, number, self.dpi)
-            return scanned(image, self.sha256) if self.degrade else image
+        if not self.degrade:
+            return image
+        from ocrlab.pages.degrade import scanned
+
+        return scanned(image, self.sha256)
 
     def size(self) -> tuple[int, int]:
         """Return width and height in pixels, as `page_size` does."""

@@ -7,6 +7,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -299,6 +300,7 @@ class Prompt:
     system_prompt: str | None = None
 
 
+@cache
 def load_prompts() -> dict[str, Prompt]:
     """Return the package's prompts by name."""
     return {name: Prompt(**entry) for name, entry in _read(Path(__file__).with_name("prompts.yaml")).items()}

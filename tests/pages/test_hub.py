@@ -22,7 +22,7 @@ from ocrlab import paths
 from ocrlab.commands.cli import main
 from ocrlab.commands.reproduce import reproduce
 from ocrlab.pages import PageError, load_pages
-from ocrlab.pages.hub import KNOWN, fetch_sets
+from ocrlab.pages.hub import fetch_sets, known_sets
 from tests.notebooks import cell, write
 
 COMMIT = "7f0115a4b758a71d6473b8d085751692da2fef98"
@@ -198,7 +198,7 @@ def test_not_fetched_and_offline(cached: Callable[[Files], str]) -> None:
 
 
 def test_known_sets_say_that_they_are_not_tried() -> None:
-    for known in KNOWN.values():
+    for known in known_sets().values():
         assert known["mark"] == "as its card says; not tried here" and known["repo"].count("/") == 1
 
 
