@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import yaml
 
@@ -19,7 +18,7 @@ from ocrlab.scoring.metrics import METRICS
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import Interval, Verdict, ratio_of_sums
 from ocrlab.study.agreement import REFERENCE, with_reference, words
-from ocrlab.study.compare import compare, endings, interval_of, values_of, why_no_score
+from ocrlab.study.compare import compare, endings, reasons_of, values_of, why_no_score
 from ocrlab.study.records import readings_in, rows_of, settings_of
 
 if TYPE_CHECKING:
@@ -38,6 +37,14 @@ _COLUMNS = (
     *("own_cer", "own_cer_low", "own_cer_high", "words_found", "page_s", "endings", "sets", "needed", "agreement"),
 )
 _NAMES = [name for name in Settings().as_dict() if name != "seed"]
+
+
+class _Anchor(NamedTuple):
+    """What the others are compared with: its rows, its seconds by page, and why it has no CER, if it has none."""
+
+    rows: pd.DataFrame
+    seconds: pd.Series
+    unscored: str
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,12 @@ def judge_runs(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
     lines = []
     quality = quality_rows(rows)
     for (machine, model), mine in quality.groupby(["machine", "model_id"], sort=False) if len(quality) else ():
-        groups = [group for _, group in groups_by_setting(mine)]
-        anchor = _anchor([group for group in groups if not _set_aside(group)] or groups, margin)
-        made = [_line(group, anchor, margin) | {"machine": machine, "model_id": model} for group in groups]
+        groups = [(group, _set_aside(group)) for _, group in groups_by_setting(mine)]
+        rows = _anchor([group for group, aside in groups if not aside] or [group for group, _ in groups], margin)
+        anchor = _Anchor(rows, _seconds(rows), why_no_score(rows))
+        made = [
+            _line(group, aside, anchor, margin) | {"machine": machine, "model_id": model} for group, aside in groups
+        ]
         lines += _ranked(made)
     return pd.DataFrame(lines, columns=_COLUMNS)
 
@@ -183,55 +193,52 @@ def _versus(one: pd.DataFrame, other: pd.DataFrame, margin: float, **more: Any) 
     return compare(both, "who", "this", "anchor", margin, **more)
 
 
-def _line(group: pd.DataFrame, anchor: pd.DataFrame, margin: float) -> dict[str, Any]:
+def _line(group: pd.DataFrame, aside: str, anchor: _Anchor, margin: float) -> dict[str, Any]:
     read = group[group["status"].isin(WITH_TEXT)]
+    seconds, cer = _seconds(group), values_of(group, "cer")
     line: dict[str, Any] = {
         "settings": settings_of(group.iloc[0]),
         "agreement": _agreement(group),
-        "anchor": group is anchor,
+        "anchor": group is anchor.rows,
         "pages": group["page"].nunique(),
         "memory_bytes": read["peak_memory_bytes"].max() if len(read) else None,
         "endings": endings(group),
         "sets": ", ".join(sorted(set(group["set"].dropna()))) if "set" in group else "",
-        "seconds": _seconds(group),
-        "page_s": _seconds(group).mean(),
+        "seconds": seconds,
+        "page_s": seconds.mean(),
+        **{f"own_{name}": cer.get(name) for name in ("cer", "cer_low", "cer_high")},
+        "words_found": values_of(group, "words_found").get("words_found"),
     }
-    for name, (metric, end) in {
-        **{f"own_cer{end}": ("cer", end) for end in ("", "_low", "_high")},
-        "words_found": ("words_found", ""),
-    }.items():
-        line[name] = values_of(group, metric).get(f"{metric}{end}")
     if read.empty:
         return line | {"standing": "could not run", "reason": _reasons(group)}
-    if found := _set_aside(group):
-        return line | {"standing": "not valid", "reason": found}
-    if interval_of(anchor) is None:
-        return line | {"standing": "not scored", "reason": why_no_score(anchor)}
-    return line | _compared(group, anchor, margin)
+    if aside:
+        return line | {"standing": "not valid", "reason": aside}
+    if anchor.unscored:
+        return line | {"standing": "not scored", "reason": anchor.unscored}
+    return line | _compared(group, seconds, anchor, margin)
 
 
-def _compared(group: pd.DataFrame, anchor: pd.DataFrame, margin: float) -> dict[str, Any]:
+def _compared(group: pd.DataFrame, seconds: pd.Series, anchor: _Anchor, margin: float) -> dict[str, Any]:
     """A setting's numbers against the anchor's: CER and seconds of the pages that both read."""
-    cer = anchor["cer_edits"].sum() / anchor["cer_length"].sum()
-    pages_per_second = 1 / _seconds(anchor).mean()
-    if group is anchor:
+    cer = anchor.rows["cer_edits"].sum() / anchor.rows["cer_length"].sum()
+    pages_per_second = 1 / anchor.seconds.mean()
+    if group is anchor.rows:
         same = dict(zip(_NUMBERS, (0.0, 0.0, 0.0, 1.0, 1.0, 1.0, cer, pages_per_second), strict=True))
         return same | {"standing": "on the front", "reason": "what the others are compared with"}
-    speed = _speed(_seconds(group), _seconds(anchor))
+    speed = _speed(seconds, anchor.seconds)
     if speed is None:
         return {"standing": "not settled", "reason": f"fewer than {MIN_PAGES} pages in common with the anchor"}
-    verdict = _versus(group, anchor, margin)
+    verdict = _versus(group, anchor.rows, margin)
     if verdict.kind == "not compared":
         return {"standing": "not settled", "reason": verdict.words}
     difference = verdict.difference
     standing = "on the front" if verdict.kind in {"better", "not worse"} else verdict.kind
     found = (difference.point, difference.low, difference.high, speed.point, speed.low, speed.high)
     moved = (cer + difference.point, pages_per_second * speed.point)
-    words = _versus(group, anchor, margin, metric="words_found").kind
-    reason = verdict.words + _order(verdict.kind, words)
+    words = _versus(group, anchor.rows, margin, metric="words_found").kind
     return dict(zip(_NUMBERS, found + moved, strict=True)) | {
         "standing": standing,
-        "reason": reason,
+        "reason": verdict.words + _order(verdict.kind, words),
         "needed": verdict.documents_needed,
     }
 
@@ -260,8 +267,7 @@ def _set_aside(group: pd.DataFrame) -> str:
 
 
 def _reasons(group: pd.DataFrame) -> str:
-    counts = Counter(zip(group["status"], group["reason"], strict=True)).most_common(2)
-    return "; ".join(f"{count} {status} ({reason})" for (status, reason), count in counts)
+    return "; ".join([*reasons_of(group)][:2])
 
 
 def _ranked(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

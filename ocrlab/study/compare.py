@@ -99,10 +99,15 @@ def why_nothing(rows: pd.DataFrame) -> str:
         return "No page was read yet: `make reproduce` reads some."
     if rows["status"].isin(WITH_TEXT).any():
         return ""
+    counts = reasons_of(rows)
+    more = [f"{sum([*counts.values()][3:])} for other reasons"] * (len(counts) > 3)
+    return f"None of {len(rows)} readings gave a text: {'; '.join([*[*counts][:3], *more])}."
+
+
+def reasons_of(rows: pd.DataFrame) -> dict[str, int]:
+    """Return how often each status and reason came, by words such as `2 oom (13 GiB)`, the most frequent first."""
     counts = Counter(zip(rows["status"], rows["reason"], strict=True)).most_common()
-    reasons = [f"{count} {status} ({reason})" for (status, reason), count in counts[:3]]
-    more = [f"{sum(count for _, count in counts[3:])} for other reasons"] * (len(counts) > 3)
-    return f"None of {len(rows)} readings gave a text: {'; '.join([*reasons, *more])}."
+    return {f"{count} {status} ({reason})": count for (status, reason), count in counts}
 
 
 def why_no_score(rows: pd.DataFrame) -> str:
