@@ -84,6 +84,5 @@ def degraded(
     for degradation in degradations:
         for name, measure in degradation.items():
             boxes = moved(boxes, page, rng, name, measure)
-            given = measure if isinstance(measure, dict) else None
-            page = KINDS[name](page, rng, **given) if given else KINDS[name](page, rng, measure)
+            page = degrade.degraded(page, [{name: measure}], rng, KINDS)
     return page, boxes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 _Image = Image.Image
-_Points = tuple[np.ndarray, np.ndarray]
 
 
 def skew(page: _Image, rng: Random, degrees: float) -> _Image:
@@ -128,12 +127,17 @@ KINDS: dict[str, Callable[..., _Image]] = {
 }
 
 
-def degraded(page: _Image, degradations: Sequence[dict[str, Any]], rng: Random) -> _Image:
+def degraded(
+    page: _Image,
+    degradations: Sequence[dict[str, Any]],
+    rng: Random,
+    kinds: Mapping[str, Callable[..., _Image]] = KINDS,
+) -> _Image:
     """Return the page after each degradation in turn, each one {name: its measure}, or {name: {parameter: value}}."""
     for degradation in degradations:
         for name, measure in degradation.items():
             given = measure if isinstance(measure, dict) else None
-            page = KINDS[name](page, rng, **given) if given else KINDS[name](page, rng, measure)
+            page = kinds[name](page, rng, **given) if given else kinds[name](page, rng, measure)
     return page
 
 

@@ -98,9 +98,7 @@ def pack_run(run: Path, target: Path, images: Path | None = None, anonymise: Ano
             f"{run}: {len(packed):,} bytes as a zip, {MOST_BYTES:,} are allowed; the largest files are {largest}. "
             "Remove what is not needed, or share fewer experiments"
         )
-    part = target.with_suffix(".part")
-    part.write_bytes(packed)
-    part.replace(target)
+    paths.write_whole(target, packed)
     return target
 
 

@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
 from typing import Any, Literal, cast, get_args
 
@@ -27,6 +28,7 @@ _PUNCTUATION = regex.compile(r"\p{P}+")
 _BROKEN_WORD = regex.compile(r"(?<=\p{L})[-\u2010]\s+(?=\p{Ll})")
 
 
+@lru_cache(maxsize=1024)  # every metric of a page asks for the same texts
 def normalise(text: str, profile: Profile = "layout") -> str:
     r"""Return the text as `profile` compares it.
 
@@ -268,8 +270,7 @@ def numbers_reformatted(reading: str, truth: str) -> Edits:
 
     Truth `1 500,00 14/03/2024`, reading `1,500.00 2024-03-14`: 3 of 3 (`1`, `500,00` and the date).
     """
-    got, expected = tuple(digit_strings(reading)), tuple(digit_strings(truth))
-    return Edits(changed_numbers(got, expected)[0], len(expected))
+    return _numbers(reading, truth)[0]
 
 
 def numbers_wrong(reading: str, truth: str) -> Edits:
@@ -277,8 +278,14 @@ def numbers_wrong(reading: str, truth: str) -> Edits:
 
     Truth `220 V, 1.5 A, 3 kg`, reading `3 kg, 22O V, 1,5 A`: 1 of 3 (`220`).
     """
-    got, expected = tuple(digit_strings(reading)), tuple(digit_strings(truth))
-    return Edits(changed_numbers(got, expected)[1], len(expected))
+    return _numbers(reading, truth)[1]
+
+
+@lru_cache(maxsize=64)  # two metrics ask, one after the other
+def _numbers(reading: str, truth: str) -> tuple[Edits, Edits]:
+    expected = digit_strings(truth)
+    reformatted, wrong = changed_numbers(digit_strings(reading), expected)
+    return Edits(reformatted, len(expected)), Edits(wrong, len(expected))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from functools import lru_cache
 
 from rapidfuzz.distance import LCSseq
 
@@ -19,8 +18,7 @@ _DATE = re.compile(r"(\d{4}|\d\d?)[./-](\d\d?)[./-](\d{4}|\d\d?)", re.ASCII)
 _LONGEST = 3  # digit strings that make one number, as 1 234 567,00
 
 
-@lru_cache(maxsize=64)
-def changed_numbers(reading: tuple[str, ...], truth: tuple[str, ...]) -> tuple[int, int]:
+def changed_numbers(reading: Sequence[str], truth: Sequence[str]) -> tuple[int, int]:
     """Return how many digit strings of the truth came back with their value in another form, and how many not at all.
 
     What came back as it was counts for neither, wherever it stands. By hand: truth `1`, `500,00` (printed 1 500,00),
