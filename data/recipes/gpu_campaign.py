@@ -1,4 +1,4 @@
-"""What to measure on a card that is lent for half an hour: `python -m data.recipes.gpu_campaign STEP… --out FOLDER`.
+"""What to measure on a card that is lent for minutes: `python -m data.recipes.gpu_campaign STEP… --out FOLDER`.
 
 The steps are in `gpu_campaign.yaml`. Rows are in the run `FOLDER/card` (`FOLDER/small` with `--small`), what each part
 printed in its `logs`, and what came of each in `campaign.json`. Started again, a part that is done is passed over, one
@@ -161,20 +161,21 @@ def decode(
     from ocrlab.experiments.fast_path import measure_step
     from ocrlab.experiments.limits import against_floor, on_this
     from ocrlab.machine.hardware import measured_machine
-    from ocrlab.study.records import keep_findings, setting_label
+    from ocrlab.study.records import keep_findings
     from ocrlab.study.speed import run_speed
 
     start = Settings(**base, weights="dummy")
-    runs = [replace(start, batch_size=size, **cache) for cache in caches for size in batch_sizes]
     pages = load_pages("labels", limit=max(batch_sizes))
     keep_findings("decode-step-true-shapes", _lines(measure_step(start, pages[0])), folder)
     machine, floors = measured_machine(start.dtype, on_this(start).device), []
-    for run in runs:  # one after another: what is there when time ends is whole
-        rows = run_speed("decode-true-shapes", [run], pages[: run.batch_size], new_tokens=new_tokens, folder=folder)
+    for size in batch_sizes:  # one after another: what is there when time ends is whole
+        runs = [replace(start, batch_size=size, **cache) for cache in caches]
+        rows = run_speed("decode-true-shapes", runs, pages[:size], new_tokens=new_tokens, folder=folder)
         floors += _lines(against_floor(rows, machine))
         keep_findings("decode-floor-true-shapes", floors, folder)
-        print(setting_label(run.as_dict()), rows[["status", "reason", "tpot_s"]].iloc[0].tolist(), flush=True)
-    print(f"{len(floors)} of {len(runs)} settings could be timed")
+        by_cache = rows.groupby(["batch_size", "cache_implementation", "compile"], dropna=False)
+        print(by_cache["tpot_s"].median(), flush=True)
+    print(f"{len(floors)} of {len(batch_sizes) * len(caches)} settings could be timed")
     return int(not floors)
 
 

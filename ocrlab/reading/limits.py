@@ -145,9 +145,10 @@ def predict(settings: Settings, image_tokens: int, machine: Machine | None = Non
     `dtype` replaces `dtype="auto"` (default: bfloat16). Raises CheckpointError where the sizes are not known.
     """
     shapes = shapes_of(settings)
-    size = BYTES[dtype or ("bfloat16" if settings.dtype == "auto" else settings.dtype)]
+    dtype = dtype or ("bfloat16" if settings.dtype == "auto" else settings.dtype)
+    size = BYTES[dtype]
     on_cpu = settings.device == "cpu" or (machine is not None and machine.device == "cpu")
-    memory = _memory(settings, shapes, image_tokens, size, on_cpu)
+    memory = _memory(settings, shapes, image_tokens, dtype, on_cpu)
     if machine is None:
         return Prediction(memory)
     floors = _floors(settings, shapes, image_tokens, size, machine)
@@ -155,14 +156,14 @@ def predict(settings: Settings, image_tokens: int, machine: Machine | None = Non
     return Prediction(memory, floors, machine.memory_bytes - context - memory.peak_bytes)
 
 
-def _memory(settings: Settings, shapes: Shapes, image_tokens: int, size: int, on_cpu: bool) -> Memory:
-    pages = settings.batch_size
+def _memory(settings: Settings, shapes: Shapes, image_tokens: int, dtype: str, on_cpu: bool) -> Memory:
+    pages, size = settings.batch_size, BYTES[dtype]
     patches = image_tokens * shapes.merge**2
     tokens = image_tokens + PROMPT_TOKENS
     longest = tokens + settings.max_new_tokens
     text = shapes.text
     cached = pages * (settings.num_beams or 1) * longest
-    score = score_bytes(settings, size, on_cpu)
+    score = score_bytes(settings, dtype, on_cpu)
     return Memory(
         weights_bytes=_weight_bytes(settings, shapes.vision.parameters + shapes.text.parameters, size)
         + (shapes.embedding_parameters + shapes.head_parameters) * size,
@@ -179,14 +180,15 @@ def _weight_bytes(settings: Settings, parameters: int, size: int) -> int:
     return round(parameters * BYTES_PER_WEIGHT.get(settings.quantization or "", size))
 
 
-def score_bytes(settings: Settings, size: int, on_cpu: bool) -> int:
+def score_bytes(settings: Settings, dtype: str, on_cpu: bool) -> int:
     """Return the bytes that an attention holds for each pair of tokens and head at its peak; 0 where it streams.
 
-    eager: products in the dtype, their softmax in float32, its copy in the dtype; on a CPU torch turns low-precision
-    products into float32 first. SDPA's math kernel computes in float32 and marks rows that see nothing.
+    eager: products in the dtype, their softmax in float32, its copy in the dtype. Low-precision products are turned
+    into float32 first, but for float16 on a card, where torch's softmax takes them as they are (ATen's SoftMax.cpp;
+    LOG.md has bfloat16 on a card, measured). SDPA's math kernel computes in float32 and marks rows that see nothing.
     """
     if settings.attn_implementation == "eager":
-        return 10 if on_cpu and size < 4 else 8
+        return 10 if dtype == "bfloat16" or (dtype == "float16" and on_cpu) else 8
     return 9 if settings.sdpa_kernel == "math" else 0
 
 

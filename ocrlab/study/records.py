@@ -315,7 +315,8 @@ def settings_of(row: Mapping[Any, Any] | pd.Series) -> Settings:
 def keep_findings(name: str, found: Iterable[Mapping[str, Any]], folder: Path | None = None) -> pd.DataFrame:
     """Write the lines to the run's `findings/<name>.jsonl`, each with machine and versions, and return them as a table.
 
-    Findings are about the machine as it is now: an earlier file of that name is replaced.
+    Findings are about the machine as it is now: an earlier file of that name is replaced. Where `found` breaks off, as
+    at Ctrl-C, the lines that it gave by then are written.
     """
     import pandas as pd
 
@@ -323,12 +324,19 @@ def keep_findings(name: str, found: Iterable[Mapping[str, Any]], folder: Path | 
         return None if isinstance(value, float) and math.isnan(value) else value
 
     here = {key: value for key, value in versions().items() if key in {"python", "torch", "transformers"}}
-    lines = [{k: plain(v) for k, v in line.items()} | {"machine": machine_name()} | here for line in found]
     file = (folder or paths.run_folder()) / "findings" / f"{name}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
-    paths.write_whole(file, text.encode())
-    _packed(file).unlink(missing_ok=True)  # what a finished run packed
+    lines: list[dict[str, Any]] = []
+    whole = False
+    try:
+        for line in found:
+            lines.append({k: plain(v) for k, v in line.items()} | {"machine": machine_name()} | here)
+        whole = True
+    finally:
+        if whole or lines:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+            paths.write_whole(file, text.encode())
+            _packed(file).unlink(missing_ok=True)  # what a finished run packed
     return pd.DataFrame(lines)
 
 

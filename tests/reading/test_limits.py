@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from ocrlab import paths
 from ocrlab.machine.hardware import UnknownCard, card, cards, measured_machine
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import predict, shapes_of
 from ocrlab.reading.settings import PRESETS, Settings, load_preset
+from ocrlab.study.records import load_findings
 
 TWO_B = Settings(model_id="Qwen/Qwen2-VL-2B-Instruct", weights="dummy", dtype="bfloat16")
 GIB = 2**30
@@ -31,10 +33,27 @@ def test_weights_and_cache_by_hand() -> None:
 
 @pytest.mark.parametrize(("tokens", "gib"), [(1280, 3.1), (2560, 12.5), (4096, 32.0), (16384, 512.0)])
 def test_eager_vision_grows_with_the_square(tokens: int, gib: float) -> None:
-    eager = predict(replace(TWO_B, attn_implementation="eager"), tokens).memory
+    eager, half = (
+        predict(replace(TWO_B, attn_implementation="eager", dtype=dtype), tokens).memory  # type: ignore[arg-type]
+        for dtype in ("bfloat16", "float16")
+    )
     sdpa = predict(TWO_B, tokens).memory
-    assert eager.vision_bytes == pytest.approx(gib * GIB, rel=0.06)
+    assert half.vision_bytes == pytest.approx(gib * GIB, rel=0.06)
+    assert eager.vision_bytes == pytest.approx(1.25 * gib * GIB, rel=0.06), "softmax copies bfloat16 to float32 first"
     assert sdpa.vision_bytes < eager.vision_bytes / 10
+
+
+def test_eager_in_bfloat16_on_a_card_as_measured_there() -> None:
+    """An H200 at the 2B's shapes, 4,096 image tokens (results/reference-h200, LOG.md)."""
+    found = load_findings("memory-true-shapes", paths.RESULTS / "reference-h200").dropna(subset=["measured_bytes"])
+    assert len(found) == 15
+    for line in found.to_dict("records"):
+        asked = Settings(
+            **{name: line[name] for name in ("model_id", "weights", "device", "dtype", "attn_implementation")}
+        )
+        asked = replace(asked, sdpa_kernel=line["sdpa_kernel"], max_new_tokens=2)
+        memory = predict(asked, int(line["image_tokens"])).memory
+        assert memory.peak_bytes == pytest.approx(line["measured_bytes"], rel=0.02)
 
 
 def test_a_token_reads_the_text_layers_and_the_tied_head_once() -> None:

@@ -236,7 +236,9 @@ def test_the_policy_forbids_other_scripts_and_requests(visit):
     assert sum("Content Security Policy" in text for text in page.said) >= 5
 
 
-@pytest.mark.parametrize("name", ["reference-cpu/index.html", "reference-cpu/readings.html"])
+@pytest.mark.parametrize(
+    "name", ["reference-cpu/index.html", "reference-cpu/readings.html", "reference-h200/index.html"]
+)
 def test_the_reference_runs_pages_are_drawn_within_a_second(browser, name):
     context = browser.new_context(offline=True)
     page = context.new_page()
