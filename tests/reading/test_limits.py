@@ -11,7 +11,7 @@ from ocrlab.machine.hardware import UnknownCard, card, cards, measured_machine
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import predict, shapes_of
 from ocrlab.reading.settings import PRESETS, Settings, load_preset
-from ocrlab.study.records import load_findings
+from ocrlab.study.records import load_findings, settings_of
 
 TWO_B = Settings(model_id="Qwen/Qwen2-VL-2B-Instruct", weights="dummy", dtype="bfloat16")
 GIB = 2**30
@@ -48,10 +48,7 @@ def test_eager_in_bfloat16_on_a_card_as_measured_there() -> None:
     found = load_findings("memory-true-shapes", paths.RESULTS / "reference-h200").dropna(subset=["measured_bytes"])
     assert len(found) == 15
     for line in found.to_dict("records"):
-        asked = Settings(
-            **{name: line[name] for name in ("model_id", "weights", "device", "dtype", "attn_implementation")}
-        )
-        asked = replace(asked, sdpa_kernel=line["sdpa_kernel"], max_new_tokens=2)
+        asked = replace(settings_of(line), max_new_tokens=2)
         memory = predict(asked, int(line["image_tokens"])).memory
         assert memory.peak_bytes == pytest.approx(line["measured_bytes"], rel=0.02)
 
