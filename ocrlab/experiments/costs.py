@@ -1,4 +1,4 @@
-"""What many pages cost, from rows: seconds per page of each setting, hours, money and energy."""
+"""What many pages cost, from rows: the seconds of a mean page of each setting, with their interval."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ocrlab.experiments.compare_runs import rows_across
-from ocrlab.machine.describe import choose_device, machine_name
-from ocrlab.machine.energy import PowerMeter
-from ocrlab.pages import load_pages, set_names
-from ocrlab.reading.isolated import Refused
-from ocrlab.reading.pool import ReaderPool
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.compare import values_of
-from ocrlab.study.records import keep_findings, setting_label, settings_of
+from ocrlab.study.records import setting_label, settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,8 +19,6 @@ if TYPE_CHECKING:
 
 #: What one cost is of.
 GROUP = ("run", "machine", "model_id", "set", "setting")
-_POWER = ["machine", "set", "label"]
-_HOUR, _KWH = 3600.0, 3.6e6
 
 
 def timed_rows(folders: Iterable[Path]) -> pd.DataFrame:
@@ -85,74 +78,5 @@ def _mean_page(group: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]
     return found
 
 
-def bill(
-    costs: pd.DataFrame, pages: int, *, price_per_hour: float, price_per_kwh: float, power: pd.DataFrame
-) -> pd.DataFrame:
-    """Return the costs with what so many pages take: `hours` and `money` with their ends, `kwh`, `energy_money`.
-
-    `power` is `measure_power`'s table: a line gets energy only where its own machine, set and setting were measured;
-    elsewhere it is empty, and `energy` says why. Prices are the caller's, of one machine, in one currency.
-    """
-    texts = dict.fromkeys([*_POWER, "reason"], object)  # an empty table's columns are numbers, which do not merge
-    known = power[[*_POWER, "joules_per_page", "reason"]].drop_duplicates(_POWER).astype(texts)
-    made = costs.merge(known, on=_POWER, how="left")
-    joules, reason = made.pop("joules_per_page").astype(float), made.pop("reason")
-    made["energy"] = reason.fillna("not measured").mask(joules.notna(), "measured")
-    made["kwh"] = joules * pages / _KWH
-    made["energy_money"] = made["kwh"] * price_per_kwh
-    for end in ("", "_low", "_high"):
-        made[f"hours{end}"] = made[f"page_s{end}"].astype(float) * pages / _HOUR
-        made[f"money{end}"] = made[f"hours{end}"] * price_per_hour
-    made["pages_per_hour"] = _HOUR / made["page_s"]
-    return made
-
-
 def _in_batch(rows: pd.DataFrame) -> pd.Series:
     return rows["batch_pages"].fillna(1) > 1 if "batch_pages" in rows else rows["page_s"].isna()
-
-
-# Joules per page of settings that are read here, where a GPU reports its power.
-
-
-_POWER_COLUMNS = ("machine", "set", "label", "pages", "seconds", "joules_per_page", "watts", "how", "reason")
-
-
-def measure_power(costs: pd.DataFrame, pages: int) -> pd.DataFrame:
-    """Return joules per page and watts of this machine's costs (`page_costs`), each setting read again: a line each.
-
-    So many pages of the cost's own set are read, after a first batch that is not counted; joules are the whole card's.
-    Where nothing reports the power nothing is read, and the line has the reason. Kept as findings `power`.
-    """
-    import pandas as pd
-
-    mine = costs[costs["machine"] == machine_name()]
-    lines = [_power_of(cost, pages) for _, cost in mine.drop_duplicates(["set", "label"]).iterrows()]
-    return pd.DataFrame(keep_findings("power", lines), columns=list(_POWER_COLUMNS))
-
-
-def _power_of(cost: pd.Series, pages: int) -> dict[str, Any]:
-    settings = cost["settings"]
-    line = dict.fromkeys(_POWER_COLUMNS[3:]) | {"set": cost["set"], "label": cost["label"]}
-    try:
-        device = choose_device(settings.device).value
-    except ValueError as error:
-        return line | {"reason": f"not measured: {error}"}
-    with PowerMeter(device) as there:
-        pass
-    if not device.startswith("cuda") or there.energy.reason.startswith("not measured"):
-        return line | {"reason": there.energy.reason}
-    names = str(cost["set"]).split(" + ")  # as `timed_rows` joins them
-    if not set(names) <= set(set_names()):
-        return line | {"reason": f"not measured: its pages ({cost['set']}) are no set of this checkout"}
-    some = [page for name in names for page in load_pages(name, spread=-(-pages // len(names)))]
-    try:
-        with ReaderPool(settings) as pool:
-            list(pool.read(some[: settings.batch_size]))
-            with PowerMeter(device) as meter:
-                results = list(pool.read(some))
-    except Refused as error:
-        return line | {"reason": f"not measured: {error}"}
-    spent, read = meter.energy, sum(result.reading.page_s is not None for result in results)
-    each = spent.joules / read if spent.joules is not None and read else None
-    line |= {"pages": read, "seconds": spent.seconds, "joules_per_page": each, "watts": spent.watts}
-    return line | {"how": spent.how, "reason": spent.reason}

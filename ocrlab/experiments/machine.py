@@ -11,12 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
-from ocrlab.machine import hardware
 from ocrlab.machine.attention import SDPA_KERNELS, pinned
 from ocrlab.machine.quarantine import judge
 from ocrlab.machine.worker import Outcome, Worker
@@ -60,11 +56,6 @@ class Finding:
     doubled: int = 0
     run: int = 0
     seconds: float = 0.0
-
-
-def known_builds() -> dict[str, list[str]]:
-    """Return the architecture list of each official build of torch by its CUDA version, from `builds.yaml`."""
-    return dict(yaml.safe_load(Path(hardware.__file__).with_name("builds.yaml").read_text(encoding="utf-8")))
 
 
 def all_variants(base: Settings, dtypes: Iterable[str]) -> list[Settings]:

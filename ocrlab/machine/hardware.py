@@ -137,6 +137,11 @@ def coverage(build: Sequence[str], card: Capability) -> Coverage:
     return Coverage("no", f"no kernel image: this build has {', '.join(build)}; your card is {said}; {_remedy(card)}")
 
 
+def known_builds() -> dict[str, list[str]]:
+    """Return the architecture list of each official build of torch by its CUDA version, from `builds.yaml`."""
+    return dict(yaml.safe_load((Path(__file__).parent / "builds.yaml").read_text(encoding="utf-8")))
+
+
 def _remedy(card: Capability) -> str:
     if card < (7, 5):
         return "CUDA 13 builds end at 7.5: install a CUDA 12.6 build of torch, or use the CPU"
