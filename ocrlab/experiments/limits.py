@@ -56,10 +56,9 @@ def measure_growth(
     """
     import pandas as pd
 
-    if any(settings.device.startswith("cuda") for settings in runs) or choose_device("auto").value != "cpu":
-        limit = None  # a card refuses by itself; on a CPU a quadratic attention must not take the machine down
-    else:
-        limit = memory_limit_bytes or psutil.virtual_memory().available // 2
+    # A card refuses by itself; on a CPU a quadratic attention must not take the machine down.
+    on_card = any(settings.device.startswith("cuda") for settings in runs) or choose_device("auto").value != "cpu"
+    limit = None if on_card else memory_limit_bytes or psutil.virtual_memory().available // 2
     lines: list[dict[str, Any]] = []
     for settings in tqdm(runs, desc="growth", unit="setting"):
         with Worker(limit) as worker:

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from ocrlab import paths
-from ocrlab.experiments.costs import page_costs, timed_rows
 from ocrlab.machine.describe import machine_name
 from ocrlab.machine.energy import Energy
 from ocrlab.study.records import load_findings
@@ -21,6 +20,7 @@ NOTEBOOK = names_of("11-costs")
 PHASES, worth_showing = NOTEBOOK["PHASES"], NOTEBOOK["worth_showing"]
 phase_seconds, sped_up = NOTEBOOK["phase_seconds"], NOTEBOOK["sped_up"]
 bill, measure_power = NOTEBOOK["bill"], NOTEBOOK["measure_power"]
+page_costs, timed_rows = NOTEBOOK["page_costs"], NOTEBOOK["timed_rows"]
 NO_POWER = pd.DataFrame({"machine": [], "set": [], "label": [], "joules_per_page": [], "reason": []})
 FIXED_LENGTH = {"min_new_tokens": 8, "max_new_tokens": 8}
 
