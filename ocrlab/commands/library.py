@@ -15,7 +15,6 @@ from ocrlab.pages.load import finished, is_url, place_of
 from ocrlab.pages.page import Degrade, Truth
 from ocrlab.pages.remote import StoredPage
 from ocrlab.pages.truth import UTF_8
-from ocrlab.paths import write_whole
 from ocrlab.reading.inputs import in_batches
 from ocrlab.reading.loading import image_tokens_of
 from ocrlab.reading.settings import Settings
@@ -207,9 +206,11 @@ def read_items(
 
 
 def _write(file: Path, text: str) -> None:
+    part = file.with_name(f"{file.name}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, (text + "\n" if text else "").encode())
+        part.write_text(text + "\n" if text else "", encoding="utf-8")
+        part.replace(file)
     except OSError as error:
         raise RecordError(
             f"{file}: cannot be written ({error.strerror}); what was read before is kept. {GOES_ON}"
