@@ -153,7 +153,7 @@ def _in_a_run(run: Path) -> Iterator[None]:
             (attention, "all_probes", lambda *asked: probes(*asked)[:2]),
             (machine, "ATTENTIONS", ("sdpa", "flash_attention_2")),
             (machine, "SDPA_KERNELS", ("math",)),
-            (serve, "_server", mock.Mock(side_effect=no_server)),
+            (serve, "running_server", mock.Mock(side_effect=no_server)),
         ):
             stack.enter_context(mock.patch.object(owner, attribute, value))
         yield

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 
 from ocrlab import paths
 from ocrlab.commands.parameters import CommandError
@@ -43,30 +44,21 @@ def ready_run(run: str | None, threshold: float = 0.8) -> int:
     return 0 if found.score >= threshold else 1
 
 
-def fit(
-    model: str,
-    cards: Sequence[str] | None,
-    preset: str | None,
-    dtype: str,
-    batch_size: int,
-    max_new_tokens: int,
-    as_json: bool,
-) -> int:
-    """Print what fits and the time floors, and return 0.
+def fit(model: str, cards: Sequence[str] | None, preset: str | None, as_json: bool, **changes: Any) -> int:
+    """Print what fits and the time floors, and return 0; `changes` are settings, laid over the preset or the model's.
 
     Raises:
         UnknownCard, CheckpointError, SettingError: no such card, model or setting.
     """
     base = load_preset(preset) if preset else Settings(model_id=model)
-    settings = replace(base, dtype=dtype, batch_size=batch_size, max_new_tokens=max_new_tokens)  # type: ignore[arg-type]
+    settings = replace(base, **changes)
     table = fit_table(settings, [card(name) for name in cards] if cards else list(known_cards().values()))
     if as_json:
         for line in table.to_dict("records"):
             print(json.dumps(line))
         return 0
-    print(
-        f"{settings.model_id}, {dtype}, batch {batch_size}, {max_new_tokens} new tokens: predicted, nothing was loaded"
-    )
+    asked = f"{settings.dtype}, batch {settings.batch_size}, {settings.max_new_tokens} new tokens"
+    print(f"{settings.model_id}, {asked}: predicted, nothing was loaded")
     print(fit_matrix(table).to_string())
     print("\nAt best, by the datasheets (seconds; real readings take several times as long):")
     best = table[(table["attention"] == "sdpa") & table["image_tokens"].isin([256, 1280, 4096])]

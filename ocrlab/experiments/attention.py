@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from ocrlab.experiments.machine import Prepare, in_short
 from ocrlab.machine.attention import SDPA_KERNELS, kernel_name, pinned, profiler
+from ocrlab.machine.hardware import tf32
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import attempt, reader_here
@@ -30,7 +29,7 @@ from ocrlab.reading.page_reader import held_in_quarantine
 from ocrlab.reading.reader import Reader, in_this_process
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.outcomes import Status
-from ocrlab.study.plots import COLOURS, GREY, STYLE, blank_figure
+from ocrlab.study.plots import COLOURS, GREY, blank_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,37 +92,11 @@ def keep_reference(settings: Settings, page: Page, file: Path) -> None:
     """Read a page greedily here and keep the answer's tokens and the logits of one pass over them in a file."""
     with tf32(False):  # cuDNN's convolutions use it by default, and the patches pass through one
         reader = in_this_process(reader_here(settings))
-        tokens = answer_tokens(reader, page)
+        tokens = reader.generate(page)
         logits, _ = teacher_forced_logits(reader, page, tokens)
     if not bool(logits.isfinite().all()):
         raise ArithmeticError("the reference's own logits hold NaN or infinity; see reader.trace_nonfinite(page)")
     np.savez(file, tokens=np.array(tokens), logits=logits.numpy())
-
-
-def answer_tokens(reader: Reader, page: Page) -> list[int]:
-    """Return the tokens of a page's answer as the reader's settings generate it, the end's token included."""
-    import torch
-
-    tensors = reader.tensors(page.open())
-    with torch.inference_mode(), pinned(reader.settings.sdpa_kernel):
-        output = reader.model.generate(**tensors)
-    return [int(token) for token in output[0, tensors["input_ids"].shape[1] :]]
-
-
-@contextmanager
-def tf32(on: bool) -> Iterator[None]:
-    """Let float32 products and convolutions use TF32 inside the block, or forbid it; other devices ignore both."""
-    import torch
-
-    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [place.allow_tf32 for place in places]
-    for place in places:
-        place.allow_tf32 = on
-    try:
-        yield
-    finally:
-        for place, was in zip(places, before, strict=True):
-            place.allow_tf32 = was
 
 
 def distance_here(settings: Settings, page: Page, file: Path, prepare: Prepare | None = None) -> dict[str, Any]:
@@ -287,8 +260,7 @@ def phases_plot(speed: pd.DataFrame) -> Figure:
 
     Medians with quartiles over a page's repetitions; what could not run is in the legend, grey, with its reason.
     """
-    with plt.style.context(STYLE):
-        figure, panels = plt.subplots(1, 3, figsize=(9.5, 3.6))
+    figure, panels = blank_figure(9.5, 3.6, ncols=3)
     for axes, phase in zip(panels, ("vision", "prefill", "decode"), strict=True):
         for i, (variant, mine) in enumerate(speed.groupby("variant", sort=False)):
             known = mine.dropna(subset=[f"{phase}_s"])
@@ -305,7 +277,6 @@ def phases_plot(speed: pd.DataFrame) -> Figure:
         axes.set_ylim(0, None)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
-    plt.close(figure)
     return figure
 
 

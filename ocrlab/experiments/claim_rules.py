@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import pandas as pd
 from packaging.version import Version
 
 from ocrlab.experiments.assertion import overflow_words
@@ -16,10 +15,6 @@ from ocrlab.machine.hardware import coverage
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import bootstrap_median
 from ocrlab.study.compare import failures, interval_of, name_variants, ratio, ratio_words
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 _GIB = 2**30
 _BROKEN = ("wrong", "crashed", "timed out")

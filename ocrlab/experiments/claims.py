@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader
 
@@ -17,7 +18,6 @@ from ocrlab.experiments.evidence import OPEN, Answer, Evidence, Kind, Tables
 from ocrlab.experiments.readiness import Readiness, check_readiness
 
 if TYPE_CHECKING:
-    import pandas as pd
     from IPython.display import HTML
 
 
@@ -39,11 +39,11 @@ class Claim:
     model: Literal["any", "2B", "2B shapes"]
     confirmed_by: str
     refuted_by: str
-    needs: tuple[str, ...]
     notebook: str
     heading: str
-    known: tuple[dict[str, str], ...]
-    also: tuple[str, ...] = ()
+    needs: Sequence[str] = ()
+    also: Sequence[str] = ()
+    known: Sequence[dict[str, str]] = ()
 
     @property
     def rule(self) -> Callable[[Tables], Answer]:
@@ -71,8 +71,7 @@ class ClaimVerdict:
 def load_claims() -> tuple[Claim, ...]:
     """Return the claims of `claims.yaml`, in its order."""
     entries = yaml.safe_load((_HERE / "claims.yaml").read_text(encoding="utf-8"))
-    lists = ("needs", "also", "known")
-    return tuple(Claim(**(entry | {name: tuple(entry.get(name, ())) for name in lists})) for entry in entries)
+    return tuple(Claim(**entry) for entry in entries)
 
 
 def verdicts(folder: Path | None = None, ids: Sequence[str] = ()) -> list[ClaimVerdict]:

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from ocrlab import paths
 from ocrlab.reading.settings import Settings
 from ocrlab.study.records import readings_in, record_files, rows_of, setting_label
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def run_folders(results: Path, names: Sequence[str] = ()) -> list[Path]:
@@ -73,8 +72,6 @@ def rows_across(folders: Iterable[Path]) -> pd.DataFrame:
     Raises:
         RecordError: a damaged file; the message names it and the line.
     """
-    import pandas as pd
-
     table = pd.DataFrame(
         row | {"run": folder.name, "setting": _setting(record["asked"], record["actual"])}
         for folder in folders

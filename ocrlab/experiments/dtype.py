@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ocrlab.experiments.attention import answer_tokens, distance, teacher_forced_logits, tf32
+from ocrlab.experiments.attention import distance, teacher_forced_logits
 from ocrlab.experiments.machine import Prepare
-from ocrlab.machine.attention import pinned
+from ocrlab.machine.hardware import tf32
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import reader_here
 from ocrlab.reading.reader import in_this_process
@@ -51,14 +51,11 @@ def largest_here(settings: Settings, page: Page, prepare: Prepare | None = None)
     `value` is output, input (of modules without parts: what arises between modules shows there) or scores (QK^T of an
     attention, unscaled); `part` is vision or text; `bits` says how often it may double before float16 ends.
     """
-    import torch
-
     reader = in_this_process(reader_here(settings))
     if prepare is not None:
         prepare()
-    tensors = reader.tensors(page.open())
-    with torch.inference_mode(), pinned(settings.sdpa_kernel), _watched(reader.model) as largest:
-        reader.model.generate(**tensors, do_sample=False)
+    with _watched(reader.model) as largest:
+        reader.generate(page, do_sample=False)
     lines = []
     for (module, value), tensor in largest.items():
         most: float | None = float(tensor) if bool(tensor.isfinite()) else None
@@ -136,7 +133,7 @@ def tf32_here(settings: Settings, page: Page, repeats: int) -> dict[str, Any]:
     """Return what TF32 changes for a page here: passes without and with it in turns, the first pair not timed."""
     reader = in_this_process(reader_here(settings))
     with tf32(False):
-        tokens = answer_tokens(reader, page)
+        tokens = reader.generate(page)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     logits = {}
     for _ in range(repeats + 1):

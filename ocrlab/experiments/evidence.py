@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import pandas as pd
 
 from ocrlab.study.records import load_findings, load_rows, record_files
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-Tables = Mapping[str, "pd.DataFrame"]
+Tables = Mapping[str, pd.DataFrame]
 Kind = Literal["confirmed", "refuted", "not settled here"]
 CONFIRMED: Kind = "confirmed"
 REFUTED: Kind = "refuted"

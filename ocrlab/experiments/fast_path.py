@@ -11,7 +11,6 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from ocrlab.machine.attention import pinned
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import attempt, reader_here
@@ -61,12 +60,16 @@ def _parts_here(settings: Settings, page: Page, new_tokens: int) -> dict[str, di
                 tally.operators[tally.part] += 1
             return func(*args, **(kwargs or {}))
 
+    def generate() -> None:
+        tally.steps, tally.since = -1, time.perf_counter()
+        reader.generate(page, min_new_tokens=new_tokens, max_new_tokens=new_tokens, logits_processor=[tally])
+
     with _parts(reader, tally):
-        _generate(reader, page, new_tokens, tally)  # for the time; the first also warms up
-        _generate(reader, page, new_tokens, tally)
+        generate()  # for the time; the first also warms up
+        generate()
         seconds = tally.per_step(tally.seconds)
         with Count():
-            _generate(reader, page, new_tokens, tally)
+            generate()
     return {"operators": tally.per_step(tally.operators), "host_s": seconds}
 
 
@@ -109,15 +112,6 @@ class _Tally:
 
     def per_step(self, amounts: defaultdict[str, float]) -> dict[str, float]:
         return {part: amounts[part] / max(self.steps, 1) for part in PARTS}
-
-
-def _generate(reader: Reader, page: Page, new_tokens: int, tally: _Tally) -> None:
-    import torch
-
-    tensors = reader.tensors(page.open())
-    tally.steps, tally.since = -1, time.perf_counter()
-    with torch.inference_mode(), pinned(reader.settings.sdpa_kernel):
-        reader.model.generate(**tensors, min_new_tokens=new_tokens, max_new_tokens=new_tokens, logits_processor=[tally])
 
 
 @contextmanager

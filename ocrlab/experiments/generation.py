@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.study.compare import compare, endings, summarise
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 GREEDY, OWN = "greedy", "checkpoint's own"
 _SAME_COST = 0.25

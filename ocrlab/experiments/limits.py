@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-import os
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -24,7 +22,7 @@ from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.machine.hardware import Machine
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
-from ocrlab.reading.checkpoints import CheckpointError, locate
+from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.limits import predict, shapes_of
 from ocrlab.reading.reader import Reader, in_this_process
@@ -58,10 +56,9 @@ def measure_growth(
     """
     import pandas as pd
 
-    if any(settings.device.startswith("cuda") for settings in runs) or choose_device("auto").value != "cpu":
-        limit = None  # a card refuses by itself; on a CPU a quadratic attention must not take the machine down
-    else:
-        limit = memory_limit_bytes or psutil.virtual_memory().available // 2
+    # A card refuses by itself; on a CPU a quadratic attention must not take the machine down.
+    on_card = any(settings.device.startswith("cuda") for settings in runs) or choose_device("auto").value != "cpu"
+    limit = None if on_card else memory_limit_bytes or psutil.virtual_memory().available // 2
     lines: list[dict[str, Any]] = []
     for settings in tqdm(runs, desc="growth", unit="setting"):
         with Worker(limit) as worker:
@@ -122,10 +119,7 @@ def growth_exponents(growth: pd.DataFrame, largest: int = 3) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-# Seconds and bytes of a load, from a cold file cache and from a warm one.
-
-
-Cache = Literal["cold", "warm", "none"]
+# Seconds and bytes of a load.
 
 
 def load_here(settings: Settings, page: Page, new_tokens: int) -> dict[str, Any]:
@@ -145,53 +139,6 @@ def load_here(settings: Settings, page: Page, new_tokens: int) -> dict[str, Any]
                 return {"status": reading.status, "reason": reading.reason}
             found |= {name: reading.peak_memory_bytes, "image_tokens": reading.image_tokens, "tokens": reading.tokens}
     return found
-
-
-def set_file_cache(settings: Settings, cache: Cache) -> str:
-    """Let the system hold the weights' files in memory (`warm`) or none of them (`cold`); return why not, or nothing.
-
-    `none` is for random weights, which have no file.
-    """
-    if cache == "none":
-        return ""
-    try:
-        files = sorted(locate(settings).folder.glob("*.safetensors"))
-    except CheckpointError as error:
-        return str(error)
-    for file in files:
-        if cache == "warm":
-            with file.open("rb") as opened:
-                while opened.read(1 << 24):
-                    pass
-        elif reason := drop_from_cache(file):
-            return reason
-    return ""
-
-
-def drop_from_cache(file: Path) -> str:
-    """Let the system forget a file's bytes, so that the next reading comes from the disk; return why not, or nothing.
-
-    Linux only, and only where the file system can say what it still holds (`preadv2` with RWF_NOWAIT).
-    """
-    if not hasattr(os, "posix_fadvise") or not hasattr(os, "RWF_NOWAIT"):
-        return "this system has no way to drop a file from its cache: a load from disk was not measured"
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        try:
-            held = statistics.mean(_held(opened.fileno(), at) for at in range(0, file.stat().st_size, 1 << 20))
-        except OSError:
-            return f"this file system does not say what it holds of {file.name}, so 'cold' cannot be known"
-    if held > 0.02:
-        return f"{held:.0%} of {file.name} stayed in memory, held by another process; end other readers of this model"
-    return ""
-
-
-def _held(descriptor: int, offset: int) -> bool:
-    try:
-        return os.preadv(descriptor, [bytearray(4096)], offset, os.RWF_NOWAIT) > 0
-    except BlockingIOError:
-        return False
 
 
 # Predicted against measured: memory by image tokens, and time against the floor of this machine.

@@ -11,14 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
-from ocrlab.machine import hardware
-from ocrlab.machine.attention import SDPA_KERNELS, pinned
-from ocrlab.machine.quarantine import judge
+from ocrlab.machine.attention import SDPA_KERNELS
+from ocrlab.machine.quarantine import Variant, judge
 from ocrlab.machine.worker import Outcome, Worker
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import reader_here
@@ -38,33 +34,7 @@ Prepare = Callable[[], None]
 ROUNDING = {"float32": 1e-4, "bfloat16": 0.5, "float16": 0.15}
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 _TIMEOUT_S = 600
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What the canary says of one setting. `first_difference` is the first token that differs, None where none does.
-
-    `error` is the largest difference of a logit up to there, `bound` what rounding explains, both in standard
-    deviations of the step's logits; `doubled` counts words that follow themselves, `run` is the longest of one token.
-    """
-
-    dtype: str
-    attn_implementation: str
-    sdpa_kernel: str | None
-    verdict: Verdict
-    reason: str = ""
-    tokens: int = 0
-    first_difference: int | None = None
-    error: float | None = None
-    bound: float | None = None
-    doubled: int = 0
-    run: int = 0
-    seconds: float = 0.0
-
-
-def known_builds() -> dict[str, list[str]]:
-    """Return the architecture list of each official build of torch by its CUDA version, from `builds.yaml`."""
-    return dict(yaml.safe_load(Path(hardware.__file__).with_name("builds.yaml").read_text(encoding="utf-8")))
+_NUMBERS = {"tokens": 0, "first_difference": None, "error": None, "bound": None, "doubled": 0, "run": 0}
 
 
 def all_variants(base: Settings, dtypes: Iterable[str]) -> list[Settings]:
@@ -78,11 +48,15 @@ def all_variants(base: Settings, dtypes: Iterable[str]) -> list[Settings]:
     ]
 
 
-def run_canary(runs: Sequence[Settings], page: Page, prepare: Prepare | None = None) -> Iterator[Finding]:
-    """Yield a finding for each setting, read in a process that may die; faulty ones are put into quarantine.
+def run_canary(runs: Sequence[Settings], page: Page, prepare: Prepare | None = None) -> Iterator[dict[str, Any]]:
+    """Yield a row for each setting, read in a process that may die; faulty ones are put into quarantine.
+
+    `first_difference` is the first token that differs, None where none does; `error` is the largest difference of a
+    logit up to there, `bound` what rounding explains, both in standard deviations of the step's logits; `doubled`
+    counts words that follow themselves, `run` is the longest of one token.
 
     The reference (float32, sdpa, math) is read without `prepare`. Where it cannot be read, nothing is judged, and every
-    finding says why.
+    row says why.
     """
     exact = replace(runs[0], dtype="float32", attn_implementation="sdpa", sdpa_kernel="math")
     with Worker() as worker:
@@ -92,10 +66,9 @@ def run_canary(runs: Sequence[Settings], page: Page, prepare: Prepare | None = N
             if reference.ok:
                 outcome = worker.call(generate, settings, page, prepare, timeout_s=_TIMEOUT_S)
             finding = _finding(settings, outcome, reference.value)
-            if reference.ok and finding.verdict in {"faulty", "same text", "within rounding", "crashed"}:
-                bad = finding.verdict in {"faulty", "crashed"}
-                variant = (settings.dtype, settings.attn_implementation, settings.sdpa_kernel)
-                judge({variant: f"{finding.reason} ({settings.model_id})" if bad else None})
+            if reference.ok and finding["verdict"] in {"faulty", "same text", "within rounding", "crashed"}:
+                bad = finding["verdict"] in {"faulty", "crashed"}
+                judge({_variant(settings): f"{finding['reason']} ({settings.model_id})" if bad else None})
             yield finding
 
 
@@ -106,7 +79,6 @@ def generate(settings: Settings, page: Page, prepare: Prepare | None = None) -> 
     if prepare is not None:
         prepare()
     reader = in_this_process(reader_here(settings))
-    tensors = reader.tensors(page.open())
     steps: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def note(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -115,19 +87,17 @@ def generate(settings: Settings, page: Page, prepare: Prepare | None = None) -> 
         steps.append((top.indices, (top.values - wide.mean()) / wide.std()))
         return scores
 
-    with torch.inference_mode(), pinned(settings.sdpa_kernel):
-        output = reader.model.generate(**tensors, logits_processor=[note])
-    ids = output[0, tensors["input_ids"].shape[1] :].tolist()
+    ids = reader.generate(page, logits_processor=[note])
     text = reader.builder.tokenizer.decode(ids, skip_special_tokens=True)
-    logits = torch.stack([values for _, values in steps])
-    top_ids = torch.stack([indices for indices, _ in steps]).tolist()
-    finite = bool(logits.isfinite().all())
-    return Generation(
-        tuple(ids), text, tuple(map(tuple, top_ids)), tuple(map(tuple, logits.nan_to_num().tolist())), finite
-    )
+    top_ids, logits = map(torch.stack, zip(*steps, strict=True))
+    return Generation(ids, text, top_ids.tolist(), logits.nan_to_num().tolist(), bool(logits.isfinite().all()))
 
 
-def _finding(settings: Settings, outcome: Outcome, reference: Generation) -> Finding:
+def _variant(settings: Settings) -> Variant:
+    return settings.dtype, settings.attn_implementation, settings.sdpa_kernel
+
+
+def _finding(settings: Settings, outcome: Outcome, reference: Generation) -> dict[str, Any]:
     verdict: Verdict
     if outcome.ok:
         bound = ROUNDING[settings.dtype]
@@ -135,14 +105,13 @@ def _finding(settings: Settings, outcome: Outcome, reference: Generation) -> Fin
     else:
         verdict = "timed out" if outcome.kind == "timeout" else "crashed" if outcome.fatal else "unsupported"
         reason, numbers = outcome.reason, {}
-    variant = (settings.dtype, settings.attn_implementation, settings.sdpa_kernel)
-    return Finding(*variant, verdict, reason, seconds=outcome.seconds, **numbers)
+    row = dict(zip(("dtype", "attn_implementation", "sdpa_kernel"), _variant(settings), strict=True))
+    return row | {"verdict": verdict, "reason": reason} | _NUMBERS | numbers | {"seconds": outcome.seconds}
 
 
 # Two greedy generations: how far they agree where they share a prefix, and what either repeats.
 
 
-Agreement = Literal["same text", "within rounding", "faulty"]
 TOP = 16
 
 
@@ -150,16 +119,16 @@ TOP = 16
 class Generation:
     """A greedy generation: tokens, text, and at each step the highest logits in standard deviations from their mean."""
 
-    tokens: tuple[int, ...]
+    tokens: Sequence[int]
     text: str
-    top_ids: tuple[tuple[int, ...], ...]
-    top_logits: tuple[tuple[float, ...], ...]
+    top_ids: Sequence[Sequence[int]]
+    top_logits: Sequence[Sequence[float]]
     finite: bool
 
 
 def compare(
     found: Generation, reference: Generation, bound: float, text_means_nothing: bool = False
-) -> tuple[Agreement, str, dict[str, Any]]:
+) -> tuple[Verdict, str, dict[str, Any]]:
     """Return verdict, reason and the finding's numbers for a generation against the reference."""
     pairs = zip(found.tokens, reference.tokens, strict=False)
     shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(found.tokens), len(reference.tokens)))
@@ -188,7 +157,7 @@ def doubled_words(text: str) -> int:
     return sum(a == b for a, b in pairwise(words))
 
 
-def longest_run(tokens: tuple[int, ...]) -> int:
+def longest_run(tokens: Sequence[int]) -> int:
     """Return the longest run of one token, 0 for none."""
     return max((len(list(group)) for _, group in groupby(tokens)), default=0)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import pandas as pd
 import yaml
 
 from ocrlab.experiments.evidence import Evidence
@@ -14,10 +15,6 @@ from ocrlab.machine.hardware import CONTEXT_BYTES
 from ocrlab.pages.load import OWN_SETS
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.compare import interval_of
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 State = Literal["pass", "fail", "not measured"]
 Limits = dict[str, Any]
@@ -226,8 +223,6 @@ class Readiness:
 
     def table(self) -> pd.DataFrame:
         """Return one line per check, with the model."""
-        import pandas as pd
-
         own = {"model_id": self.model_id, "weights": "pretrained"}
         return pd.DataFrame([asdict(check) | own for check in self.checks])
 

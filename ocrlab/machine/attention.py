@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ocrlab.machine.worker import Outcome, Worker
 
@@ -114,7 +114,6 @@ def kernel_name(event: str) -> str:
     return next(filter(None, found.groups()), "") if found else ""
 
 
-Verdict = Literal["works", "wrong", "unsupported", "not installed", "crashed", "timed out"]
 SDPA_KERNELS = ("math", "flash", "efficient", "cudnn")
 DTYPES = ("float32", "bfloat16", "float16")
 # (batch, query heads, key heads, query tokens, key tokens, width): Qwen2-VL-2B's own, on a page of 256 image tokens.
@@ -126,6 +125,7 @@ _SHAPES = {
 }
 CASES = tuple(_SHAPES)
 _PADDING = 100
+_BLANK = {"verdict": "", "reason": "", "error": None, "bound": None, "took": "", "seconds": 0.0}
 _REMEDIES = {
     "flash_attention_2": "use sdpa: wheels end at torch 2.8, and Windows has none; else it is a source build",
     "flash_attention_3": "it is built from source and for Hopper; use sdpa",
@@ -145,49 +145,32 @@ class Probe:
     device: str = "cpu"
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a probe showed. `error` is the relative error (Frobenius norm) to float64, `bound` what rounding explains.
-
-    `took` names the kernel that ran, as the profiler saw it.
-    """
-
-    probe: Probe
-    verdict: Verdict
-    reason: str = ""
-    error: float | None = None
-    bound: float | None = None
-    took: str = ""
-    seconds: float = 0.0
-
-    def row(self) -> dict[str, Any]:
-        """Return everything by name, flat."""
-        row = asdict(self)
-        return row.pop("probe") | row
-
-
 def all_probes(device: str, dtypes: Sequence[str] = DTYPES) -> list[Probe]:
     """Return every attention × kernel × dtype × case for a device."""
     variants = [(name, None) for name in ATTENTIONS] + [("sdpa", kernel) for kernel in SDPA_KERNELS]
     return [Probe(name, kernel, dtype, case, device) for name, kernel in variants for dtype in dtypes for case in CASES]
 
 
-def run_probes(probes: Sequence[Probe], timeout_s: float = 120) -> Iterator[Result]:
-    """Yield each probe's result; a probe that kills its process costs that result only."""
+def run_probes(probes: Sequence[Probe], timeout_s: float = 120) -> Iterator[dict[str, Any]]:
+    """Yield each probe as a row with what it showed; a probe that kills its process costs that row only.
+
+    `verdict` is works, wrong, unsupported, not installed, crashed or timed out, with the reason unless it works.
+    `error` is the relative error (Frobenius norm) to float64, `bound` what rounding explains; `took` names the kernel
+    that ran, as the profiler saw it.
+    """
     with Worker() as worker:
         for probe in probes:
-            yield _result(probe, worker.call(launch, probe, timeout_s=timeout_s))
+            outcome = worker.call(launch, probe, timeout_s=timeout_s)
+            shown = outcome.value if outcome.ok else _failure(probe, outcome)
+            yield asdict(probe) | _BLANK | shown | {"seconds": outcome.seconds}
 
 
-def _result(probe: Probe, outcome: Outcome) -> Result:
-    if outcome.ok:
-        return Result(probe, **outcome.value, seconds=outcome.seconds)
+def _failure(probe: Probe, outcome: Outcome) -> dict[str, str]:
     if outcome.fatal:
-        verdict: Verdict = "timed out" if outcome.kind == "timeout" else "crashed"
-        return Result(probe, verdict, outcome.reason, seconds=outcome.seconds)
+        return {"verdict": "timed out" if outcome.kind == "timeout" else "crashed", "reason": outcome.reason}
     missing = outcome.reason.startswith(("ModuleNotFoundError", "ImportError"))
     reason = f"{outcome.reason[:300]}; {_REMEDIES.get(probe.attention, 'use sdpa, or eager')}"
-    return Result(probe, "not installed" if missing else "unsupported", reason, seconds=outcome.seconds)
+    return {"verdict": "not installed" if missing else "unsupported", "reason": reason}
 
 
 def launch(probe: Probe) -> dict[str, Any]:

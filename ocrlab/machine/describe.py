@@ -152,13 +152,6 @@ def describe_stack() -> dict[str, Any]:
     }
 
 
-def stack_facts(stack: dict[str, Any]) -> dict[str, Any]:
-    """Return of `describe_stack` what rows are judged by, flat: machine, card, build; no folder or user name."""
-    own = ("system", "wsl", "torch_cuda", "cudnn", "arch_list", "cpu_abilities", "laptop")
-    kept = {name: stack[name] for name in own} | {"flash_attn": stack["versions"].get("flash-attn")}
-    return stack["machine"] | stack["gpu_details"] | kept
-
-
 def choose_device(asked: str) -> Choice:
     """Return the device for `asked` (auto, cpu, cuda, cuda:N, mps).
 

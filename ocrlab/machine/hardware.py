@@ -11,7 +11,8 @@ from __future__ import annotations
 import difflib
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from ocrlab.machine.describe import describe_machine, machine_name
-from ocrlab.scoring.statistics import Spread, median_spread
+from ocrlab.scoring.statistics import median_spread
 
 # What a CUDA context and its libraries hold beside a model, and what the allocator cannot use: as seen by others on
 # RTX 50 cards (0.4 to 0.6 GiB); to be measured on each card.
@@ -84,12 +85,12 @@ def measured_machine(dtype: str, device: str = "cpu") -> Machine:
     Raises:
         ValueError: the device cannot compute in the dtype.
     """
-    found = {m.ceiling: m.spread for m in measure_ceilings(device, (dtype,))}
+    found = {row["ceiling"]: row.get("median") for row in measure_ceilings(device, (dtype,))}
     gemv, matmul = found["gemv"], found["matmul"]
     if gemv is None or matmul is None:
         raise ValueError(f"{dtype} cannot be measured on {device}: see 01-machine")
     held = describe_machine()["gpu_memory_bytes" if device.startswith("cuda") else "memory_bytes"]
-    return Machine(machine_name(), held, gemv.median * 1e9, matmul.median * 1e12, "measured here", device.split(":")[0])
+    return Machine(machine_name(), held, gemv * 1e9, matmul * 1e12, "measured here", device.split(":")[0])
 
 
 class Coverage(NamedTuple):
@@ -137,6 +138,11 @@ def coverage(build: Sequence[str], card: Capability) -> Coverage:
     return Coverage("no", f"no kernel image: this build has {', '.join(build)}; your card is {said}; {_remedy(card)}")
 
 
+def known_builds() -> dict[str, list[str]]:
+    """Return the architecture list of each official build of torch by its CUDA version, from `builds.yaml`."""
+    return dict(yaml.safe_load((Path(__file__).parent / "builds.yaml").read_text(encoding="utf-8")))
+
+
 def _remedy(card: Capability) -> str:
     if card < (7, 5):
         return "CUDA 13 builds end at 7.5: install a CUDA 12.6 build of torch, or use the CPU"
@@ -145,19 +151,10 @@ def _remedy(card: Capability) -> str:
     return "install the default build of a current torch"
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One ceiling: its spread over repetitions in `unit`, or the reason why it could not be measured."""
+def measure_ceilings(device: str, dtypes: tuple[str, ...] = (), repeats: int = 7) -> list[dict[str, Any]]:
+    """Return copy and gemv bandwidth (GB/s) and matmul rate (TFLOP/s) per dtype, each after a warm-up: a row each.
 
-    ceiling: Ceiling
-    dtype: str
-    unit: str
-    spread: Spread | None
-    reason: str = ""
-
-
-def measure_ceilings(device: str, dtypes: tuple[str, ...] = (), repeats: int = 7) -> list[Measured]:
-    """Return copy and gemv bandwidth (GB/s) and matmul rate (TFLOP/s) per dtype, each after a warm-up.
+    A row has `ceiling`, `dtype`, `unit` and the repetitions' `Spread`, or the `reason` why it could not be measured.
 
     `dtypes` defaults to float32, tf32 (float32 tensors with TF32 on, CUDA only), bfloat16, float16 and
     float8_e4m3fn where the card has it. Bytes count what must cross: read and written for a copy, the matrix for gemv.
@@ -178,23 +175,34 @@ def _dtypes(device: str) -> tuple[str, ...]:
     return ("float32", "tf32", "bfloat16", "float16", *fp8)
 
 
-def _measure(ceiling: Ceiling, dtype: str, device: str, repeats: int) -> Measured:
+@contextmanager
+def tf32(on: bool) -> Iterator[None]:
+    """Let float32 products and convolutions use TF32 inside the block, or forbid it; other devices ignore both."""
     import torch
 
-    unit = _UNITS[ceiling]
-    if dtype.startswith("float8") and ceiling == "gemv":
-        return Measured(ceiling, dtype, unit, None, "torch has no matrix-vector product in float8")
-    matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, dtype == "tf32"
+    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [place.allow_tf32 for place in places]
+    for place in places:
+        place.allow_tf32 = on
     try:
-        work, amount = _work(ceiling, "float32" if dtype == "tf32" else dtype, device)
-        seconds = _timed(work, device, repeats)
-    except (RuntimeError, NotImplementedError) as error:
-        return Measured(ceiling, dtype, unit, None, " ".join(str(error).split())[:200])
+        yield
     finally:
-        matmul.allow_tf32 = before
+        for place, was in zip(places, before, strict=True):
+            place.allow_tf32 = was
+
+
+def _measure(ceiling: Ceiling, dtype: str, device: str, repeats: int) -> dict[str, Any]:
+    row = {"ceiling": ceiling, "dtype": dtype, "unit": _UNITS[ceiling], "reason": ""}
+    if dtype.startswith("float8") and ceiling == "gemv":
+        return row | {"reason": "torch has no matrix-vector product in float8"}
+    try:
+        with tf32(dtype == "tf32"):
+            work, amount = _work(ceiling, "float32" if dtype == "tf32" else dtype, device)
+            seconds = _timed(work, device, repeats)
+    except (RuntimeError, NotImplementedError) as error:
+        return row | {"reason": " ".join(str(error).split())[:200]}
     scale = 1e12 if ceiling == "matmul" else 1e9
-    return Measured(ceiling, dtype, unit, median_spread([amount / s / scale for s in seconds]))
+    return row | median_spread([amount / s / scale for s in seconds])._asdict()
 
 
 def _work(ceiling: Ceiling, dtype: str, device: str) -> tuple[Callable[[], Any], float]:

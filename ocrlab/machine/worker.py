@@ -12,11 +12,12 @@ import pickle
 import signal
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import psutil
 
@@ -58,7 +59,18 @@ class Outcome:
         return self.kind not in {"ok", "exception"}
 
 
-class Worker:
+class Closes(contextlib.AbstractContextManager):
+    """What is used as a context manager and closed at its end."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what is held."""
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Worker(Closes):
     """A long-lived process that runs one function after another and keeps what they leave in its modules.
 
     It starts at the first call, and again at the first call after it died, and ends when its caller does.
@@ -77,12 +89,6 @@ class Worker:
         self._running = False
         self._stop_by: float | None = None
         self._limit_bytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def pid(self) -> int | None:

@@ -7,8 +7,9 @@ import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
-from typing import Any, Self
+from typing import Any
 
+from ocrlab.machine.worker import Closes
 from ocrlab.pages import Page
 from ocrlab.reading.isolated import PageResult, Refused
 from ocrlab.reading.loading import image_tokens_of
@@ -127,7 +128,7 @@ class _Machine:
         yield from function(*given)
 
 
-class Cluster:
+class Cluster(Closes):
     """A pool of readers over the machines of a Ray cluster, with a `ReaderPool`'s interface: `stream`, `stop`, `close`.
 
     Every machine needs this package, and the pages under the same paths. `options` are those of a `ReaderPool`, of
@@ -143,12 +144,6 @@ class Cluster:
         self.settings, self.options = settings, options
         self.troubles: list[str] = []
         self._stopped = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def stream(self, batches: Iterable[Sequence[Page]]) -> Iterator[list[PageResult]]:
         """Yield the results of batches as the machines end them.

@@ -38,7 +38,10 @@ class Tower:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Vision tower, text layers, and what lies between, in parameters; `cell_pixels` is one image token's area."""
+    """Vision tower, text layers, and what lies between, in parameters; a tied head has none of its own.
+
+    `cell_pixels` is one image token's area.
+    """
 
     vision: Tower
     text: Tower
@@ -48,11 +51,6 @@ class Shapes:
     patch_values: int
     merge: int
     cell_pixels: int
-
-    @property
-    def parameters(self) -> int:
-        """All parameters; a tied head counts once."""
-        return self.vision.parameters + self.text.parameters + self.embedding_parameters + self.head_parameters
 
 
 def shapes_of(settings: Settings) -> Shapes:
@@ -105,15 +103,10 @@ class Memory:
     logits_bytes: int
 
     @property
-    def activations_bytes(self) -> int:
-        """The most that a reading holds above the loaded weights."""
-        decode = self.prefill_bytes + self.kv_cache_bytes + self.logits_bytes
-        return self.inputs_bytes + max(self.vision_bytes, decode)
-
-    @property
     def peak_bytes(self) -> int:
         """Weights and the most that a reading holds above them."""
-        return self.weights_bytes + self.activations_bytes
+        decode = self.prefill_bytes + self.kv_cache_bytes + self.logits_bytes
+        return self.weights_bytes + self.inputs_bytes + max(self.vision_bytes, decode)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, Self, overload
+from typing import Any, overload
 
 from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.machine.quarantine import reason_against
+from ocrlab.machine.worker import Closes
 from ocrlab.pages import Page
 from ocrlab.reading.families import Builder
 from ocrlab.reading.inputs import Prepared, in_batches, page_tokens, prepare
@@ -15,7 +16,7 @@ from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings, is_endpoint
 
 
-class PageReader(Protocol):
+class PageReader(Closes):
     """A model with its settings in force.
 
     `actual` holds every setting as read back, `load_s` the seconds from nothing to confirmed, `weight_bytes` the
@@ -37,16 +38,6 @@ class PageReader(Protocol):
     @abstractmethod
     def read_prepared(self, batch: Prepared) -> list[Reading]:
         """Return the readings of a batch that `prepare` made ready for the settings in force."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free what the reader holds."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @overload
     def read(self, pages: Page) -> Reading: ...

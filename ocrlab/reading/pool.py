@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Any, Self
+from typing import Any
 
-from ocrlab.machine.worker import Outcome
+from ocrlab.machine.worker import Closes, Outcome
 from ocrlab.pages import Page
 from ocrlab.reading.inputs import in_batches
 from ocrlab.reading.isolated import IsolatedReader, PageResult, Refused, ending
@@ -91,7 +91,7 @@ class _Member(IsolatedReader):
         self.refused: Refused | None = None
 
 
-class ReaderPool:
+class ReaderPool(Closes):
     """Reads pages with one isolated reader per device; `stream` yields results as they come, `stop` ends early.
 
     `devices` are settings of that name, one a reader, and may repeat; by default there is one reader. `processes`
@@ -122,12 +122,6 @@ class ReaderPool:
         self.workers = len(self.readers)
         self.apply(settings)
         self._queue = _Queue()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def apply(self, settings: Settings) -> None:
         """Have other settings in force from the next page on; a model is loaded only where they need another one."""

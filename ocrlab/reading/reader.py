@@ -152,17 +152,26 @@ class Reader(PageReader):
         built = self.builder.build([image], self.settings.prompt)
         return {name: tensor.to(self.device) for name, tensor in built.tensors.items()}
 
+    def generate(self, page: Page, **options: Any) -> list[int]:
+        """Return the tokens that the model writes for a page; `options` go to its `generate`, over the settings.
+
+        Raises what `page.open` raises for a bad page.
+        """
+        import torch
+
+        tensors = self.tensors(page.open())
+        with torch.inference_mode(), pinned(self.settings.sdpa_kernel):
+            output = self.model.generate(**tensors, **options)
+        return [int(token) for token in output[0, tensors["input_ids"].shape[1] :]]
+
     def trace_nonfinite(self, page: Page) -> Trace | None:
         """Read a page greedily and return where the first NaN or infinity arose, or None where all stayed finite.
 
         Slow: it waits for the device at every module. Raises what `page.open` raises for a bad page.
         """
-        import torch
-
-        tensors = self.tensors(page.open())
-        with torch.inference_mode(), pinned(self.settings.sdpa_kernel), tracing(self.model):
+        with tracing(self.model):
             try:
-                self.model.generate(**tensors, do_sample=False)
+                self.generate(page, do_sample=False)
             except NotFinite as found:
                 return found.trace
         return None

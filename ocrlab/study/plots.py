@@ -24,10 +24,13 @@ GREY = "#999999"
 STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
-def blank_figure(width: float = 7.0, height: float = 3.8) -> tuple[Figure, Any]:
-    """Return an empty figure in the style of `figures.mplstyle` and its axes; sizes in inches."""
+def blank_figure(width: float = 7.0, height: float = 3.8, **grid: Any) -> tuple[Figure, Any]:
+    """Return an empty figure in the style of `figures.mplstyle` and its axes; sizes in inches.
+
+    `grid` is what `plt.subplots` takes for several axes: `nrows`, `ncols`, `sharey` and so on.
+    """
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(figsize=(width, height))
+        figure, axes = plt.subplots(figsize=(width, height), **grid)
     plt.close(figure)  # the notebook shows what a cell returns, once
     return figure, axes
 
@@ -48,15 +51,13 @@ def show_pages(pages: list[Page], columns: int = 2) -> Figure:
     widest = max(image.width for image in images)
     tallest = max(image.height for image in images) / widest
     height = min(9.0, rows * max(0.9, 0.5 + tallest * 7.5 / columns))
-    with plt.style.context(STYLE):
-        figure, grid = plt.subplots(rows, columns, figsize=(7.5, height), squeeze=False)
+    figure, grid = blank_figure(7.5, height, nrows=rows, ncols=columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     for axes, page, image in zip(grid.flat, pages, images, strict=False):
         axes.imshow(image)
         axes.set_xlim(0, widest)
         axes.set_title(page.id, fontsize=8)
-    plt.close(figure)
     return figure
 
 

@@ -13,7 +13,6 @@ import torch
 from matplotlib.figure import Figure
 
 from ocrlab.experiments.attention import (
-    answer_tokens,
     contrast_table,
     distance,
     divergence_plot,
@@ -98,7 +97,7 @@ def test_rounding_shows_in_its_order_and_what_cannot_run_keeps_its_line(measured
 
 def test_teacher_forced_logits_are_those_of_the_generation(pages: list[Page]) -> None:
     with open_reader(SDPA) as reader:
-        tokens = answer_tokens(reader, pages[0])
+        tokens = reader.generate(pages[0])
         logits, image_tokens = teacher_forced_logits(reader, pages[0], tokens)
         assert logits.argmax(-1).tolist() == tokens, "greedy decoding takes the highest at every step"
         assert image_tokens == reader.read(pages[0]).image_tokens

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from ocrlab import paths
-from ocrlab.experiments import costs as costs_module
-from ocrlab.experiments.costs import bill, measure_power, page_costs, timed_rows
+from ocrlab.machine.describe import machine_name
 from ocrlab.machine.energy import Energy
 from ocrlab.study.records import load_findings
 from tests.experiments.cells import Cells, names_of
@@ -20,6 +19,8 @@ from tests.runs import reading, write_run
 NOTEBOOK = names_of("11-costs")
 PHASES, worth_showing = NOTEBOOK["PHASES"], NOTEBOOK["worth_showing"]
 phase_seconds, sped_up = NOTEBOOK["phase_seconds"], NOTEBOOK["sped_up"]
+bill, measure_power = NOTEBOOK["bill"], NOTEBOOK["measure_power"]
+page_costs, timed_rows = NOTEBOOK["page_costs"], NOTEBOOK["timed_rows"]
 NO_POWER = pd.DataFrame({"machine": [], "set": [], "label": [], "joules_per_page": [], "reason": []})
 FIXED_LENGTH = {"min_new_tokens": 8, "max_new_tokens": 8}
 
@@ -119,8 +120,8 @@ def test_phases_are_shares_of_a_page_and_amdahl_limits_them() -> None:
 
 
 def test_on_a_cpu_no_energy_is_guessed_and_nothing_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costs_module, "machine_name", lambda: "M")
-    monkeypatch.setattr(costs_module, "ReaderPool", None)  # a reading would fail
+    monkeypatch.setitem(NOTEBOOK, "machine_name", lambda: "M")
+    monkeypatch.setitem(NOTEBOOK, "ReaderPool", None)  # a reading would fail
     costs = page_costs(timed_rows([run]))
     power = measure_power(costs.assign(settings=[s.__class__(device="cpu") for s in costs["settings"]]), 4)
     assert power["joules_per_page"].isna().all() and power["reason"].str.contains("cpu reports no power").all()
@@ -146,10 +147,10 @@ def test_energy_of_a_page_is_the_meters(monkeypatch: pytest.MonkeyPatch, tmp_pat
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(costs_module, "choose_device", lambda device: Choice("cuda:0", "by plan"))
-    monkeypatch.setattr(costs_module, "PowerMeter", Planted)
+    monkeypatch.setitem(NOTEBOOK, "choose_device", lambda device: Choice("cuda:0", "by plan"))
+    monkeypatch.setitem(NOTEBOOK, "PowerMeter", Planted)
     settings = Settings(device="cpu", dtype="float32", max_new_tokens=4)
-    here = {"machine": costs_module.machine_name(), "label": "l", "settings": settings}
+    here = {"machine": machine_name(), "label": "l", "settings": settings}
     costs = pd.DataFrame([here | {"set": "labels + lines"}, here | {"set": "my own"}])
     power = measure_power(costs, 3)
     assert power["pages"].iloc[0] == 4 and power["joules_per_page"].iloc[0] == 3.0 and power["watts"].iloc[0] == 4.0

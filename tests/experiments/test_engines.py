@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ocrlab.reading.serve import GIVEN, HERE, SERVED, Engine, engines
 from ocrlab.reading.settings import Settings
 from tests.experiments.cells import Cells, names_of
 
+NAMES = names_of("10-engines")
+HERE, SERVED, GIVEN = "in this process", "transformers serve", "the given server"
 MODEL = "endpoint:http://127.0.0.1:9/v1#m"
 REMOTE = Settings(model_id=MODEL)
 
@@ -35,9 +36,8 @@ def _readings(settings: Settings, text: str, page_s: list[float], status: str = 
 
 def test_engines_are_held_against_this_process() -> None:
     other = replace(REMOTE, model_id="endpoint:http://127.0.0.1:8/v1#m")
-    choices = [Engine(HERE, Settings()), Engine(SERVED, REMOTE), Engine("third", other), Engine("none", None, "absent")]
-    names = names_of("10-engines")
-    assert names["engine_runs"](choices, [1, 2])[:3] == [Settings(), Settings(batch_size=2), REMOTE]
+    choices = {HERE: (Settings(), ""), SERVED: (REMOTE, ""), "third": (other, ""), "none": (None, "absent")}
+    assert NAMES["engine_runs"](choices, [1, 2])[:3] == [Settings(), Settings(batch_size=2), REMOTE]
     readings = pd.DataFrame(
         [
             *_readings(Settings(), "a text", [0.1, 0.2]),
@@ -45,7 +45,7 @@ def test_engines_are_held_against_this_process() -> None:
             *_readings(other, "", [0.1], "crashed"),
         ]
     )
-    table = names["engine_table"](readings, choices, [1]).set_index("engine")
+    table = NAMES["engine_table"](readings, choices, [1]).set_index("engine")
     assert table["same"].tolist()[:2] == [2, 1] and table.loc[SERVED, "difference"].startswith("p1: at letter 5")
     assert table.loc[HERE, "pages_per_s"] == pytest.approx(7.5)
     assert (table.loc[HERE, "pages_per_s_low"], table.loc[HERE, "pages_per_s_high"]) == (5, 10)
@@ -61,13 +61,10 @@ def test_engines_are_held_against_this_process() -> None:
 
 def test_where_no_server_starts_the_engines_are_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("ocrlab.reading.serve.NEEDED", ("no_such_module",))
-    with engines(Settings(dtype="float32"), MODEL) as choices:
-        assert [one.name for one in choices] == [HERE, SERVED, GIVEN]
-        assert (
-            choices[1].settings is None
-            and "no_such_module" in choices[1].reason
-            and "ocrlab[serve]" in choices[1].reason
-        )
-        assert choices[2].settings == REMOTE, "dtype is the given server's own"
-    with engines(Settings(weights="dummy", model_id="Qwen/Qwen2-VL-2B-Instruct")) as choices:
-        assert choices[1].reason.startswith("weights:")
+    with NAMES["engines"](Settings(dtype="float32"), MODEL) as choices:
+        assert list(choices) == [HERE, SERVED, GIVEN]
+        settings, reason = choices[SERVED]
+        assert settings is None and "no_such_module" in reason and "ocrlab[serve]" in reason
+        assert choices[GIVEN] == (REMOTE, ""), "dtype is the given server's own"
+    with NAMES["engines"](Settings(weights="dummy", model_id="Qwen/Qwen2-VL-2B-Instruct")) as choices:
+        assert choices[SERVED][1].startswith("weights:")

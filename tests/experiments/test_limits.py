@@ -11,11 +11,9 @@ import pandas as pd
 import pytest
 
 from ocrlab.commands.cli import main
-from ocrlab.experiments import limits
 from ocrlab.experiments.limits import (
     against_floor,
     compare_memory,
-    drop_from_cache,
     fit_matrix,
     fit_table,
     growth_exponents,
@@ -88,6 +86,7 @@ def test_a_file_leaves_the_cache_and_the_proof_sees_one_that_stays(
 ) -> None:
     file = tmp_path / "w.safetensors"
     file.write_bytes(os.urandom(3 << 20))
+    drop_from_cache = CELLS["drop_from_cache"]
     if reason := drop_from_cache(file):
         pytest.skip(reason)
     file.read_bytes()
@@ -99,7 +98,7 @@ def test_a_file_leaves_the_cache_and_the_proof_sees_one_that_stays(
 
 def test_loads_of_the_embedded_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     page = load_pages("lines", limit=1)[0]
-    monkeypatch.setattr(limits, "drop_from_cache", lambda file: f"{file.name} stays, by plan")
+    monkeypatch.setitem(CELLS, "drop_from_cache", lambda file: f"{file.name} stays, by plan")
     table = CELLS["measure_loads"]([Settings(dtype="float32")], page, repeats=1, new_tokens=4)
     assert table["cache"].tolist() == ["cold", "warm"] and table["status"].tolist() == ["unsupported", "ok"]
     assert "by plan" in table["reason"].iloc[0] and table["load_s"].isna().iloc[0]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from ocrlab.commands.cli import main
 from ocrlab.experiments import machine
-from ocrlab.experiments.machine import Finding, Generation, Prepare, all_variants, run_canary
+from ocrlab.experiments.machine import Generation, Prepare, all_variants, run_canary
 from ocrlab.machine import quarantine
 from ocrlab.machine.describe import describe_stack
 from ocrlab.machine.doctor import examine
@@ -31,7 +32,7 @@ def page() -> Page:
     return max(load_pages("labels"), key=lambda page: len(page.truth or ""))
 
 
-def ask(page: Page, prepare: Prepare | None = None, settings: Settings = SDPA) -> Finding:
+def ask(page: Page, prepare: Prepare | None = None, settings: Settings = SDPA) -> dict[str, Any]:
     (finding,) = run_canary([settings], page, prepare)
     return finding
 
@@ -39,15 +40,15 @@ def ask(page: Page, prepare: Prepare | None = None, settings: Settings = SDPA) -
 def test_healthy_kernels_give_the_same_text_and_are_not_held(page: Page) -> None:
     eager = Settings(dtype="float32", attn_implementation="eager", max_new_tokens=60)
     findings = list(run_canary([SDPA, eager], page))
-    assert [f.verdict for f in findings] == ["same text", "same text"]
-    assert all(0 <= f.error < f.bound for f in findings)
+    assert [f["verdict"] for f in findings] == ["same text", "same text"]
+    assert all(0 <= f["error"] < f["bound"] for f in findings)
     assert quarantine.quarantined() == []
 
 
 def test_a_late_fault_is_caught_held_and_refused_until_a_clean_verdict(page: Page, tmp_path: Path) -> None:
     finding = ask(page, plants.plant_turned_heads)
-    assert finding.verdict == "faulty" and "deviations off" in finding.reason
-    assert finding.error > 10 * finding.bound
+    assert finding["verdict"] == "faulty" and "deviations off" in finding["reason"]
+    assert finding["error"] > 10 * finding["bound"]
     (line,) = [line for line in examine() if line.check == "quarantine"]
     assert line.level == "warning" and "float32 sdpa" in line.found
 
@@ -55,7 +56,7 @@ def test_a_late_fault_is_caught_held_and_refused_until_a_clean_verdict(page: Pag
     assert rows["status"].tolist() == ["unsupported"] and "quarantined by the canary" in rows["reason"][0]
     rows = run_experiment("x", [SDPA], [page], folder=tmp_path, read_quarantined=True)
     assert rows["status"].isin(["ok", "truncated"]).all()
-    assert ask(page).verdict == "same text", "the fault was planted in another process"
+    assert ask(page)["verdict"] == "same text", "the fault was planted in another process"
     rows = run_experiment("y", [SDPA], [page], folder=tmp_path)
     assert rows["status"].isin(["ok", "truncated"]).all(), "a clean verdict lifts the quarantine"
 
@@ -68,15 +69,15 @@ def test_the_command_refuses_what_is_held(page: Page, capsys: pytest.CaptureFixt
 
 def test_nan_and_death_are_findings(page: Page) -> None:
     nan = ask(page, plants.plant_nan)
-    assert nan.verdict == "faulty" and "NaN" in nan.reason
+    assert nan["verdict"] == "faulty" and "NaN" in nan["reason"]
     death = ask(page, plants.plant_death)
-    assert death.verdict == "crashed" and "SIGABRT" in death.reason
+    assert death["verdict"] == "crashed" and "SIGABRT" in death["reason"]
     assert held_in_quarantine(SDPA) is not None
 
 
 def test_what_is_not_installed_is_unsupported_and_not_held(page: Page) -> None:
     finding = ask(page, None, Settings(dtype="bfloat16", attn_implementation="flash_attention_3", max_new_tokens=8))
-    assert finding.verdict == "unsupported" and "not installed" in finding.reason
+    assert finding["verdict"] == "unsupported" and "not installed" in finding["reason"]
     assert quarantine.quarantined() == []
 
 
