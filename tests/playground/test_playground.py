@@ -73,6 +73,9 @@ def test_nothing_that_was_read_typed_or_named_becomes_markup(text: str) -> None:
     page = replace(load_pages("lines", limit=1)[0], id=text, truth=text[::-1] + text)
     reading = Reading(text, text, "ok", text, ttft_s=0.1, tokens=3)
     row = Settings(prompt=text).as_dict() | {
+        "asked": Settings(prompt=text).as_dict(),
+        "truth": None,
+        "page_sha256": text,
         "time_utc": "2026-11-24T12:00:00+00:00",
         "page": text,
         "status": "ok",
