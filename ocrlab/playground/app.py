@@ -223,7 +223,7 @@ class Blind:
             self.state.value = note("that was the last page here; choose others in the card Page", "warn")
             return
         pages.index = (pages.index or 0) + 1
-        self.state.value = busy(f"reading {pages.value} with both")
+        self.state.value, self._next.layout.display = busy(f"reading {pages.value} with both"), "none"
         for column in self._columns:
             column.read()
         self.start()

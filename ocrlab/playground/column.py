@@ -36,7 +36,7 @@ class Column:
         self.seen: PageResult | None = None
         self.page: Page | None = None
         self._against = ""
-        self._streamed, self._shown_at = "", 0.0
+        self._streamed, self._shown_at, self._reading = "", 0.0, False
         self.read_button = w.Button(description="Read", button_style="primary", icon="play", layout=wide(flex="1"))
         self.cancel_button = w.Button(description="Cancel", icon="stop", disabled=True, layout=wide(flex="1"))
         self.read_button.on_click(lambda _: self.start())
@@ -97,7 +97,7 @@ class Column:
             self.seen = self._session.read(settings, page, self._stream)
             self._show(self.seen, page)
         finally:
-            self._allow()
+            self._allow(reading=False)
         try:
             self._session.keep(settings, page, self.seen)
         except HelperError as error:
@@ -105,10 +105,11 @@ class Column:
         self._done(self)
         return self.seen
 
-    def _allow(self, reading: bool = False) -> None:
-        self.cancel_button.disabled = not reading
+    def _allow(self, reading: bool | None = None) -> None:
+        self._reading = self._reading if reading is None else reading  # a forecast may come while a page is read
+        self.cancel_button.disabled = not self._reading
         self.correct_button.disabled = self.seen is None or self.seen.reading.status not in WITH_TEXT
-        self.read_button.disabled = reading or bool(self._against)
+        self.read_button.disabled = self._reading or bool(self._against)
         self.read_button.tooltip = self._against or "read the page with these settings"
 
     def _stream(self, piece: str) -> None:
@@ -162,8 +163,8 @@ class Correction:
         if column.page is None or column.seen is None:
             return
         page = self.page = column.page
-        self.image.value, self._read = self._session.pages[page.sha256][1], clean(column.seen.reading.text).text
-        self.text.value = self._read
+        self.image.value = self._session.pages[page.sha256][1]
+        self._read = self.text.value = clean(column.seen.reading.text).text
         self._show_changes()
         beside = page.file.with_name(names_beside(page.file.stem, page.page_number)[0])
         where = f"as {beside}" if self._picker.has_folder(page) else f"in {self._folder}, beside a copy of the page"

@@ -54,8 +54,7 @@ class Picker:
         self.upload = w.FileUpload(accept="image/*,.pdf,.tif,.tiff", description="choose a file", layout=wide())
         self.path = w.Text(placeholder="/path/to/page.png, .pdf, .tif", continuous_update=False, layout=wide())
         self.image, self.status = w.Image(layout={"display": "none"}), w.HTML()
-        hint = "the text that is printed, for an error rate"
-        self.truth = w.Textarea(rows=4, placeholder=hint, continuous_update=False, layout=wide())
+        self.truth = w.Textarea(rows=4, placeholder="what is printed there", continuous_update=False, layout=wide())
         for name in ("source", "sets", "pages", "upload", "path", "status", "truth"):
             getattr(self, name).add_class(f"ocr-pick-{name}")
         limit = f"images, PDF, TIFF; at most {UPLOAD_LIMIT_BYTES >> 20} MiB"

@@ -438,3 +438,13 @@ def test_both_sides_are_shown_on_the_left_and_truths_to_write_are_listed(tmp_pat
     for row in session.rows:
         row["truth"] = "known"
     assert "write the truth of" not in session.html()
+
+
+def test_a_forecast_that_comes_while_a_page_is_read_leaves_cancel_open(tmp_path: Path) -> None:
+    _, _, (one, _) = voting(tmp_path)
+    one._allow(reading=True)
+    one.show_settings()
+    one.show_forecast("", "", "")
+    assert one.read_button.disabled and not one.cancel_button.disabled
+    one._allow(reading=False)
+    assert one.cancel_button.disabled and not one.read_button.disabled
