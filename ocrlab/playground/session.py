@@ -86,8 +86,8 @@ class Session:
         kept = self.folder.relative_to(paths.ROOT) if self.folder.is_relative_to(paths.ROOT) else self.folder
         place = f'<div class="ocr-label">kept in {escaped(kept)} (rows and readings)</div>'
         parted = [line for line in label_first(self.rows) if line["differ"]][:5]
-        lines = ((n, first_line(line["page"], 40), f"{line['differ']:.1%}") for n, line in enumerate(parted, 1))
-        first = table(("write the truth of", "page", "letters in which its readings differ"), lines) if parted else ""
+        lines = ((first_line(line["page"], 40), f"{line['differ']:.1%} of the letters") for line in parted)
+        first = table(("label first", "its readings differ in"), lines) if parted else ""
         return table(head, map(_line, reversed(self.rows))) + place + first
 
     def table(self) -> pd.DataFrame:

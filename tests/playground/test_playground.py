@@ -434,10 +434,10 @@ def test_both_sides_are_shown_on_the_left_and_truths_to_write_are_listed(tmp_pat
     assert lefts == {0, 1}
     for row in session.rows:
         row |= {"time_utc": "2026-11-26T12:00:00+00:00"}
-    assert "write the truth of" in session.html() and "lines-001" in session.html()
+    assert "label first" in session.html() and "lines-001" in session.html()
     for row in session.rows:
         row["truth"] = "known"
-    assert "write the truth of" not in session.html()
+    assert "label first" not in session.html()
 
 
 def test_a_forecast_that_comes_while_a_page_is_read_leaves_cancel_open(tmp_path: Path) -> None:
