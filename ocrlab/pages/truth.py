@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from ocrlab.pages.images import PageError
+from ocrlab.paths import write_whole
 
 UTF_8 = "utf-8-sig"
 _NO_SCORE = "so the page has no score"
@@ -32,6 +33,29 @@ def names_beside(stem: str, page_number: int | None = None) -> tuple[str, ...]:
     """Return the names under which the truth of a file's page may lie, the first one first."""
     stem = stem if page_number is None else f"{stem}.p{page_number:04d}"
     return f"{stem}.gt.txt", f"{stem}.txt", f"{stem}.xml"
+
+
+class TruthExists(PageError):
+    """A truth lies beside the page already; the message names it, and `target` is what was not written."""
+
+    target = Path()
+
+
+def keep_truth(text: str, file: Path, page_number: int | None = None, *, replace: bool = False) -> Path:
+    """Write a page's truth into NAME.gt.txt beside its file, whole or not at all, and return its path.
+
+    Raises:
+        TruthExists: one lies there under any of the names that are read, and not `replace`.
+        OSError: it cannot be written.
+    """
+    target, *others = (file.with_name(name) for name in names_beside(file.stem, page_number))
+    if not replace and (there := [one for one in (target, *others) if one.exists()]):
+        words = "would be replaced" if there[0] == target else f"would no longer be read, as {target.name} goes first"
+        refused = TruthExists(f"{there[0]} is there already and {words}")
+        refused.target = target
+        raise refused
+    write_whole(target, (text.rstrip() + "\n").encode())
+    return target
 
 
 def encoding_of(name: str) -> str:

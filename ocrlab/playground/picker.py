@@ -6,12 +6,16 @@ import io
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import ipywidgets as w
 
 from ocrlab.pages import Page, PageError, load_pages, set_names
+from ocrlab.pages.files import MANIFEST, hash_of
+from ocrlab.pages.load import is_url
+from ocrlab.pages.truth import keep_truth, truth_beside
+from ocrlab.paths import write_whole
 from ocrlab.playground.form import card, folded, labelled, wide
 from ocrlab.playground.html import file_name, note
 
@@ -50,8 +54,7 @@ class Picker:
         self.upload = w.FileUpload(accept="image/*,.pdf,.tif,.tiff", description="choose a file", layout=wide())
         self.path = w.Text(placeholder="/path/to/page.png, .pdf, .tif", continuous_update=False, layout=wide())
         self.image, self.status = w.Image(layout={"display": "none"}), w.HTML()
-        hint = "the text that is printed, for an error rate"
-        self.truth = w.Textarea(rows=4, placeholder=hint, continuous_update=False, layout=wide())
+        self.truth = w.Textarea(rows=4, placeholder="what is printed there", continuous_update=False, layout=wide())
         for name in ("source", "sets", "pages", "upload", "path", "status", "truth"):
             getattr(self, name).add_class(f"ocr-pick-{name}")
         limit = f"images, PDF, TIFF; at most {UPLOAD_LIMIT_BYTES >> 20} MiB"
@@ -59,7 +62,7 @@ class Picker:
         self._panes = {
             _SET: labelled("set", self.sets),
             _UPLOAD: w.VBox([labelled(limit, self.upload), refused], layout=wide()),
-            _PATH: labelled("a file on this computer", self.path),
+            _PATH: labelled("a file or folder on this computer", self.path),
         }
         self._pane = w.VBox([self._panes[_SET]], layout=wide())
         shown = w.Box([self.image], layout=wide(justify_content="center")).add_class("ocr-page")
@@ -92,8 +95,8 @@ class Picker:
     def _list(self, place: str | Path) -> None:
         """Offer the pages of a set or a file, and open the first."""
         try:
-            if isinstance(place, Path) and not place.is_file():
-                raise PageError(f"{place}: no such file, seen from {Path.cwd()}; check the path")
+            if isinstance(place, Path) and not place.exists():
+                raise PageError(f"{place}: no such file or folder, seen from {Path.cwd()}; check the path")
             self._listed = {page.id: page for page in load_pages(place)}
         except (PageError, OSError, ValueError) as error:
             self._listed = {}
@@ -127,6 +130,34 @@ class Picker:
         if self.page is not None and self.truth.value != (self.page.truth or ""):
             self.page = replace(self.page, truth=self.truth.value or None)
             self._changed()
+
+    def has_folder(self, page: Page) -> bool:
+        """Return whether a truth may lie beside a page: not in an upload, a store, the Hub or a set with a manifest."""
+        own = type(page) is Page and not is_url(page.set) and not page.file.is_relative_to(self._folder.name)
+        return own and not any((folder / MANIFEST).is_file() for folder in page.file.parents)
+
+    def keep(self, page: Page, text: str, labelled: Path | None = None, replace_it: bool = False) -> tuple[Page, Path]:
+        """Write a page's truth beside its file, or beside a copy in `labelled`; return the page with it, and where.
+
+        Raises:
+            TruthExists: one is there, and not `replace_it`.
+            PageError: it cannot be written.
+        """
+        try:
+            with page.local() as file:
+                name = f"{hash_of(file)[0][:8]}-{file_name(PurePath(page.where).name)}"
+                beside = file if labelled is None else labelled / name
+                if not beside.exists():
+                    beside.parent.mkdir(parents=True, exist_ok=True)
+                    write_whole(beside, file.read_bytes())
+            kept = keep_truth(text, beside, page.page_number, replace=replace_it)
+        except OSError as error:
+            raise PageError(f"{error.filename}: cannot be written ({error.strerror})") from error
+        known = replace(page, truth=truth_beside(beside, page.page_number)[0], truth_source="file")
+        self._listed = {name: known if one.sha256 == page.sha256 else one for name, one in self._listed.items()}
+        if self.page is not None and self.page.sha256 == page.sha256:
+            self.truth.value = known.truth or ""
+        return known, kept
 
     def _refuse(self, error: Exception) -> None:
         self.page, self.image.layout.display = None, "none"

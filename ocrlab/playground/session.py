@@ -15,15 +15,16 @@ from ocrlab.playground.html import duration, escaped, first_line, note, table
 from ocrlab.reading.isolated import IsolatedReader, PageResult, Refused
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings
+from ocrlab.scoring.outcomes import WITH_TEXT
+from ocrlab.study.agreement import label_first
 from ocrlab.study.experiment import Store
-from ocrlab.study.records import reading_record, row_key, row_of, setting_label
+from ocrlab.study.records import RecordFile, reading_record, row_key, row_of, setting_label
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EXPERIMENT = "playground"
 _COLUMNS = ("time_utc", "page", "status", "reason", "cer", "ttft_s", "tokens_per_second", "page_s", "text")
-_FIELDS = tuple(Settings().as_dict())
 
 
 class Session:
@@ -32,6 +33,9 @@ class Session:
     def __init__(self, helper: Helper, folder: Path | None = None) -> None:
         self.folder = folder or paths.run_folder()
         self.rows: list[dict[str, Any]] = []
+        self.pages: dict[str, tuple[Page, bytes]] = {}  # by sha256, with the picture that the person saw
+        #: The votes of this and earlier sessions in the folder; each is on disk once it is appended.
+        self.votes = RecordFile(self.folder / "findings" / "votes.jsonl")
         self.reader = IsolatedReader()
         self._helper, self._turn, self._cancelled = helper, threading.Lock(), threading.Event()
 
@@ -55,7 +59,13 @@ class Session:
             HelperError: the run's folder cannot be written; the message names it.
         """
         row = self._helper.call(keep_reading, self.folder, settings, page, seen)
-        self.rows.append(row | {"text": seen.reading.text})
+        self.rows.append(row | {"text": seen.reading.text, "asked": settings.as_dict(), "truth": page.truth})
+
+    def read_by_both(self, a: Settings, b: Settings) -> list[tuple[str, str, str]]:
+        """Return the sha256 of the pages that both read, with the last text of either, in the order of reading."""
+        read = [row for row in self.rows if row["status"] in WITH_TEXT]
+        one, other = ({r["page_sha256"]: r["text"] for r in read if r["asked"] == s.as_dict()} for s in (a, b))
+        return [(sha256, text, other[sha256]) for sha256, text in one.items() if sha256 in other]
 
     def cancel(self) -> None:
         """End the reading that goes on, or the loading of its model; from any thread."""
@@ -75,31 +85,24 @@ class Session:
         head = ("UTC", "page", "settings", "status", "CER", "first token", "tokens/s", "text")
         kept = self.folder.relative_to(paths.ROOT) if self.folder.is_relative_to(paths.ROOT) else self.folder
         place = f'<div class="ocr-label">kept in {escaped(kept)} (rows and readings)</div>'
-        return table(head, map(_line, reversed(self.rows))) + place
+        parted = [line for line in label_first(self.rows) if line["differ"]][:5]
+        lines = ((first_line(line["page"], 40), f"{line['differ']:.1%} of the letters") for line in parted)
+        first = table(("label first", "its readings differ in"), lines) if parted else ""
+        return table(head, map(_line, reversed(self.rows))) + place + first
 
     def table(self) -> pd.DataFrame:
         """Return the readings as a table: time, page, settings as a label, status, scores, costs, text."""
         import pandas as pd
 
-        lines = [{"settings": _label(row)} | {name: row.get(name) for name in _COLUMNS} for row in self.rows]
+        lines = [{"settings": setting_label(row["asked"])} | {n: row.get(n) for n in _COLUMNS} for row in self.rows]
         return pd.DataFrame(lines, columns=["settings", *_COLUMNS])
 
 
 def _line(row: dict[str, Any]) -> Sequence[str]:
-    return (
-        row["time_utc"][11:19],
-        first_line(row["page"], 40),
-        first_line(_label(row), 80),
-        row["status"],
-        "" if row.get("cer") is None else f"{row['cer']:.2%}",
-        duration(row.get("ttft_s")),
-        f"{row['tokens_per_second']:,.0f}" if row.get("tokens_per_second") else "",
-        first_line(row["text"]),
-    )
-
-
-def _label(row: dict[str, Any]) -> str:
-    return setting_label({name: row[name] for name in _FIELDS})
+    cer = "" if row.get("cer") is None else f"{row['cer']:.2%}"
+    rate = f"{row['tokens_per_second']:,.0f}" if row.get("tokens_per_second") else ""
+    names = first_line(row["page"], 40), first_line(setting_label(row["asked"]), 80), row["status"]
+    return row["time_utc"][11:19], *names, cer, duration(row.get("ttft_s")), rate, first_line(row["text"])
 
 
 def keep_reading(folder: Path, settings: Settings, page: Page, seen: PageResult) -> dict[str, Any]:

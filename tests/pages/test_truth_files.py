@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ocrlab import paths
 from ocrlab.commands.cli import main
 from ocrlab.pages import PageError, load_pages
+from ocrlab.pages.truth import TruthExists, keep_truth
 
 ALTO = """<?xml version="1.0" encoding="UTF-8"?>
 <alto xmlns="http://www.loc.gov/standards/alto/ns-v4#"><Layout><Page><PrintSpace>
@@ -106,3 +108,26 @@ def test_the_encoding_reaches_manifests_lists_and_the_command_line(
     assert json.loads(capsys.readouterr().out)["cer"] is not None, "there is a truth to compare with"
     image.with_name("manifest.jsonl").write_text('{"file": "p.png"}', encoding="utf-8")
     assert loaded(image, truth_encoding="cp1251")[0] == "Ёлка"
+
+
+def test_a_kept_truth_is_found_again_beside_images_pdfs_and_tiffs(tmp_path: Path) -> None:
+    for name in ("one.png", "several.pdf", "several.v2.tif"):
+        first, *more = (Image.new("RGB", (60, 40), colour) for colour in ("white", "red", "blue"))
+        first.save(tmp_path / name, save_all=name != "one.png", append_images=more)
+    for number, page in enumerate(load_pages(tmp_path)):
+        keep_truth(f"Zeile {number}\nстрока \n", page.file, page.page_number)
+    assert [page.truth for page in load_pages(tmp_path)] == [f"Zeile {number}\nстрока" for number in range(7)]
+    assert (tmp_path / "several.p0003.gt.txt").read_bytes() == "Zeile 3\nстрока\n".encode()
+    assert (tmp_path / "several.v2.p0001.gt.txt").is_file() and not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("there", ["p.gt.txt", "p.txt", "p.xml"])
+def test_a_truth_that_is_there_is_never_replaced_unasked(tmp_path: Path, there: str) -> None:
+    (tmp_path / there).write_text("earlier", encoding="utf-8")
+    with pytest.raises(TruthExists, match=there) as refused:
+        keep_truth("mine", tmp_path / "p.png")
+    assert refused.value.target == tmp_path / "p.gt.txt"
+    assert [file.name for file in tmp_path.iterdir()] == [there]
+    assert (tmp_path / there).read_text(encoding="utf-8") == "earlier"
+    keep_truth("mine", tmp_path / "p.png", replace=True)
+    assert (tmp_path / "p.gt.txt").read_text(encoding="utf-8") == "mine\n"

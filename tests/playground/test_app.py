@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from ocrlab.pages import load_pages
 from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES
 from ocrlab.reading.settings import load_preset
-from ocrlab.study.records import load_rows
+from ocrlab.study.records import load_findings, load_rows
 from tests.chromium import Server, chromium, watch
 
 LONG = {"max_new_tokens": "20000", "min_new_tokens": "20000"}
@@ -191,10 +192,61 @@ def test_two_settings_side_by_side_and_their_export(page: Any, folder: Path) -> 
     assert {"ok", "error", "crashed"} <= set(rows["status"]) and rows["max_pixels"].dropna().tolist()[-1] == 4096
 
 
+def test_two_readings_are_voted_on_blind_by_keys_and_by_buttons(page: Any, folder: Path) -> None:
+    page.select_option(".ocr-pick-pages select", "labels-002")  # two settings are chosen by the test before
+    says(page, ".ocr-pick-status", "labels-002")
+    for column in "ab":
+        read_whole(page, column)
+    page.click(".ocr-blind")
+    first = says(page, ".ocr-vote-state", "places to go")
+    assert not page.locator(".ocr-column-a").is_visible() and not page.locator(".ocr-history").is_visible()
+    assert "4096" not in page.inner_text(".ocr-vote")
+    assert page.evaluate("document.querySelector('.ocr-vote .ocr-place img').naturalWidth") > 100
+    page.wait_for_timeout(500)  # a place is looked at before it is voted on
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("said => document.querySelector('.ocr-vote-state').innerText !== said", arg=first)
+    assert load_findings("votes", folder / "run")["choice"].tolist() == ["left"], "on disk at once"
+    while page.locator(".ocr-vote-neither").is_visible():
+        page.wait_for_timeout(500)
+        page.click(".ocr-vote-neither", timeout=2000)
+        page.wait_for_timeout(500)
+    votes = load_findings("votes", folder / "run")
+    assert set(votes["page"]) <= {"labels-001", "labels-002"} and set(votes["truth_source"]) == {"vote"}
+    page.click(".ocr-vote-next")
+    page.wait_for_function("document.querySelector('.ocr-pick-pages select').value === 'labels-003'")
+    page.wait_for_function("/places? to go|no place/.test(document.querySelector('.ocr-vote-state').innerText)")
+    page.click(".ocr-blind")
+    said = says(page, ".ocr-comparison", "blind votes")
+    assert f"{len(votes)} blind votes: 0 both fine, {len(votes) - 1} neither; A is preferred in" in said
+
+
+def test_a_reading_is_corrected_and_kept_as_the_truth_of_its_page(page: Any, tmp_path: Path) -> None:
+    shutil.copy(load_pages("labels", limit=1)[0].file, tmp_path / "mine.png")
+    page.click("text=path >> nth=0")
+    page.fill(".ocr-pick-path input", str(tmp_path))
+    page.press(".ocr-pick-path input", "Tab")
+    says(page, ".ocr-pick-status", "mine.png")
+    read_whole(page)
+    page.click(".ocr-a-correct")
+    says(page, ".ocr-correct-state", str(tmp_path / "mine.gt.txt"))
+    field = page.locator(".ocr-correct-text textarea")
+    for text in ("what a person sees <b>", "what a person sees"):
+        field.fill(text)
+        page.wait_for_selector(".ocr-correct td span")  # changes are marked
+        page.click(".ocr-correct-keep")
+        if text.endswith("sees"):
+            says(page, ".ocr-correct-state", "is there already")
+            assert load_pages(tmp_path)[0].truth == "what a person sees <b>"
+            page.click("text=Yes, write mine.gt.txt")
+        says(page, ".ocr-correct-state", f"kept as {tmp_path / 'mine.gt.txt'}")
+        assert load_pages(tmp_path)[0].truth == text
+    assert page.input_value(".ocr-pick-truth textarea") == text
+
+
 def test_it_fits_a_phone_and_asked_nobody_else(page: Any) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(500)
-    for place in ("html", ".ocr-app", ".ocr-column-a", ".ocr-history"):
+    for place in ("html", ".ocr-app", ".ocr-column-a", ".ocr-correct", ".ocr-history"):
         box = page.evaluate(f"(e => [e.scrollWidth, e.clientWidth])(document.querySelector('{place}'))")
         assert box[0] <= 390 and box[0] <= box[1] + 1, (place, box)
     assert not page.outside and not page.errors

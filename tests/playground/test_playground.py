@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +18,9 @@ from ocrlab.machine.describe import describe_machine, machine_name, versions
 from ocrlab.machine.hardware import card
 from ocrlab.pages import load_pages
 from ocrlab.playground import html
-from ocrlab.playground.app import compared
+from ocrlab.playground.app import Blind, both_texts, compared
 from ocrlab.playground.capabilities import Capabilities, Helper, HelperError, find_capabilities, forecast
-from ocrlab.playground.column import cell_source, preset_text
+from ocrlab.playground.column import Column, Correction, cell_source, preset_text
 from ocrlab.playground.form import SettingsForm
 from ocrlab.playground.picker import UPLOAD_LIMIT_BYTES, Picker
 from ocrlab.playground.session import Session, keep_reading
@@ -27,6 +28,8 @@ from ocrlab.reading.isolated import PageResult
 from ocrlab.reading.loading import token_counter
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings, load_preset, preset_names
+from ocrlab.study.agreement import places
+from ocrlab.study.records import load_findings
 from tests.hostile import HOSTILE
 
 CPU = Settings(dtype="float32", device="cpu")
@@ -73,6 +76,9 @@ def test_nothing_that_was_read_typed_or_named_becomes_markup(text: str) -> None:
     page = replace(load_pages("lines", limit=1)[0], id=text, truth=text[::-1] + text)
     reading = Reading(text, text, "ok", text, ttft_s=0.1, tokens=3)
     row = Settings(prompt=text).as_dict() | {
+        "asked": Settings(prompt=text).as_dict(),
+        "truth": None,
+        "page_sha256": text,
         "time_utc": "2026-11-24T12:00:00+00:00",
         "page": text,
         "status": "ok",
@@ -91,6 +97,7 @@ def test_nothing_that_was_read_typed_or_named_becomes_markup(text: str) -> None:
         html.ruled_out({text: {text: text}}),
         session.html(),
         compared(PageResult(reading), PageResult(replace(reading, text=text[::-1])), page, page),
+        *(both_texts(place, 0) for place in places(f"{text} x", "y z")),
     ]
     for piece in pieces:
         inert(piece, text)
@@ -289,3 +296,155 @@ def test_a_helper_that_dies_is_asked_again_and_a_closed_one_answers_nobody() -> 
     helper.close()
     with pytest.raises(HelperError, match="closed"):
         helper.call(os.getpid)
+
+
+def correcting(picker: Picker, folder: Path, text: str = "read") -> Correction:
+    """The correction of a reading of the picker's page, opened as its button opens it."""
+    session = Session(Helper(), folder)
+    column = Column("A", SettingsForm("tiny", lambda: None), session, picker, lambda _: None)
+    assert picker.page is not None
+    column.page, column.seen = picker.page, PageResult(Reading(picker.page.id, text, "ok", ""))
+    session.pages[picker.page.sha256] = picker.page, picker.image.value
+    correction = Correction(session, picker, lambda page: session.rows.append({"kept": page}))
+    correction.open(column)
+    return correction
+
+
+def test_a_corrected_reading_is_kept_beside_its_page_and_replaced_only_when_asked(tmp_path: Path) -> None:
+    shutil.copy(load_pages("labels", limit=1)[0].file, tmp_path / "p.png")
+    picker = Picker("lines", 0, lambda: None)
+    picker.source.value, picker.path.value = "path", str(tmp_path)
+    assert picker.page is not None and picker.page.id == "p.png" and picker.page.truth is None
+    correction = correcting(picker, tmp_path / "run", "Sure, here is the text:\n\nread")
+    assert correction.text.value == "read" and str(tmp_path / "p.gt.txt") in correction.state.value
+    correction.text.value = "reed"
+    assert "background:#E69F00" in correction.changes.value, "the changed letter is marked"
+    correction.keep_button.click()
+    assert load_pages(tmp_path)[0].truth == "reed" == picker.page.truth == picker.truth.value
+    correction.text.value = "reeds"
+    correction.keep_button.click()
+    assert "is there already and would be replaced" in correction.state.value
+    assert (tmp_path / "p.gt.txt").read_text(encoding="utf-8") == "reed\n", "asked first"
+    assert correction.sure_button.description == "Yes, write p.gt.txt"
+    correction.sure_button.click()
+    assert load_pages(tmp_path)[0].truth == "reeds" and "kept as" in correction.state.value
+    assert correction.sure_button.layout.display == "none"
+    assert not (tmp_path / "run" / "labelled").exists()
+
+
+def test_what_has_no_folder_of_its_own_is_kept_beside_a_copy(tmp_path: Path) -> None:
+    picker, page = Picker("lines", 0, lambda: None), load_pages("labels", limit=1)[0]
+    picker.upload.value = given("my page.png", page.file.read_bytes())
+    correction = correcting(picker, tmp_path)
+    assert str(tmp_path / "labelled") in correction.state.value
+    correction.keep_button.click()
+    kept = load_pages(tmp_path / "labelled")
+    assert [one.truth for one in kept] == ["read"] and kept[0].sha256 == page.sha256
+    assert kept[0].file.name == f"{page.sha256[:8]}-my-page.png"
+    picker.sets.value = "sizes"  # ours have a manifest, which holds their truth
+    assert picker.page is not None and picker.page.set == "sizes"
+    before = set(picker.page.file.parent.iterdir())
+    correcting(picker, tmp_path).keep_button.click()
+    assert len(load_pages(tmp_path / "labelled")) == 2 and set(picker.page.file.parent.iterdir()) == before
+
+
+def test_a_folder_that_cannot_be_written_says_where_to_save_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(load_pages("labels", limit=1)[0].file, tmp_path / "p.png")
+    picker = Picker("lines", 0, lambda: None)
+    picker.source.value, picker.path.value = "path", str(tmp_path / "p.png")
+    correction, write = correcting(picker, tmp_path / "run"), paths.write_whole
+
+    def read_only(file: Path, data: bytes) -> None:
+        if file.parent == tmp_path:
+            raise PermissionError(13, "Permission denied", str(file))
+        write(file, data)
+
+    monkeypatch.setattr("ocrlab.pages.truth.write_whole", read_only)
+    correction.keep_button.click()
+    assert f"{tmp_path / 'p.gt.txt'}: cannot be written (Permission denied)" in correction.state.value
+    assert str(tmp_path / "run" / "labelled") in correction.sure_button.description
+    correction.sure_button.click()
+    assert load_pages(tmp_path / "run" / "labelled")[0].truth == "read"
+
+
+def voting(folder: Path) -> tuple[Session, Blind, list[Column]]:
+    """A session of two settings that read two pages, and the votes on it."""
+    session, picker = Session(Helper(), folder), Picker("lines", 0, lambda: None)
+    forms = [SettingsForm("tiny", lambda: None) for _ in "AB"]
+    forms[1].fields["max_pixels"].value = "4096"
+    columns = [Column(*pair, session, picker, lambda _: None) for pair in zip("AB", forms, strict=True)]
+    for page in load_pages("lines", limit=2):
+        session.pages[page.sha256] = page, b"picture"
+        for form, text in zip(forms, ("one two three", "one too three four"), strict=True):
+            about = {"page": page.id, "page_sha256": page.sha256, "status": "ok", "truth": None}
+            session.rows.append(about | {"asked": form.settings().as_dict(), "text": text})
+    return session, Blind(session, picker, columns), columns
+
+
+def test_blind_votes_are_kept_at_once_and_each_place_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ocrlab.playground.app.time.monotonic", iter(range(100)).__next__)
+    _, blind, (one, _) = voting(tmp_path)
+    blind.start()
+    for number, seen in enumerate((("too", "two"), ("four", "▁")) * 2):
+        shown = bs4.BeautifulSoup(blind.texts.value, "html.parser")
+        assert "4096" not in shown.get_text() and "max_pixels" not in blind.texts.value + blind.state.value
+        texts = [span.get_text() for span in shown.select(".ocr-differs")]
+        assert tuple(sorted(texts, key=lambda text: text != seen[0])) == seen
+        blind.vote(("left", "right")[texts.index("two")] if "two" in texts else "both")
+        assert len(load_findings("votes", tmp_path)) == number + 1, "on disk at once"
+    votes = load_findings("votes", tmp_path).to_dict("records")
+    assert all(vote[vote["choice"]]["text"] == "two" for vote in votes[::2]) and votes[1]["choice"] == "both"
+    assert votes[0]["left"]["asked"] != votes[0]["right"]["asked"] and votes[0]["truth_source"] == "vote"
+    assert "the two part in 4" in blind.state.value and blind.texts.layout.display == "none"
+    again, anew, _ = voting(tmp_path)
+    anew.start()
+    assert "no place without a vote" in anew.state.value and len(again.votes.records) == 4
+    one.form.fields["max_pixels"].value = "4096"
+    blind.start()
+    assert "have to be two settings" in blind.state.value
+
+
+def test_a_held_key_votes_once_and_a_vote_that_cannot_be_kept_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([0.0, 0.1, 5.0, 5.0, 10.0])
+    monkeypatch.setattr("ocrlab.playground.app.time.monotonic", lambda: next(times))
+    session, blind, _ = voting(tmp_path)
+    blind.start()  # shown at 0.0
+    blind.vote("left")  # at 0.1: nobody has looked
+    assert not session.votes.records
+    blind.vote("both")
+    assert len(session.votes.records) == 1
+    (tmp_path / "findings" / "votes.jsonl").unlink()
+    (tmp_path / "findings" / "votes.jsonl").mkdir()
+    blind.vote("left")
+    assert "votes.jsonl: cannot be written" in blind.state.value and len(blind._todo) == 3
+
+
+def test_both_sides_are_shown_on_the_left_and_truths_to_write_are_listed(tmp_path: Path) -> None:
+    session, blind, _ = voting(tmp_path)
+    lefts = set()
+    for _ in range(60):
+        blind.start()
+        lefts.add(blind._left)
+    assert lefts == {0, 1}
+    for row in session.rows:
+        row |= {"time_utc": "2026-11-26T12:00:00+00:00"}
+    assert "label first" in session.html() and "lines-001" in session.html()
+    for row in session.rows:
+        row["truth"] = "known"
+    assert "label first" not in session.html()
+
+
+def test_a_forecast_that_comes_while_a_page_is_read_leaves_cancel_open(tmp_path: Path) -> None:
+    _, _, (one, _) = voting(tmp_path)
+    one._allow(reading=True)
+    one.show_settings()
+    one.show_forecast("", "", "")
+    assert one.read_button.disabled and not one.cancel_button.disabled
+    one._allow(reading=False)
+    assert one.cancel_button.disabled and not one.read_button.disabled
