@@ -13,7 +13,7 @@ from ocrlab.scoring.metrics import (
     words_found,
     words_invented,
 )
-from ocrlab.scoring.numbers import changed_numbers
+from ocrlab.scoring.content import changed_numbers
 
 
 @pytest.mark.parametrize(
