@@ -79,14 +79,14 @@ def by_source(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the rows by the source of their truth (words of `SOURCES`), that of the most pages first, agreement last.
 
     What people wrote, a PDF's text layer and another reading err in different ways, so that no figure mixes them. Rows
-    without a truth stand with the first source; where no row has one, its name is "".
+    without a score stand with their own source, or the first; where no row has one, its name is "".
     """
     known = rows.reindex(columns=["page", "truth_source", "cer_edits"])
-    source = known["truth_source"].astype(object).replace("", None)
-    source = source.mask(source.isna() & known["cer_edits"].notna(), "file")  # before there were others, none was named
-    pages = {str(name): count for name, count in known["page"].groupby(source).nunique().items()}
+    source = known["truth_source"].astype(object).fillna("file")  # before there were others, none was named
+    scored = known["cer_edits"].notna()
+    pages = {str(name): count for name, count in known["page"][scored].groupby(source[scored]).nunique().items()}
     first, *others = sorted(pages, key=lambda name: (name == "reference", -pages[name], name)) or [""]
-    source = source.fillna(first)
+    source = source.where(source.isin([*pages]), first)
     return {SOURCES.get(name, name): rows[source == name] for name in (first, *others)}
 
 
