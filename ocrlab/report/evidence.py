@@ -220,9 +220,8 @@ def settings_lines(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return []
     sources = by_source(pd.DataFrame(rows_of(readings)))
     rows = pd.concat([mine.assign(truth=name * (len(sources) > 1)) for name, mine in sources.items()])
-    lines = summarise(rows.sort_values("experiment", kind="stable"), ["experiment", "setting", "truth"]).to_dict(
-        "records"
-    )
+    table = summarise(rows.sort_values("experiment", kind="stable"), ["experiment", "setting", "truth"])
+    lines = table.to_dict("records")
     return [{str(k): None if isinstance(v, float) and v != v else v for k, v in line.items()} for line in lines]
 
 

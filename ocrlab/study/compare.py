@@ -93,9 +93,11 @@ def by_source(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def one_source(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Return the rows of the first of their sources of truth, and where there are several a sentence that says so."""
     (first, mine), *others = by_source(rows).items()
+    if not others:
+        return rows, ""
     left = " and ".join(f"{some['page'].nunique()} with {name}" for name, some in others)
-    words = f"These figures are of the {mine['page'].nunique()} pages whose truth is {first}; not mixed in: {left}."
-    return mine, words if others else ""
+    count = mine["page"].nunique()
+    return mine, f"These figures are of the {count} pages whose truth is {first}; not mixed in: {left}."
 
 
 def endings(rows: pd.DataFrame) -> str:

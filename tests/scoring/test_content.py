@@ -53,7 +53,9 @@ def test_an_empty_reading_holds_no_fact_and_pages_without_facts_have_no_column()
     found = score(PAGE, None, facts=[{"present": "Nut M10"}, {"present": "Washer"}])
     assert found == {"facts_held": 0.5, "facts_held_edits": 1, "facts_held_length": 2}
     assert score(PAGE, None) == {} and "facts_held" not in score(PAGE, PAGE)
-    assert METRICS["facts_held"].interval_words({"facts_held": 0.5, "facts_held_low": 0, "facts_held_high": 1}, "facts_held")
+    assert METRICS["facts_held"].interval_words(
+        {"facts_held": 0.5, "facts_held_low": 0, "facts_held_high": 1}, "facts_held"
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,9 @@ def test_an_empty_reading_holds_no_fact_and_pages_without_facts_have_no_column()
     ],
 )
 def test_what_is_no_fact_is_named(wrong: Any) -> None:
-    assert f"{wrong!r:.20}" in facts_problem([{"absent": "Bolt"}, wrong]) and "is no fact; write" in facts_problem([wrong])
+    assert f"{wrong!r:.20}" in facts_problem([{"absent": "Bolt"}, wrong]) and "is no fact; write" in facts_problem(
+        [wrong]
+    )
     assert "is no fact" in facts_problem(wrong)
 
 
