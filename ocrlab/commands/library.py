@@ -14,7 +14,7 @@ from ocrlab.pages.hub import HUB
 from ocrlab.pages.load import finished, is_url, place_of
 from ocrlab.pages.page import Degrade, Truth
 from ocrlab.pages.remote import StoredPage
-from ocrlab.pages.truth import UTF_8
+from ocrlab.pages.truth import SOURCES, UTF_8
 from ocrlab.reading.inputs import in_batches
 from ocrlab.reading.loading import image_tokens_of
 from ocrlab.reading.settings import Settings
@@ -89,8 +89,9 @@ def list_truths(paths: Sequence[str], dpi: int) -> None:
     found: dict[str, list[str]] = {}
     for page in gather(paths, limit=None, dpi=dpi, truth="pdf").pages:
         reason = page.problem.removeprefix(f"{page.where}: page {page.page_number}: ")
-        named = {"file": "truth in a file", "pdf": "truth in the PDF's text layer"}.get(page.truth_source)
-        found.setdefault(named or f"no truth: {reason or 'none beside it, and no PDF'}", []).append(page.id)
+        named = f"truth in {SOURCES[page.truth_source]}" if page.truth_source else "no truth"
+        named += f": {reason or 'none beside it, and no PDF'}" if reason or page.truth is None else ""
+        found.setdefault("facts, and " * bool(page.facts) + named, []).append(page.id)
     for reason, ids in sorted(found.items(), reverse=True):
         some = ", ".join(ids[:3]) + ", …" * (len(ids) > 3)
         print(f"{len(ids):>6} page{'s' * (len(ids) > 1)}: {reason} ({some})")

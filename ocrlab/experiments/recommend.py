@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import yaml
 
 from ocrlab.machine.quarantine import reason_against
+from ocrlab.pages.truth import SOURCES
 from ocrlab.reading.settings import GENERATION, Settings, is_endpoint, load_prompts
 from ocrlab.scoring.metrics import METRICS
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import Interval, Verdict, ratio_of_sums
 from ocrlab.study.agreement import REFERENCE, with_reference, words
-from ocrlab.study.compare import compare, endings, reasons_of, values_of, why_no_score
+from ocrlab.study.compare import by_source, compare, endings, reasons_of, values_of, why_no_score
 from ocrlab.study.records import readings_in, rows_of, settings_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ MIN_PAGES = 8
 _NUMBERS = ("difference", "low", "high", "speed", "speed_low", "speed_high", "cer", "pages_per_second")
 _COLUMNS = (
     *(*_NUMBERS, "settings", "anchor", "pages", "reason", "memory_bytes", "standing", "machine", "model_id"),
-    *("own_cer", "own_cer_low", "own_cer_high", "words_found", "page_s", "endings", "sets", "needed", "agreement"),
+    *("own_cer", "own_cer_low", "own_cer_high", "words_found", "facts_held", "page_s", "endings", "sets", "needed"),
+    "truth",
 )
 _NAMES = [name for name in Settings().as_dict() if name != "seed"]
 
@@ -61,7 +63,8 @@ class Recommendation:
 def judge_runs(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
     """Return one line per machine × model × setting of scored rows: its standing, with the numbers and the reason.
 
-    All are compared with the anchor: of the settings with the most pages, the one that is seen to read best.
+    Where truths are of several sources, each is judged alone, that of the most pages first (`truth`). All are compared
+    with the anchor: of the settings with the most pages, the one that is seen to read best.
     `difference` is CER minus the anchor's over the pages they share, with `low` and `high`; `speed` is how many times
     as many pages per second, by whole times, so that a page that loops costs its seconds; `cer` and `pages_per_second`
     are the anchor's moved by these, so that settings which were read on other pages can be shown in one figure.
@@ -74,26 +77,38 @@ def judge_runs(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
 
     lines = []
     quality = quality_rows(rows)
-    for (machine, model), mine in quality.groupby(["machine", "model_id"], sort=False) if len(quality) else ():
-        groups = [(group, _set_aside(group)) for _, group in groups_by_setting(mine)]
-        rows = _anchor([group for group, aside in groups if not aside] or [group for group, _ in groups], margin)
-        anchor = _Anchor(rows, _seconds(rows), why_no_score(rows))
-        made = [
-            _line(group, aside, anchor, margin) | {"machine": machine, "model_id": model} for group, aside in groups
-        ]
-        lines += _ranked(made)
+    for (machine, model), every in quality.groupby(["machine", "model_id"], sort=False) if len(quality) else ():
+        for source, mine in by_source(every).items():
+            of = {"machine": machine, "model_id": model, "truth": source}
+            groups = [(group, _set_aside(group)) for _, group in groups_by_setting(mine)]
+            rows = _anchor([g for g, aside in groups if not aside] or [g for g, _ in groups], margin, source)
+            anchor = _Anchor(rows, _seconds(rows), why_no_score(rows))
+            lines += _ranked([_line(group, aside, anchor, margin) | of for group, aside in groups])
     return pd.DataFrame(lines, columns=_COLUMNS)
 
 
 def recommend(judged: pd.DataFrame, margin: float = 0.005) -> list[Recommendation]:
-    """Return one recommendation per machine and model that has a setting to recommend."""
+    """Return one recommendation per machine, model and source of truth that has a setting to recommend.
+
+    Of several sources the first decides, and the answers say so.
+    """
     return [
         Recommendation(
-            str(line["machine"]), line["settings"], _answer(line), _why(line, mine), _unless(line, mine, margin)
+            str(line["machine"]),
+            line["settings"],
+            _decides(line, every) + _answer(line),
+            _why(line, mine),
+            _unless(line, mine, margin),
         )
-        for _, mine in judged.groupby(["machine", "model_id"], sort=False)
+        for _, every in judged.groupby(["machine", "model_id"], sort=False)
+        for _, mine in every.groupby("truth", sort=False)
         for _, line in mine[mine["standing"] == "recommended"].iterrows()
     ]
+
+
+def _decides(line: pd.Series, every: pd.DataFrame) -> str:
+    first = "This decides, by the most pages" if line["truth"] == every["truth"].iloc[0] else "This does not decide"
+    return f"{first}: the truth is {line['truth']}. " if every["truth"].nunique() > 1 else ""
 
 
 def write_recommended(recommended: Iterable[Recommendation], folder: Path, heading: str) -> list[Path]:
@@ -157,23 +172,19 @@ def groups_by_setting(rows: pd.DataFrame) -> Iterator[tuple[Settings, pd.DataFra
         yield settings_of(group.iloc[0]), group
 
 
-def _anchor(groups: list[pd.DataFrame], margin: float) -> pd.DataFrame:
+def _anchor(groups: list[pd.DataFrame], margin: float, source: str) -> pd.DataFrame:
     """Return what the others are compared with: the setting with the most pages, or one that is seen to read better.
 
     Of many settings the lowest CER is low by luck as well: the 5 % are shared out over all (Bonferroni). Without a
     truth it is the reference, which agrees with itself.
     """
     usual = max(groups, key=_pages)
-    if _agreement(usual):
+    if source == SOURCES[REFERENCE]:
         return min(groups, key=lambda group: group["cer_edits"].sum() if group["cer_edits"].notna().any() else math.inf)
     share = 1 - 0.05 / max(1, len(groups) - 1)
     seen = [g for g in groups if g is not usual and _versus(g, usual, margin, confidence=share).kind == "better"]
     enough = [group for group in seen if group["page"].nunique() >= MIN_PAGES]
     return min(enough, key=lambda group: group["cer_edits"].sum() / group["cer_length"].sum(), default=usual)
-
-
-def _agreement(group: pd.DataFrame) -> bool:
-    return "truth_source" in group and bool((group["truth_source"] == REFERENCE).any())
 
 
 def _pages(group: pd.DataFrame) -> tuple[int, int, int]:
@@ -198,7 +209,6 @@ def _line(group: pd.DataFrame, aside: str, anchor: _Anchor, margin: float) -> di
     seconds, cer = _seconds(group), values_of(group, "cer")
     line: dict[str, Any] = {
         "settings": settings_of(group.iloc[0]),
-        "agreement": _agreement(group),
         "anchor": group is anchor.rows,
         "pages": group["page"].nunique(),
         "memory_bytes": read["peak_memory_bytes"].max() if len(read) else None,
@@ -207,7 +217,7 @@ def _line(group: pd.DataFrame, aside: str, anchor: _Anchor, margin: float) -> di
         "seconds": seconds,
         "page_s": seconds.mean(),
         **{f"own_{name}": cer.get(name) for name in ("cer", "cer_low", "cer_high")},
-        "words_found": values_of(group, "words_found").get("words_found"),
+        **{name: values_of(group, name).get(name) for name in ("words_found", "facts_held")},
     }
     if read.empty:
         return line | {"standing": "could not run", "reason": _reasons(group)}
@@ -304,7 +314,7 @@ def _answer(line: pd.Series) -> str:
     cer, pages = METRICS["cer"].interval_words(line.to_dict(), "own_cer"), f"{line['pages']} pages"
     cer = (
         f"It changes {cer} of the letters that the reference reads (agreement: no page has a truth)"
-        if line["agreement"]
+        if line["truth"] == SOURCES[REFERENCE]
         else f"CER {cer}"
     )
     return (

@@ -109,8 +109,8 @@ def _pages(files: Sequence[Path], root: Path, dpi: int, encoding: str) -> Iterat
                 name = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
                 page = Page(name, file, sha256, root.name, problem=problem, refused=bool(problem), dpi=dpi)
                 for one in [page] if problem else parts_of(page):
-                    truth, unusable = truth_beside(file, one.page_number, encoding)
-                    yield replace(one, truth=truth, problem=one.problem or unusable)
+                    truth, facts, unusable = truth_beside(file, one.page_number, encoding)
+                    yield replace(one, truth=truth, facts=facts, problem=one.problem or unusable)
 
 
 def parts_of(whole: _P) -> list[_P]:

@@ -35,6 +35,7 @@ LIMIT = 200
 _OPTIONS = ("split", "image", "truth", "limit", "revision", "files", "where")
 _SPLITS = ("test", "validation", "val", "dev", "train")
 _TRUTHS = ("text", "ocr_text", "full_text", "transcription", "transcript", "ground_truth", "gt", "answer", "markdown")
+_NO_TABLES = ("dataset_infos.json", ".facts.jsonl")
 _SAID_BYTES = 5_000_000  # a smaller file is fetched without a word
 _Row = dict[Any, Any]
 
@@ -141,7 +142,7 @@ def _chosen(found: _Set) -> tuple[str, list[str]]:
     pattern, split = found.options.get("files", "*"), found.options.get("split")
     named = sorted((path for path in found.sizes if fnmatch(path, pattern)), key=files.natural)
     for suffixes in (*((".parquet",), (".tsv", ".csv"), (".jsonl", ".json")), files.LISTED):
-        listed = [path for path in named if path.lower().endswith(suffixes) and not path.endswith("dataset_infos.json")]
+        listed = [path for path in named if path.lower().endswith(suffixes) and not path.endswith(_NO_TABLES)]
         for one in [split] if split else _SPLITS:
             word = re.compile(rf"(?<![a-z0-9]){re.escape(one)}(?![a-z0-9])", re.IGNORECASE)
             if some := list(filter(word.search, listed)):

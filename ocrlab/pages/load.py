@@ -18,6 +18,7 @@ from ocrlab.pages.hub import HUB, hub_pages
 from ocrlab.pages.images import PageError
 from ocrlab.pages.page import Degrade, Page, Truth
 from ocrlab.pages.truth import UTF_8, encoding_of, truth_beside
+from ocrlab.scoring.content import facts_problem
 
 OWN_SETS = ("lines", "labels", "sizes", "documents")
 _TEXTS = ("id", "file", "sha256", "set", "language", "kind", "degradation", "font", "truth", "licence")
@@ -227,6 +228,8 @@ def _entry(where: str, line: str) -> dict[str, Any]:
     for field in _TEXTS:
         if not isinstance(entry.get(field, ""), str) and not (field == "truth" and entry[field] is None):
             raise PageError(f'{where}: "{field}" is {entry[field]!r}; it has to be text in quotes')
+    if wrong := facts_problem(entry.get("facts", [])):
+        raise PageError(f'{where}: "facts": {wrong}')
     return {"id": entry["file"], **entry}
 
 
@@ -237,12 +240,13 @@ def _as_page(manifest: Path, entry: dict[str, Any], encoding: str, *, hash_neede
     if not problem:
         sha256, problem = files.hash_of(file)
     problem = problem or _hash_problem(manifest, file, sha256, entry.get("sha256", ""), hash_needed)
-    refused, truth = bool(problem), None
+    refused, truth, facts = bool(problem), None, tuple(entry.get("facts", ()))
     if not refused:
-        truth, problem = (entry["truth"], "") if "truth" in entry else truth_beside(file, encoding=encoding)
+        known = (entry["truth"], facts, "") if "truth" in entry else truth_beside(file, encoding=encoding)
+        truth, facts, problem = known[0], facts or known[1], known[2]
     about = {name: entry.get(name, "") for name in ("language", "kind", "degradation", "font", "licence")}
     name = entry.get("set") or manifest.parent.resolve().name
-    return Page(entry["id"], file, sha256, name, truth=truth, problem=problem, refused=refused, **about)
+    return Page(entry["id"], file, sha256, name, truth=truth, facts=facts, problem=problem, refused=refused, **about)
 
 
 def _outside(manifest: Path, name: str) -> str:

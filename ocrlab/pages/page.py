@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from ocrlab.pages.documents import PDF_DPI, open_inside, size_inside
 from ocrlab.pages.images import PageError, image_size, open_image
+from ocrlab.scoring.content import Fact
 
 #: Where truths come from: files beside and manifests, or these and the text layers of PDFs.
 Truth = Literal["beside", "pdf"]
@@ -27,6 +28,7 @@ class Page:
     `page_number` is the page's number, from 1, inside a PDF or multipage TIFF, None for an image; `dpi` is the
     resolution at which a PDF page is drawn. Such a page's `sha256` is its own: of the file's, the number and, in a
     PDF, the dpi. With `degrade="scan"` the opened page looks scanned or photographed, and its `sha256` is another.
+    `facts` are a second sort of truth, beside the text or without it (`scoring.content.fact_holds`).
 
     `problem` is empty, or a sentence for the user. With `refused` it forbids reading the image (its hash is not the
     manifest's, it lies outside the manifest's folder, it is missing); without, only the truth is unusable.
@@ -48,6 +50,7 @@ class Page:
     dpi: int = PDF_DPI
     truth_source: str = ""
     degrade: Degrade = ""
+    facts: tuple[Fact, ...] = field(default=(), hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "truth_source", "" if self.truth is None else self.truth_source or "file")

@@ -1,8 +1,9 @@
-"""The truth that lies beside a page's file: text, or an archive's ALTO or PAGE-XML in its reading order."""
+"""The truth that lies beside a page's file: text, an archive's ALTO or PAGE-XML in its reading order, or facts."""
 
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,28 +12,44 @@ from xml.etree.ElementTree import Element
 
 from ocrlab.pages.images import PageError
 from ocrlab.paths import write_whole
+from ocrlab.scoring.content import Fact, facts_problem
 
 UTF_8 = "utf-8-sig"
 _NO_SCORE = "so the page has no score"
+#: Where a truth is from (`truth_source`), in words; figures never mix two. The last is agreement: no page had a truth.
+SOURCES = {"file": "a file", "pdf": "the PDF's text layer", "hub": "a set of the Hub", "reference": "another reading"}
 
 
-def truth_beside(file: Path, page_number: int | None = None, encoding: str = UTF_8) -> tuple[str | None, str]:
-    """Return the truth from NAME.gt.txt, NAME.txt or NAME.xml (None: there is none) and what is wrong with it, if any.
+def truth_beside(
+    file: Path, page_number: int | None = None, encoding: str = UTF_8
+) -> tuple[str | None, tuple[Fact, ...], str]:
+    """Return the truth from NAME.gt.txt, NAME.txt or NAME.xml (None: there is none), facts, what is wrong with either.
 
     That of page 3 of a PDF or TIFF lies in NAME.p0003.gt.txt and so on. A byte order mark and CRLF line ends are
-    accepted, and white space at the very end is dropped. `encoding` is that of text; XML names its own.
+    accepted, and white space at the very end is dropped. `encoding` is that of text; XML names its own. Facts lie in
+    NAME.facts.jsonl, a JSON object per line.
     """
-    for name in names_beside(file.stem, page_number):
-        beside = file.with_name(name)
-        if beside.is_file():
-            return read_truth(str(beside), beside.read_bytes, encoding)
-    return None, ""
+    *texts, facts_file = (file.with_name(name) for name in names_beside(file.stem, page_number))
+    beside = next(filter(Path.is_file, texts), None)
+    truth, problem = read_truth(str(beside), beside.read_bytes, encoding) if beside else (None, "")
+    facts, wrong = read_facts(str(facts_file), facts_file.read_bytes) if facts_file.is_file() else ((), "")
+    return truth, facts, problem or wrong
 
 
 def names_beside(stem: str, page_number: int | None = None) -> tuple[str, ...]:
-    """Return the names under which the truth of a file's page may lie, the first one first."""
+    """Return the names under which the truth of a file's page may lie, the first one first, and at last its facts'."""
     stem = stem if page_number is None else f"{stem}.p{page_number:04d}"
-    return f"{stem}.gt.txt", f"{stem}.txt", f"{stem}.xml"
+    return f"{stem}.gt.txt", f"{stem}.txt", f"{stem}.xml", f"{stem}.facts.jsonl"
+
+
+def read_facts(name: str, read: Callable[[], bytes]) -> tuple[tuple[Fact, ...], str]:
+    """Return the facts of a file with one JSON object per line, or none, and what is wrong with it."""
+    try:
+        facts = [json.loads(line) for line in read().decode(UTF_8).split("\n") if line.strip()]
+        wrong = facts_problem(facts)
+    except (OSError, ValueError, RecursionError) as error:
+        wrong = str(error)
+    return ((), f"{name}: the facts cannot be read: {wrong}") if wrong else (tuple(facts), "")
 
 
 class TruthExists(PageError):
@@ -48,7 +65,7 @@ def keep_truth(text: str, file: Path, page_number: int | None = None, *, replace
         TruthExists: one lies there under any of the names that are read, and not `replace`.
         OSError: it cannot be written.
     """
-    target, *others = (file.with_name(name) for name in names_beside(file.stem, page_number))
+    target, *others = (file.with_name(name) for name in names_beside(file.stem, page_number)[:-1])
     if not replace and (there := [one for one in (target, *others) if one.exists()]):
         words = "would be replaced" if there[0] == target else f"would no longer be read, as {target.name} goes first"
         refused = TruthExists(f"{there[0]} is there already and {words}")

@@ -16,9 +16,10 @@ from markupsafe import Markup
 
 from ocrlab.reading.settings import make_settings
 from ocrlab.scoring.clean import clean
-from ocrlab.scoring.metrics import align, shown_metrics
+from ocrlab.scoring.content import Fact, facts_problem
+from ocrlab.scoring.metrics import align, facts_missed, shown_metrics
 from ocrlab.scoring.outcomes import WITHOUT_TEXT
-from ocrlab.study.compare import summarise
+from ocrlab.study.compare import by_source, summarise
 from ocrlab.study.records import FLAGS, copied, parse_records, record_files, row_of, rows_of, setting_label
 from ocrlab.study.rereading import pages_by_hash
 
@@ -35,6 +36,7 @@ class Reading:
     scores: dict[str, Any]
     line: Markup
     removed: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
     flags: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
     experiments: list[str] = field(default_factory=list)
@@ -108,7 +110,9 @@ def sheets_of(readings: Sequence[dict[str, Any]], run: Path) -> list[Sheet]:
             cleaned = clean(text)
             marked = Markup(_marked(cleaned.text, reading["truth"]))  # escaped there, piece by piece
             row = row_of(reading)
-            found[key] = Reading(reading["status"], reading["reason"], text, row, marked, cleaned.removed)
+            facts = facts_missed(cleaned.text, reading.get("facts", ()))
+            missed = tuple(", ".join(f"{name} “{value}”" for name, value in fact.items()) for fact in facts)
+            found[key] = Reading(reading["status"], reading["reason"], text, row, marked, cleaned.removed, missed)
             sheets.setdefault(page, Sheet(*page)).readings.append(found[key])
         same = found[key]
         same.count += 1
@@ -192,8 +196,9 @@ def usable_readings(run: Path) -> list[dict[str, Any]]:
                 truth, sha256 = (
                     v if isinstance(v := line.get(name), str) else None for name in ("truth", "page_sha256")
                 )
+                facts: list[Fact] = [] if facts_problem(line.get("facts", [])) else line.get("facts", [])
                 known = {"truth": truth, "page_sha256": sha256 or "", "asked": asked, "setting": setting_label(asked)}
-                found.append(blank | line | known)
+                found.append(blank | line | known | {"facts": facts})
     return found
 
 
@@ -205,13 +210,18 @@ def natural(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def settings_lines(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one line per experiment × setting: metrics with their intervals, time, memory, how many were read."""
+    """Return one line per experiment × setting: metrics with their intervals, time, memory, how many were read.
+
+    Where truths are of several sources, each has lines of its own, and `truth` says which it is.
+    """
     import pandas as pd
 
     if not readings:
         return []
-    rows = pd.DataFrame(rows_of(readings)).sort_values("experiment", kind="stable")
-    lines = summarise(rows, ["experiment", "setting"]).to_dict("records")
+    sources = by_source(pd.DataFrame(rows_of(readings)))
+    rows = pd.concat([mine.assign(truth=name * (len(sources) > 1)) for name, mine in sources.items()])
+    table = summarise(rows.sort_values("experiment", kind="stable"), ["experiment", "setting", "truth"])
+    lines = table.to_dict("records")
     return [{str(k): None if isinstance(v, float) and v != v else v for k, v in line.items()} for line in lines]
 
 

@@ -24,6 +24,7 @@ from ocrlab import paths
 from ocrlab.reading.settings import make_settings
 from ocrlab.report.evidence import all_readings, picture_name
 from ocrlab.report.site import build_site
+from ocrlab.scoring.content import FACT_TEXTS, facts_problem
 from ocrlab.scoring.outcomes import STATUSES
 from ocrlab.study.records import parse_object, parse_records
 from ocrlab.study.rereading import dpis_of, pages_by_hash
@@ -63,7 +64,7 @@ _SERVERS = re.compile(
     r"""(endpoint:https?://|https?://(?=[^/\s#"'<>]+/v1\b))(?!127\.|localhost\b|\[::1\])[^/\s#"'<>]+"""
 )
 # Fields of a reading that hold what a page says: the evidence itself, which only loses home folders.
-_PAGE_TEXTS = frozenset({"text", "truth"})
+_PAGE_TEXTS = FACT_TEXTS | {"text", "truth"}
 
 
 class ShareError(ValueError):
@@ -330,6 +331,8 @@ def _check_reading(record: dict[str, Any]) -> None:
     numbers = [record.get(field, 1) for field in ("page_number", "leaf", "dpi")]  # `leaf` in earlier versions
     if any(type(number) is not int or number < 1 for number in numbers):
         raise ShareError("its 'page_number' or 'dpi' is no whole number from 1 on")
+    if wrong := facts_problem(record.get("facts", [])):
+        raise ShareError(f"its 'facts': {wrong}")
     make_settings(record["asked"])
     if not {"min_new_tokens", "weights"} <= record["asked"].keys():
         raise ShareError("its 'asked' lacks settings")

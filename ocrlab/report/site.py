@@ -77,14 +77,17 @@ def build_site(run_folder: Path) -> Path:
         outcomes = list(dict.fromkeys(reading.outcome for sheet in sheets for reading in sheet.readings))
         values = {"sheets": sheets, "outcomes": outcomes, "unread": unread_settings(readings), "run": run}
         _write(run_folder / "readings.html", pages, "readings.html.j2", **values)
+    lines = settings_lines(usable)
     values = {
         "answer": answer_of(run_folder),
         "items": items,
         "record": record,
         "run": run,
         "counts": count_readings(run_folder),
-        "lines": settings_lines(usable),
-        "metrics": shown_metrics(),
+        "lines": lines,
+        "metrics": {
+            name: one for name, one in shown_metrics().items() if any(line[name] is not None for line in lines)
+        },
         "readings": len(readings),
         "begun": begun(record),
     }

@@ -17,7 +17,7 @@ import regex
 from rapidfuzz.distance import LCSseq, Levenshtein
 
 from ocrlab.scoring.clean import clean
-from ocrlab.scoring.numbers import changed_numbers
+from ocrlab.scoring.content import Fact, changed_numbers, fact_holds
 
 Profile = Literal["strict", "layout", "loose"]
 PROFILES: tuple[Profile, ...] = get_args(Profile)
@@ -218,6 +218,18 @@ def lines_kept(reading: str, truth: str) -> Kept:
     return _kept(text_lines(reading), text_lines(truth))
 
 
+def facts_missed(reading: str, facts: Sequence[Fact]) -> list[Fact]:
+    """Return the facts that do not hold of a reading, as `fact_holds` judges each; of an empty reading none holds."""
+    lines = text_lines(reading)
+    normal = ({k: normalise(v) if isinstance(v, str) else v for k, v in fact.items()} for fact in facts)
+    return [fact for fact, one in zip(facts, normal, strict=True) if not lines or not fact_holds(one, lines)]
+
+
+def facts_lost(reading: str, facts: Sequence[Fact]) -> Edits:
+    """Return one edit for each fact that does not hold, of all facts."""
+    return Edits(len(facts_missed(reading, facts)), len(facts))
+
+
 def _kept(got: Sequence[str], expected: Sequence[str]) -> Kept:
     return Kept(int(LCSseq.similarity(list(expected), list(got))), len(expected), len(got))
 
@@ -292,7 +304,8 @@ def _numbers(reading: str, truth: str) -> tuple[Edits, Edits]:
 class Metric:
     """One way to score a reading: `count` gives its edits against the truth, which are added up over pages.
 
-    Both texts are cleaned first of what a model writes around a page, but for a metric that is `raw`.
+    Both texts are cleaned first of what a model writes around a page, but for a metric that is `raw`. One that is `of`
+    facts is counted against the page's facts instead.
 
     `label` heads its columns and stands in verdicts. A metric that is `better` high is the share of the truth that came
     back, else the share that was got wrong. `shown`: it has columns of its own in summaries, tables and the site; all
@@ -300,17 +313,20 @@ class Metric:
     """
 
     label: str
-    count: Callable[[str, str], Edits]
+    count: Callable[[str, Any], Edits]
     better: Literal["low", "high"] = "low"
     shown: bool = True
     decimals: int = 2
     #: What verdicts, which are about edits, call a metric that is better high.
     rate_label: str = ""
     raw: bool = False
+    of: Literal["truth", "facts"] = "truth"
 
-    def edits(self, reading: str, truth: str) -> Edits:
-        """Return the edits of a reading as the model wrote it."""
-        return self.count(reading, truth) if self.raw else self.count(clean(reading).text, clean(truth).text)
+    def edits(self, reading: str, truth: Any) -> Edits:
+        """Return the edits of a reading as the model wrote it, against a text, or facts where the metric is of them."""
+        if self.raw:
+            return self.count(reading, truth)
+        return self.count(clean(reading).text, clean(truth).text if self.of == "truth" else truth)
 
     def value(self, found: Edits) -> float | None:
         """Return the metric of these edits, a fraction; None for a share of a truth that has nothing to keep."""
@@ -348,6 +364,7 @@ METRICS: dict[str, Metric] = {
         "exact lines", lambda reading, truth: lines_kept(reading, truth).lost, "high", False, 1, "line loss"
     ),
     "words_found": Metric("words found", words_found, better="high", rate_label="word loss"),
+    "facts_held": Metric("facts held", facts_lost, "high", True, 1, "fact loss", of="facts"),
     "words_invented": Metric("words invented", words_invented, shown=False),
     "lookalikes": Metric("look-alike letters", lookalikes, shown=False),
     "numbers_reformatted": Metric("numbers in another form", numbers_reformatted, shown=False, decimals=1),
@@ -355,15 +372,20 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def score(reading: str, truth: str, ended_by_itself: bool = True) -> dict[str, float | int | None]:
+def score(
+    reading: str, truth: str | None, ended_by_itself: bool = True, facts: Sequence[Fact] = ()
+) -> dict[str, float | int | None]:
     """Return the score columns of one page: for each metric its value, a fraction, its edits and the truth's length.
 
-    Where the cap ended the reading, a page costs no more than one of which nothing was read: how long a loop went on
-    is the cap's doing, and one such page would outweigh all others.
+    Columns of truth are there where it is known, those of facts where there are some. Where the cap ended the reading,
+    a page costs no more than one of which nothing was read: how long a loop went on is the cap's doing, and one such
+    page would outweigh all others.
     """
     columns: dict[str, float | int | None] = {}
     for name, metric in METRICS.items():
-        found = metric.edits(reading, truth)
+        if (against := truth if metric.of == "truth" else facts or None) is None:
+            continue
+        found = metric.edits(reading, against)
         if found.length and not ended_by_itself:
             found = Edits(min(found.edits, found.length), found.length)
         columns |= {name: metric.value(found), f"{name}_edits": found.edits, f"{name}_length": found.length}

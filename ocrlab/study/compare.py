@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ocrlab.pages.truth import SOURCES
 from ocrlab.reading.settings import Settings
 from ocrlab.scoring.metrics import METRICS, Edits, first_divergence, graphemes, normalise, shown_metrics
 from ocrlab.scoring.outcomes import WITH_TEXT
@@ -73,6 +75,31 @@ def summarise(rows: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str
     return pd.DataFrame(lines)
 
 
+def by_source(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the rows by the source of their truth (words of `SOURCES`), that of the most pages first, agreement last.
+
+    What people wrote, a PDF's text layer and another reading err in different ways, so that no figure mixes them. Rows
+    without a score stand with their own source, or the first; where no row has one, its name is "".
+    """
+    known = rows.reindex(columns=["page", "truth_source", "cer_edits"])
+    source = known["truth_source"].astype(object).fillna("file")  # before there were others, none was named
+    scored = known["cer_edits"].notna()
+    pages = {str(name): count for name, count in known["page"][scored].groupby(source[scored]).nunique().items()}
+    first, *others = sorted(pages, key=lambda name: (name == "reference", -pages[name], name)) or [""]
+    source = source.where(source.isin([*pages]), first)
+    return {SOURCES.get(name, name): rows[source == name] for name in (first, *others)}
+
+
+def one_source(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Return the rows of the first of their sources of truth, and where there are several a sentence that says so."""
+    (first, mine), *others = by_source(rows).items()
+    if not others:
+        return rows, ""
+    left = " and ".join(f"{some['page'].nunique()} with {name}" for name, some in others)
+    count = mine["page"].nunique()
+    return mine, f"These figures are of the {count} pages whose truth is {first}; not mixed in: {left}."
+
+
 def endings(rows: pd.DataFrame) -> str:
     """Return how many readings ended badly or are flagged, with the 95 % interval of their share, or "" for none.
 
@@ -120,13 +147,16 @@ def why_no_score(rows: pd.DataFrame) -> str:
     free = read[(read["weights"] == "pretrained") & read["min_new_tokens"].isna()]
     if free.empty:
         return "These readings have random weights or a fixed length: they measure speed and memory, not quality."
-    pages = free["page"].nunique()
-    scored = free.dropna(subset=["cer_edits"])["page"].nunique() if "cer_edits" in free else 0
-    write = "Write what is printed on `NAME.png` into `NAME.gt.txt` beside it, then run the same command again."
-    return (
-        f"A CER takes at least two pages with a truth; of the {pages} that were read, {scored} had one. "
-        f"{write if scored < pages else 'Read more pages: `pages=20`.'}"
-    )
+    named, known = {*free["page"]}, {*free.reindex(columns=["page", "cer_edits"]).dropna()["page"]}
+    ways = ["Read more pages: `pages=20`."]
+    if without := named - known:
+        pdfs = any(re.search(r"\.pdf#\d+$", str(page), re.IGNORECASE) for page in without)
+        ways = ['`truth="pdf"` (as a flag: `--truth pdf`) judges PDFs by their text layers.'] * pdfs
+        write = "Write what is printed on `NAME.png` into `NAME.gt.txt` beside it (ALTO and PAGE-XML: `NAME.xml`)"
+        ways += [f"{write}, then run the same command again."]
+        ways += ["Without any truth, 04-pixels and 08-recommendation go by agreement."] * (not known)
+    count = f"of the {len(named)} that were read, {len(known)} had one"
+    return f"A CER takes at least two pages with a truth; {count}. {' '.join(ways)}"
 
 
 def without_score(rows: pd.DataFrame, by: str) -> list[str]:

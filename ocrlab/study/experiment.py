@@ -150,14 +150,16 @@ class Store:
         return [job for job in jobs if job.key not in self.readings.by_key]
 
     def table(self, jobs: Sequence[Job]) -> pd.DataFrame:
-        """Return the jobs' rows, in the jobs' order; a truth that came after its page was read is saved first."""
+        """Return the jobs' rows, in the jobs' order; truth and facts that came after their page are saved first."""
         import pandas as pd
 
         known = self.readings.by_key
         jobs = [job for job in jobs if job.key in known]
-        for job in jobs:
-            if job.page.truth not in (None, known[job.key]["truth"]):
-                self.append(known[job.key] | {"truth": job.page.truth, "truth_source": job.page.truth_source})
+        for page, record in [(job.page, known[job.key]) for job in jobs]:
+            named: dict[str, Any] = {"facts": page.facts} if page.facts else {}
+            named |= {} if page.truth is None else {"truth": page.truth, "truth_source": page.truth_source}
+            if page.truth not in (None, record["truth"]) or page.facts not in ((), tuple(record.get("facts", ()))):
+                self.append(record | named)
         return pd.DataFrame(rows_of(known[job.key] for job in jobs))
 
 

@@ -7,13 +7,9 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from ocrlab.pages import Page
-from ocrlab.scoring.metrics import METRICS
-from ocrlab.study.compare import summarise, why_no_score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,32 +54,6 @@ def show_pages(pages: list[Page], columns: int = 2) -> Figure:
         axes.imshow(image)
         axes.set_xlim(0, widest)
         axes.set_title(page.id, fontsize=8)
-    return figure
-
-
-def error_against_tokens(rows: pd.DataFrame, by: str = "max_pixels", metric: str = "cer") -> Figure:
-    """Return a metric (95 % interval over pages) against the median image tokens of each pixel budget."""
-    table = summarise(rows, by, [metric]).dropna(subset=[metric])
-    if table.empty:
-        return nothing(why_no_score(rows))
-    figure, axes = blank_figure()
-    spread = np.clip([table[metric] - table[f"{metric}_low"], table[f"{metric}_high"] - table[metric]], 0, None)
-    axes.errorbar(table["image_tokens"], table[metric], yerr=spread, marker="o", capsize=4, color=COLOURS[0])
-    # Budgets above a page's own size change nothing: points within some 9 % share a label. Errors fall to the right, so
-    # there is room left below a point; the last one's other side is free.
-    steps = (8 * np.log2(table["image_tokens"])).round()
-    for step, same in table.groupby(steps):
-        side, (ha, va) = (1, ("left", "bottom")) if step == steps.max() else (-1, ("right", "top"))
-        words = "\n".join(f"{budget:,} px" for budget in same[by])
-        point, offset = (same["image_tokens"].mean(), same[metric].mean()), (6 * side, 3 * side)
-        axes.annotate(words, point, textcoords="offset points", xytext=offset, ha=ha, va=va, fontsize=8)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set(xlabel="image tokens per page (median)", ylabel=f"{METRICS[metric].label}, white space collapsed")
-    axes.set_title(f"{conditions(rows)}: error against pixel budget, 95 % interval over pages", fontsize=9)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_ylim(0, None)
-    axes.margins(x=0.15)
     return figure
 
 

@@ -178,7 +178,10 @@ def reading_record(
     load_s: float | None,
     repeat: int,
 ) -> dict[str, Any]:
-    """Return everything about one reading but its scores, ready for JSON; `page_number`, `dpi` only inside a file."""
+    """Return everything about one reading but its scores, ready for JSON; `page_number`, `dpi` only inside a file.
+
+    Truth and facts go along with each text: rows are made of records alone, on any machine.
+    """
     about = (
         "set",
         "kind",
@@ -188,6 +191,7 @@ def reading_record(
         "truth_source",
         *(() if page.page_number is None else ("page_number", "dpi")),
         *(("degrade",) if page.degrade else ()),
+        *(("facts",) if page.facts else ()),
     )
     return {
         "key": key,
@@ -208,7 +212,7 @@ def reading_record(
 
 
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flat row of a reading record, scored where there is a truth.
+    """Return the flat row of a reading record, scored where there is a truth, or facts.
 
     A page that was lost (`LOST`) is scored as an empty text: it costs its letters, and a loop no more than these.
     Forced length (`min_new_tokens`) measures speed and dummy weights read nothing: their quality columns stay empty. Of
@@ -216,17 +220,18 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     ended text repeats a passage or itself, `text_on_blank` that the page has none; `copied` takes `rows_of`.
     """
     row, truth = flat_row(record) | dict.fromkeys(FLAGS, False), record.get("truth")
+    truth, facts = truth if isinstance(truth, str) else None, record.get("facts", ())
     if not _reads(record):
-        return row | score("", truth) if _reads(record, LOST) and isinstance(truth, str) else row
+        return row | score("", truth, facts=facts) if _reads(record, LOST) else row
     cleaned = clean(record["text"])
-    blank = not truth.strip() if isinstance(truth, str) else bool(row.get("blank"))
+    blank = bool(row.get("blank")) if truth is None else not truth.strip()
     row |= {
         "removed_characters": cleaned.removed_characters,
         "repeated": record["status"] == "ok" and is_repeated(cleaned.text, truth),
         "text_on_blank": blank and bool(cleaned.text.strip()),
     }
     ended = record["status"] not in ("loop", "truncated")
-    return row | score(record["text"], truth, ended) if isinstance(truth, str) else row
+    return row | score(record["text"], truth, ended, facts)
 
 
 def _reads(record: Mapping[str, Any], statuses: Sequence[str] = WITH_TEXT) -> bool:
@@ -271,7 +276,7 @@ def _words(truth: Any) -> str | None:
 
 def flat_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was asked, actual and measured of a reading side by side, without texts and scores."""
-    hidden = {"asked", "actual", "measured", "text", "truth"}
+    hidden = {"asked", "actual", "measured", "text", "truth", "facts"}
     row = {_RENAMED.get(k, k): v for k, v in record.items() if k not in hidden}
     return row | record["asked"] | record["actual"] | record["measured"]
 

@@ -6,7 +6,7 @@ import html
 from typing import TYPE_CHECKING
 
 from ocrlab.scoring.metrics import align, shown_metrics
-from ocrlab.study.compare import summarise
+from ocrlab.study.compare import by_source, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,9 +16,16 @@ _COLOURS = {"replace": "#E69F00", "insert": "#56B4E9", "delete": "#CC79A7"}
 
 
 def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
-    """Return one rounded line per setting: metrics with intervals, image tokens, time per page, memory, reason."""
-    table = summarise(rows, by)
+    """Return one rounded line per setting: metrics with intervals, image tokens, time per page, memory, reason.
+
+    Where truths are of several sources, a setting has a line of each.
+    """
+    import pandas as pd
+
     keys = [by] if isinstance(by, str) else by
+    if len(sources := by_source(rows)) > 1:
+        rows, keys = pd.concat([mine.assign(truth=name) for name, mine in sources.items()]), [*keys, "truth"]
+    table = summarise(rows, keys)
     shown = table[keys].copy()
     shown["pages"] = table["pages"]
     for name, metric in shown_metrics().items():

@@ -130,9 +130,16 @@ def test_rows_are_kept_by_the_value_of_a_column(cached: Callable[[Files], str]) 
         load_pages("hub:mws-vision-bench?where=type=no such")
 
 
-def test_images_as_files_have_the_truth_beside(cached: Callable[[Files], str]) -> None:
-    source = cached({"scans/p10.png": png(1), "scans/p2.png": png(2), "scans/p2.gt.txt": b"two", "README.md": CARD})
+def test_images_as_files_have_the_truth_beside(
+    cached: Callable[[Files], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = cached({"scans/p10.png": png(1), "scans/p2.png": png(2), "scans/p2.gt.txt": b"two", "README.md": CARD,
+                     "scans/p10.facts.jsonl": b'{"present": "ten"}'})  # fmt: skip
     pages = load_pages(source)
+    assert pages[1].facts == ({"present": "ten"},)
+    assert main(["truth", source]) == 0
+    said = capsys.readouterr().out
+    assert "1 page: truth in a set of the Hub (scans/p2.png)" in said and "1 page: facts, and no truth" in said
     assert [(page.id, page.truth, page.truth_source) for page in pages] == [
         ("scans/p2.png", "two", "hub"),
         ("scans/p10.png", None, ""),

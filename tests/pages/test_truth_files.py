@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,37 @@ def test_alto_in_the_order_of_its_lines(image: Path) -> None:
 def test_page_xml_in_reading_order(image: Path) -> None:
     image.with_suffix(".xml").write_text(PAGE, encoding="utf-8")
     assert loaded(image) == ("Title\nfirst\nsecond\na cell\nnot in the order", "")
+
+
+FACTS = [{"present": "Total 6.20"}, {"first": "Milk", "then": "Total", "max_diffs": 1}]
+
+
+def test_facts_beside_a_page_with_a_text_or_without(image: Path) -> None:
+    beside = image.with_name("p.facts.jsonl")
+    beside.write_text("\ufeff" + "\r\n".join(map(json.dumps, FACTS)) + "\n\n", encoding="utf-8")
+    (page,) = load_pages(image.parent)
+    assert [*page.facts] == FACTS and (page.truth, page.problem) == (None, "")
+    assert load_pages(f"file://{image.parent}")[0].facts == page.facts, "a store's too"
+    image.with_suffix(".gt.txt").write_text("by hand", encoding="utf-8")
+    assert load_pages(image)[0] == replace(page, truth="by hand", truth_source="file") and hash(page)
+    beside.write_text('{"present": "Total"}\n{"is there": "Total"}\n', encoding="utf-8")
+    (page,) = load_pages(image)
+    assert (page.facts, page.truth, page.refused) == ((), "by hand", False)
+    assert page.problem.startswith(f"{beside}: the facts cannot be read: {{'is there': 'Total'}} is no fact; write {{")
+    beside.write_bytes(b'{"present": "\xff"}')
+    assert "can't decode" in load_pages(image)[0].problem
+
+
+def test_facts_in_a_manifest(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = image.with_name("manifest.jsonl")
+    manifest.write_text(json.dumps({"file": "p.png", "facts": FACTS}), encoding="utf-8")
+    (page,) = load_pages(manifest)
+    assert [*page.facts] == FACTS and page.truth is None
+    assert main(["truth", str(manifest)]) == 0
+    assert capsys.readouterr().out.strip() == "1 page: facts, and no truth: none beside it, and no PDF (p.png)"
+    manifest.write_text(json.dumps({"file": "p.png", "truth": "a", "facts": [*FACTS, {"row": "a"}]}), encoding="utf-8")
+    with pytest.raises(PageError, match=r'line 1: "facts": {\'row\': \'a\'} is no fact; write'):
+        load_pages(manifest)
 
 
 def test_text_goes_before_xml(image: Path) -> None:

@@ -68,11 +68,12 @@ def test_what_names_a_person_or_a_machine_is_in_no_file(tmp_path):
 
 def test_a_pages_own_words_are_kept_and_words_that_only_look_alike(tmp_path):
     truth = "Karlotta baked a werkbank-7 cake. See /home/karlotta/x"
-    files = unpacked(
-        pack_run(write_run(tmp_path / "r", reading("p", truth, truth)), tmp_path / "r.zip", anonymise=ANONYMISE)
-    )
+    facts = [{"present": truth}, {"row": "Karlotta", "cell": truth}]
+    run = write_run(tmp_path / "r", reading("p", truth, truth, facts=facts))
+    files = unpacked(pack_run(run, tmp_path / "r.zip", anonymise=ANONYMISE))
     (one,) = map(json.loads, files["readings/e.jsonl"].decode().splitlines())
     assert one["text"] == one["truth"] == "Karlotta baked a werkbank-7 cake. See ~/x"
+    assert one["facts"] == [{"present": one["text"]}, {"row": "Karlotta", "cell": one["text"]}]
     assert ANONYMISE("karlottas werkbank-77 by-karlotta_x") == "karlottas werkbank-77 by-USER_x"
     root = anonymiser("root", ("localhost",), Path("/root"))
     assert root("root cause on localhost in /root/x, /rooted") == "root cause on localhost in ~/x, /rooted"
@@ -356,6 +357,8 @@ def test_what_is_no_zip_is_refused(add, tmp_path):
     ({"readings/e.jsonl": line(actual=[])}, "'actual' is missing or of another kind"),
     ({"readings/e.jsonl": line(page_number=0)}, "'page_number' or 'dpi'"),
     ({"readings/e.jsonl": line(leaf=0)}, "'page_number' or 'dpi'"),
+    ({"readings/e.jsonl": line(facts={})}, "its 'facts': {} is no fact"),
+    ({"readings/e.jsonl": line(facts=[{"row": "a"}])}, "its 'facts': {'row': 'a'} is no fact; write"),
     ({"readings/e.jsonl": line(dpi="200")}, "'page_number' or 'dpi'"),
     ({"readings/e.jsonl": line(page="\x1b[31mred")}, "'page' holds control characters"),
     ({"readings/e.jsonl": line(text="x" * 100_001)}, "a text of more than 100,000 letters"),

@@ -57,7 +57,7 @@ def test_rows_of_an_earlier_version_are_not_read(tmp_path: Path) -> None:
     assert "16.67%" in build_site(run).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.of == "truth"])
 def test_a_perfect_and_an_empty_reading_by_hand(name: str) -> None:
     metric = METRICS[name]
     best, worst = (1.0, 0.0) if metric.better == "high" else (0.0, 1.0)

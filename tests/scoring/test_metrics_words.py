@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ocrlab.scoring.content import changed_numbers
 from ocrlab.scoring.metrics import (
     Edits,
     lookalikes,
@@ -13,7 +14,6 @@ from ocrlab.scoring.metrics import (
     words_found,
     words_invented,
 )
-from ocrlab.scoring.numbers import changed_numbers
 
 
 @pytest.mark.parametrize(

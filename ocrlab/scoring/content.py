@@ -1,13 +1,22 @@
-"""The numbers of a page that came back in another form, told apart from those that did not come back."""
+"""What a page says apart from its letters: numbers, in whatever form they came back, and facts about its lines."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 
-from rapidfuzz.distance import LCSseq
+from rapidfuzz import fuzz
+from rapidfuzz.distance import LCSseq, Levenshtein
+
+#: What is known of a page without its whole text, as olmOCR's bench has it: see `fact_holds`.
+Fact = Mapping[str, Any]
+_FACTS = ({"present"}, {"absent"}, {"first", "then"}, {"row", "cell"})
+#: The fields of facts that hold what a page says.
+FACT_TEXTS = frozenset[str]().union(*_FACTS)
+_LONGEST_FACT = 1_000  # letters; no line is longer
 
 # Point or comma before the decimals; the other one, single spaces or apostrophes may part thousands.
 _FORMS = [
@@ -78,3 +87,50 @@ def _values(texts: Sequence[str], run: Sequence[int]) -> Iterator[object]:
     digits = re.sub(r"[ -]" if text.startswith("+") else " ", "", text)
     if len(digits) > 4 and digits.lstrip("+").isdigit():
         yield digits
+
+
+def facts_problem(given: object) -> str:
+    """Return what is wrong with facts that came as JSON, with the remedy, or an empty string."""
+    wrong = [one for one in given if not _is_fact(one)] if isinstance(given, list) else [given]
+    forms = '{"present": line}, {"absent": line}, {"first": line, "then": line}, {"row": label, "cell": value}'
+    return f"{wrong[0]!r:.80} is no fact; write {forms}" if wrong else ""
+
+
+def _is_fact(value: object) -> bool:
+    if not isinstance(value, Mapping) or (texts := {*value} - {"max_diffs"}) not in _FACTS:
+        return False
+    told = (isinstance(value[n], str) and value[n].strip() and len(value[n]) <= _LONGEST_FACT for n in texts)
+    return all(told) and type(spared := value.get("max_diffs", 0)) is int and spared >= 0
+
+
+def fact_holds(fact: Fact, lines: Sequence[str]) -> bool:
+    """Return whether a fact holds of the lines of a reading; white space is collapsed in both.
+
+    A fact is `{present: line}`, `{absent: line}`, `{first: line, then: line}` or `{row: label, cell: value}`: a line
+    of the reading holds both. `max_diffs` is how many edits a line may have and still be found (0).
+
+    Raises:
+        ValueError: a fact of another form.
+    """
+    text, spared = " ".join(lines), fact.get("max_diffs", 0)
+    match fact:
+        case {"present": line}:
+            return _place(line, text, spared) >= 0
+        case {"absent": line}:
+            return _place(line, text, spared) < 0
+        case {"first": first, "then": then}:
+            return 0 <= _place(first, text, spared) < _place(then, text, spared)
+        case {"row": row, "cell": cell}:
+            return any(_place(row, line, spared) >= 0 and _place(cell, line, 0) >= 0 for line in lines)
+    raise ValueError(f"{dict(fact)}: a fact has present, absent, first and then, or row and cell")
+
+
+def _place(wanted: str, text: str, max_diffs: int) -> int:
+    """Return where whole words stand in a text, or -1."""
+    found = f" {text} ".find(f" {wanted} ")
+    if found >= 0 or not max_diffs:
+        return found
+    near = fuzz.partial_ratio_alignment(wanted, text)
+    if near is None or Levenshtein.distance(wanted, text[near.dest_start : near.dest_end]) > max_diffs:
+        return -1
+    return near.dest_start
