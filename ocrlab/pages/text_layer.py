@@ -240,9 +240,9 @@ def _page_lines(runs: list[_Run], bottom: float, top: float) -> list[str]:
         bases = sorted((sign * run.base for run in runs), reverse=True)
         apart = [inner for outer, inner in pairwise(bases) if outer > edge and outer - inner > gap]
         zones.append([run for run in runs if apart and sign * run.base > apart[-1]])
-    if body := [_number(run) for run in runs if run not in zones[0] and run not in zones[1]]:
+    if amid := [_number(run) for run in runs if run not in zones[0] and run not in zones[1]]:
         # A line that the file writes amid the body is of a column: a footnote, or a table at its end.
-        zones = [[run for run in zone if not min(body) < _number(run) < max(body)] for zone in zones]
+        zones = [[run for run in zone if not min(amid) < _number(run) < max(amid)] for zone in zones]
     body = [run for run in runs if run not in zones[0] and run not in zones[1]]
     return [_line(line) for zone in (zones[0], body, zones[1]) for line in _ordered(zone)]
 
