@@ -9,26 +9,26 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, product
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 from pypdfium2 import PdfiumError, raw
 
-from ocrlab.pages.documents import open_pdf
+from ocrlab.pages.documents import guarded, open_pdf
 from ocrlab.pages.images import PageError
 
 _HIDDEN, _PICTURE, _JUNK, _RTL, _FEW = 0.1, 0.6, 0.002, 0.01, 20  # shares; letters, ten times as many on a picture
-_GAP, _SPACE, _SEEN_SPACE = 0.7, 0.17, 0.05  # em between cells and columns, words, words that PDFium parts too
-_CLOSE = 0.1  # em between cells that the file writes one after another
+#: In em: between cells and columns, words, words that PDFium parts too, cells that the file writes one by one.
+_GAP, _SPACE, _SEEN_SPACE, _CLOSE = 0.7, 0.17, 0.05, 0.1
 _MARGIN, _MARGIN_GAP = 0.08, 1.6  # share of the page's height, em between a header or footer and the rest
 #: As the letters are compared: hyphens that look alike, what bullets of Symbol and Wingdings show, nothing for marks.
 _NO_TEXT = {"Cc", "Cn", "Co"}  # Unicode's categories of control, unassigned (U+FFFE too) and private characters
 #: Marks without ink, and the second halves of UTF-16's pairs.
 _DROPPED = dict.fromkeys([0xAD, 0x200B, 0x200C, 0x200D, 0xFEFF, *range(0xDC00, 0xE000)])
 _SWAPPED = range(0x4100, 0x7B00, 0x100)  # ASCII's letters with their bytes exchanged
-_MANGLED, _MANGLED_WORDS = re.compile(r"\w[<>=?@;]+\w"), 0.2
+_MANGLED, _MANGLED_SHARE = re.compile(r"\w[<>=?@;]+(?=\w)"), 0.02  # signs amid words: its map lost high bytes
 _PRINTED = str.maketrans("\u2010\u2011\uf0b7\uf0a7\uf0d8\uf0fc\uf02d\uf0e0\uf020", "--•▪➢✓-→ ")
 
 
@@ -77,6 +77,10 @@ def text_layer(file: Path, page_number: int) -> Layer:
     Raises:
         PageError: the file cannot be opened, or has no such page.
     """
+    return guarded(_text_layer, file, page_number)
+
+
+def _text_layer(file: Path, page_number: int) -> Layer:
     with open_pdf(file) as document:
         try:
             page = document[page_number - 1]
@@ -112,9 +116,10 @@ def _layer(page: Any, own: int) -> Layer:
         > _HIDDEN * (counts["printed"] + counts["hidden"]),
         "an image covers most of the page and may hold text of its own": pictures > _PICTURE
         and counts["letters"] < 10 * _FEW,
-        "the text layer is junk: glyphs have no Unicode, or are of a private one": counts["junk"]
+        "the text layer is junk: glyphs have no Unicode, a private one or that of others": counts["junk"]
         > max(2, _JUNK * counts["printed"])
-        or counts["swapped"] > 0.1 * counts["East Asian"],
+        or counts["swapped"] > 0.1 * counts["East Asian"]
+        or len(_MANGLED.findall("".join(glyph.char for glyph in angles[0]))) > _MANGLED_SHARE * counts["printed"],
         "right-to-left text, which is not put in order here": counts["right to left"] > _RTL * counts["printed"],
         "most of its text runs sideways": 2 * len(angles[0]) < sum(map(len, angles.values())),
         "too few letters in the text layer": counts["letters"] < _FEW,
@@ -126,10 +131,7 @@ def _layer(page: Any, own: int) -> Layer:
         heights = [_turned(x, y, degrees + page.get_rotation()).imag for x in box[::2] for y in box[1::2]]
         if runs := _runs(angles[degrees]):
             lines += _page_lines(runs, min(heights), max(heights))
-    words = re.findall(r"\S{3,}", text := "\n".join(lines))
-    if sum(_MANGLED.search(word) is not None for word in words) > _MANGLED_WORDS * len(words):
-        return Layer(None, "the text layer is junk: most words have signs among their letters, so its map is broken")
-    return Layer(text)
+    return Layer("\n".join(lines))
 
 
 # What PDFium knows: characters with their places, and the objects that lie over them.
@@ -264,8 +266,7 @@ def _columns(runs: Sequence[_Run]) -> list[list[_Run]]:
     if len(columns := _cut(runs, sides, _GAP * size)) > 1:
         return columns
     close = _cut(runs, sides, _CLOSE * size)
-    visits = _visits(close)
-    return close if visits == sorted(set(visits)) else columns
+    return close if (visits := _visits(close)) == sorted(set(visits)) else columns
 
 
 def _parts(rows: list[list[_Run]]) -> Iterator[list[_Run]]:
@@ -286,18 +287,15 @@ def _common_columns(rows: list[list[_Run]]) -> tuple[int, list[list[_Run]]]:
 
     As many as the file writes before all others, else it would be those of a table's next row too.
     """
-    runs: list[_Run] = []
-    count, parts, whole = 1, rows[:1], False
-    for number, row in enumerate(rows, 1):
+    runs, count, parts, whole = [run for row in rows[:1] for run in row], 1, rows[:1], False
+    for number, row in enumerate(rows[1:], 2):
         runs += row
-        if number > 1:
-            if len(columns := _columns(runs)) < 2 or number > count + 8:
-                break
-            ends = max(map(_number, runs)) < min(
-                (_number(run) for row in rows[number:] for run in row), default=math.inf
-            )
-            if ends >= whole and _are_columns(columns):
-                count, parts, whole = number, columns, ends
+        if len(columns := _columns(runs)) < 2 or number > count + 8:
+            break
+        later = [_number(run) for row in rows[number:] for run in row]
+        ends = max(map(_number, runs)) < min(later, default=math.inf)
+        if ends >= whole and _are_columns(columns):
+            count, parts, whole = number, columns, ends
     return count, parts
 
 
@@ -356,13 +354,8 @@ def _by_baseline(runs: Sequence[_Run]) -> list[list[_Run]]:
 
 def _overprint(one: _Run, other: _Run) -> bool:
     """Return whether letters of both lie in one place; a run may also fill the gaps that a run in another font left."""
-
-    def over(a: _Run | _Glyph, b: _Run | _Glyph) -> bool:
-        return min(a.right, b.right) - max(a.left, b.left) > 0.3 * one.size
-
-    return over(one, other) and any(
-        over(a, b) for a in one.glyphs for b in other.glyphs if not (a.char.isspace() or b.char.isspace())
-    )
+    letters = product(*([glyph for glyph in run.glyphs if not glyph.char.isspace()] for run in (one, other)))
+    return any(min(a.right, b.right) - max(a.left, b.left) > 0.3 * one.size for a, b in letters)
 
 
 def _line(runs: Sequence[_Run]) -> str:
