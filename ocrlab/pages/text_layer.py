@@ -116,7 +116,7 @@ def _layer(page: Any, own: int) -> Layer:
         > _HIDDEN * (counts["printed"] + counts["hidden"]),
         "an image covers most of the page and may hold text of its own": pictures > _PICTURE
         and counts["letters"] < 10 * _FEW,
-        "the text layer is junk: glyphs have no Unicode, a private one or that of others": counts["junk"]
+        "the text layer is junk: the Unicode of its glyphs is missing, private or wrong": counts["junk"]
         > max(2, _JUNK * counts["printed"])
         or counts["swapped"] > 0.1 * counts["East Asian"]
         or len(_MANGLED.findall("".join(glyph.char for glyph in angles[0]))) > _MANGLED_SHARE * counts["printed"],
