@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from ocrlab.pages import Page, load_pages
+from ocrlab.pages.page import Truth
 from tests.reading.fake_server import Fake, begin, cells, end, event, fake_server, send
 
 LOOK_ALIKES = dict(zip("АВЕКМНОРСТХаеорсух", "ABEKMHOPCTXaeopcyx", strict=True))
@@ -75,6 +76,7 @@ class Rehearsal:
 
     pages: Sequence[str | Path] = ("documents",)
     limit: int | None = None
+    truth: Truth = "beside"
     name: str = "Qwen/Qwen2-VL-2B-Instruct"
     rates: dict[int, float] = field(default_factory=lambda: {256: 0.08, 576: 0.03, 1280: 0.015, 2560: 0.014})
     loops: dict[int, float] = field(default_factory=lambda: {256: 1 / 60})
@@ -98,7 +100,7 @@ class Writer:
 
     def __init__(self, figures: Rehearsal) -> None:
         self.figures = figures
-        loaded = (load_pages(source, limit=figures.limit) for source in figures.pages)
+        loaded = (load_pages(source, limit=figures.limit, truth=figures.truth) for source in figures.pages)
         self.pages = [page for pages in loaded for page in pages if page.truth]
         self.thumbnails = np.stack([thumbnail_of(page) for page in self.pages])
         ids = sorted((page.id for page in self.pages), key=lambda page: random.Random(f"order {page}").random())
@@ -232,12 +234,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--pages", nargs="+", default=["documents"], help="page sets or folders with truths")
+    parser.add_argument("--truth", choices=["beside", "pdf"], default="beside", help="pdf: pages' text layers")
     parser.add_argument("--seconds", type=float, default=0.0, help="seconds for 1,000 image tokens")
     parser.add_argument("--token-seconds", type=float, default=0.0, help="seconds for a new token")
     parser.add_argument("--loops", type=float, default=1 / 60, help="share of pages that loop")
     given = parser.parse_args()
     figures = {"seconds": given.seconds, "token_seconds": given.token_seconds, "loops": {256: given.loops}}
-    with rehearsal(given.port, pages=tuple(given.pages), **figures) as fake:
+    with rehearsal(given.port, pages=tuple(given.pages), truth=given.truth, **figures) as fake:
         print(f"make reproduce MODEL={fake.model_id} ONLY=04-pixels", flush=True)
         threading.Event().wait()
 

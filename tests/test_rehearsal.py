@@ -12,6 +12,7 @@ from PIL import Image
 
 from ocrlab import Settings, load_pages, open_reader, score
 from ocrlab.reading.families import resized
+from tests.pages.test_text_layer import PRODUCERS
 from tests.rehearsal import MANNERS, TOKEN, Rehearsal, Writer, in_markdown, rehearsal
 
 ONLY = "Give the text only."
@@ -42,6 +43,14 @@ def test_a_page_is_known_at_any_size_and_a_strange_image_is_not(writer):
         assert {writer.page_of(at_tokens(page, tokens)).id for tokens in (48, 1280)} == {page.id}
     assert writer.page_of(Image.new("RGB", (640, 320), "white")) is None
     assert writer.page_of(Image.linear_gradient("L")) is None
+
+
+def test_a_pdfs_page_is_written_from_its_text_layer():
+    (page,) = (
+        writer := Writer(Rehearsal([PRODUCERS / "tex-columns.pdf"], truth="pdf", loops={256: 0}, reordered=0))
+    ).pages
+    written, endless = writer.write(at_tokens(page, 1280), ONLY, {})
+    assert page.truth_source == "pdf" and not endless and 0 < score("".join(written), page.truth)["cer"] < 0.03
 
 
 def test_errors_fall_with_image_tokens_and_grow_with_prompt_temperature_and_penalty():

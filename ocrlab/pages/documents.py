@@ -1,14 +1,21 @@
-"""Pages inside a PDF (through pypdfium2) or a multipage TIFF: which there are, how large each is, and one opened."""
+"""Pages inside a PDF (through pypdfium2) or a multipage TIFF: which there are, how large each is, and one opened.
+
+A damaged file can keep PDFium busy without end, or make it take all memory: it runs in a process that may be ended.
+"""
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import os
+import pickle
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 from PIL import Image, ImageOps, ImageSequence
@@ -21,8 +28,14 @@ PDF_DPI = 150
 _POINTS = 72  # per inch, on a PDF's canvas
 _SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF 6.0: bit 0 is set on a smaller copy of another page
 
-# PDFium is not thread-safe. Held over a fork too, so that no child begins in the middle of somebody's drawing.
+#: Seconds for which a PDF is listed, drawn or searched for its text before it is refused; the variable gives others.
+#: Bytes of address space, where a system limits that.
+DEADLINE_S, DEADLINE_VARIABLE, _MEMORY_BYTES = 20.0, "OCRLAB_PDF_DEADLINE_S", 4 << 30
+
+# One process serves all threads. Held over a fork too, so that no child begins in the middle of somebody's drawing.
 _LOCK = threading.RLock()
+_helpers: dict[int, Any] = {}  # by the id of the process that started it, as a fork may not use its parent's
+_ended: dict[tuple[Any, ...], str] = {}  # what its process did not survive, and how it ended
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
 
@@ -62,7 +75,10 @@ def open_inside(file: Path, number: int, dpi: int) -> Image.Image:
         PageError: no such page, or one that cannot be read or is too large.
     """
     if is_pdf(file):
-        return _draw(file, number, dpi)
+        size_inside(file, number, dpi)  # or it is absent
+        if problem := _pdf_problem(_sizes(file, True)[number - 1], dpi):
+            raise PageError(f"{file}: page {number}: {problem}")
+        return guarded(_draw, file, number, dpi)
     name = f"{file}: page {number}"
     try:
         # By a file object: from a path, Pillow 13 maps an uncompressed turned frame with its sides exchanged.
@@ -84,8 +100,7 @@ def size_inside(file: Path, number: int, dpi: int) -> tuple[int, int]:
     Raises:
         PageError: no such page, or its file cannot be read.
     """
-    pdf = is_pdf(file)
-    sizes = _sizes(file, pdf)
+    sizes = _sizes(file, pdf := is_pdf(file))
     size = sizes[number - 1] if 1 <= number <= len(sizes) else None
     if size is None:
         raise PageError(f"{file}: page {number} of {len(sizes)} is absent or cannot be opened; export the file again")
@@ -101,6 +116,64 @@ def _kind(file: Path) -> str:
     return "PDF" if file.suffix.lower() == ".pdf" else begins_as(start)
 
 
+def guarded(function: Callable[..., Any], file: Path, *args: Any) -> Any:
+    """Return `function(file, *args)` from the process in which PDFs are opened; it and its arguments are picklable.
+
+    Raises:
+        PageError: what the function raised, or that its process ended over this file: by the deadline, for memory, or
+            by a fault. It is not tried again on a file that has not changed.
+        ValueError: the variable holds no number.
+    """
+    deadline_s = float(os.environ.get(DEADLINE_VARIABLE, DEADLINE_S))
+    tried = (function.__name__, file, *args, deadline_s, file.stat().st_mtime_ns if file.exists() else 0)
+    with _LOCK:
+        if tried in _ended:
+            raise PageError(_ended[tried])
+        try:
+            # Put back once it has answered: after Ctrl-C its answer would be taken for the next one's.
+            helper = _helpers.pop(os.getpid(), None) or _started()
+            helper.stdin.write(pickle.dumps((deadline_s, function, file, args)))
+            helper.stdin.flush()
+            value, problem = pickle.load(helper.stdout)
+            _helpers[os.getpid()] = helper
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            code = helper.wait()
+            how = f"keeps PDFium busy for {deadline_s:g} s" if code == 1 else f"ends its process (exit code {code})"
+            remedy = f"export the file again, or give it more seconds ({DEADLINE_VARIABLE}=60)"
+            problem = _ended[tried] = f"{file}: {f'page {args[0]}' if args else 'it'} {how}; {remedy}"
+    if problem:
+        raise PageError(problem)
+    return value
+
+
+def _started() -> Any:
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
+    # In a session of its own: Ctrl-C is for the process that it works for, and it ends with that one.
+    helper: Any = Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, start_new_session=True)
+    pickle.load(helper.stdout)  # it has its imports
+    return helper
+
+
+def serve() -> None:
+    """Answer requests on standard input until it ends, or a request does not: the other side of `guarded`."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    answer: tuple[Any, str] = (None, "")
+    with suppress(EOFError), Path(os.devnull).open("w") as nowhere:
+        while True:
+            sys.stdout.buffer.write(pickle.dumps(answer))
+            sys.stdout.buffer.flush()
+            deadline_s, function, file, args = pickle.load(sys.stdin.buffer)
+            faulthandler.dump_traceback_later(deadline_s, exit=True, file=nowhere)  # by a thread that nothing holds up
+            try:
+                answer = (function(file, *args), "")
+            except Exception as error:
+                answer = (None, str(error) if isinstance(error, PageError) else f"{file}: {error!r}; export it again")
+            faulthandler.cancel_dump_traceback_later()
+
+
 def _sizes(file: Path, pdf: bool) -> tuple[Size, ...]:
     stat = file.stat()
     return _sizes_of(file, pdf, stat.st_mtime_ns, stat.st_size)
@@ -112,10 +185,14 @@ def _sizes_of(file: Path, pdf: bool, _changed: int, length: int) -> tuple[Size, 
         raise PageError(f"{file}: the file is empty (0 bytes); export it again or remove it")
     if not pdf:
         return tuple(_frame_sizes(file))
+    return tuple(guarded(_sizes_in, file))
+
+
+def _sizes_in(file: Path) -> list[Size]:
     with open_pdf(file) as document:
         if not len(document):
             raise PageError(f"{file}: a PDF without pages; export it again or remove it")
-        return tuple(_pdf_size(document, index) for index in range(len(document)))
+        return [_pdf_size(document, index) for index in range(len(document))]
 
 
 def _frame_sizes(file: Path) -> Iterator[Size]:
@@ -131,8 +208,7 @@ def _frame_sizes(file: Path) -> Iterator[Size]:
 
 
 def _drawn_size(size: tuple[float, float], dpi: int) -> tuple[int, int]:
-    width, height = (math.ceil(side * (dpi / _POINTS)) for side in size)  # as pypdfium2 rounds
-    return width, height
+    return math.ceil(size[0] * (dpi / _POINTS)), math.ceil(size[1] * (dpi / _POINTS))  # as pypdfium2 rounds
 
 
 def _pdf_problem(size: Size, dpi: int) -> str:
@@ -153,17 +229,10 @@ def _draw(file: Path, number: int, dpi: int) -> Image.Image:
     import pypdfium2
 
     with open_pdf(file) as document:
-        if not 1 <= number <= len(document):
-            raise PageError(f"{file}: has {len(document)} page(s), so there is no page {number}")
-        if problem := _pdf_problem(_pdf_size(document, number - 1), dpi):
-            raise PageError(f"{file}: page {number}: {problem}")
         try:
-            bitmap = document[number - 1].render(scale=dpi / _POINTS)
+            return document[number - 1].render(scale=dpi / _POINTS).to_pil().convert("RGB")
         except (pypdfium2.PdfiumError, ValueError, MemoryError) as error:
             raise PageError(f"{file}: page {number} cannot be drawn ({error}); export the file again") from error
-        image = bitmap.to_pil().convert("RGB")
-        bitmap.close()
-        return image
 
 
 def _pdf_size(document: Any, index: int) -> Size:
@@ -178,23 +247,22 @@ def _pdf_size(document: Any, index: int) -> Size:
 
 @contextmanager
 def open_pdf(file: Path) -> Iterator[Any]:
-    """Hold a PDF open with its form fields, and PDFium to ourselves; closing closes its pages too.
+    """Hold a PDF open with its form fields, one at a time as PDFium has no threads; closing closes its pages too.
 
     Raises:
         PageError: it is locked, or no PDF.
     """
     import pypdfium2
 
-    with _LOCK:
-        try:
-            document = pypdfium2.PdfDocument(file)
-            document.init_forms()  # else what is filled in would not be drawn
-        except (pypdfium2.PdfiumError, OSError) as error:
-            locked = "password" in str(error).lower()
-            problem = "locked with a password" if locked else f"not a PDF that opens ({str(error).rstrip('.')})"
-            remedy = "save it without one (qpdf --decrypt)" if locked else "export it again or remove it"
-            raise PageError(f"{file}: {problem}; {remedy}") from error
-        try:
-            yield document
-        finally:
-            document.close()
+    try:
+        document = pypdfium2.PdfDocument(file)
+        document.init_forms()  # else what is filled in would not be drawn
+    except (pypdfium2.PdfiumError, OSError) as error:
+        locked = "password" in str(error).lower()
+        problem = "locked with a password" if locked else f"not a PDF that opens ({str(error).rstrip('.')})"
+        remedy = "save it without one (qpdf --decrypt)" if locked else "export it again or remove it"
+        raise PageError(f"{file}: {problem}; {remedy}") from error
+    try:
+        yield document
+    finally:
+        document.close()

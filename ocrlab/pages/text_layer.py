@@ -5,26 +5,30 @@ from __future__ import annotations
 import cmath
 import ctypes
 import math
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, product
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 from pypdfium2 import PdfiumError, raw
 
-from ocrlab.pages.documents import open_pdf
+from ocrlab.pages.documents import guarded, open_pdf
 from ocrlab.pages.images import PageError
 
-_HIDDEN, _PICTURE, _JUNK, _RTL, _FEW = 0.1, 0.6, 0.01, 0.01, 20  # shares; letters, ten times as many on a picture
-_GAP, _SPACE, _SEEN_SPACE = 0.7, 0.17, 0.05  # em between cells and columns, words, words that PDFium parts too
+_HIDDEN, _PICTURE, _JUNK, _RTL, _FEW = 0.1, 0.6, 0.002, 0.01, 20  # shares; letters, ten times as many on a picture
+#: In em: between cells and columns, words, words that PDFium parts too, cells that the file writes one by one.
+_GAP, _SPACE, _SEEN_SPACE, _CLOSE = 0.7, 0.17, 0.05, 0.1
 _MARGIN, _MARGIN_GAP = 0.08, 1.6  # share of the page's height, em between a header or footer and the rest
 #: As the letters are compared: hyphens that look alike, what bullets of Symbol and Wingdings show, nothing for marks.
 _NO_TEXT = {"Cc", "Cn", "Co"}  # Unicode's categories of control, unassigned (U+FFFE too) and private characters
 #: Marks without ink, and the second halves of UTF-16's pairs.
 _DROPPED = dict.fromkeys([0xAD, 0x200B, 0x200C, 0x200D, 0xFEFF, *range(0xDC00, 0xE000)])
+_SWAPPED = range(0x4100, 0x7B00, 0x100)  # ASCII's letters with their bytes exchanged
+_MANGLED, _MANGLED_SHARE = re.compile(r"\w[<>=?@;]+(?=\w)"), 0.02  # signs amid words: its map lost high bytes
 _PRINTED = str.maketrans("\u2010\u2011\uf0b7\uf0a7\uf0d8\uf0fc\uf02d\uf0e0\uf020", "--•▪➢✓-→ ")
 
 
@@ -73,6 +77,10 @@ def text_layer(file: Path, page_number: int) -> Layer:
     Raises:
         PageError: the file cannot be opened, or has no such page.
     """
+    return guarded(_text_layer, file, page_number)
+
+
+def _text_layer(file: Path, page_number: int) -> Layer:
     with open_pdf(file) as document:
         try:
             page = document[page_number - 1]
@@ -97,6 +105,9 @@ def _layer(page: Any, own: int) -> Layer:
             angles[(degrees - page.get_rotation()) % 360].append(glyph)
             counts["printed"] += not glyph.char.isspace()
             counts["letters"] += glyph.char.isalnum()
+            # What Ghostscript 10.00 makes of a ligature's map: U+6600 for f, U+6900 for i.
+            counts["swapped"] += ord(glyph.char[0]) in _SWAPPED
+            counts["East Asian"] += "\u4e00" <= glyph.char[0] < "\ud800"
             counts["right to left"] += unicodedata.bidirectional(glyph.char[0]) in {"R", "AL"}
     pictures = sum(_shared_area(at, box) for _, at, image in covers if image) / max(_shared_area(box, box), 1e-6)
     problems = {
@@ -105,8 +116,10 @@ def _layer(page: Any, own: int) -> Layer:
         > _HIDDEN * (counts["printed"] + counts["hidden"]),
         "an image covers most of the page and may hold text of its own": pictures > _PICTURE
         and counts["letters"] < 10 * _FEW,
-        "the text layer is junk: glyphs have no Unicode, or are of a private one": counts["junk"]
-        > _JUNK * (counts["printed"] + counts["junk"]),
+        "the text layer is junk: the Unicode of its glyphs is missing, private or wrong": counts["junk"]
+        > max(2, _JUNK * counts["printed"])
+        or counts["swapped"] > 0.1 * counts["East Asian"]
+        or len(_MANGLED.findall("".join(glyph.char for glyph in angles[0]))) > _MANGLED_SHARE * counts["printed"],
         "right-to-left text, which is not put in order here": counts["right to left"] > _RTL * counts["printed"],
         "most of its text runs sideways": 2 * len(angles[0]) < sum(map(len, angles.values())),
         "too few letters in the text layer": counts["letters"] < _FEW,
@@ -199,6 +212,10 @@ def _turned(x: float, y: float, degrees: int) -> complex:
 # Reading order: a page is cut into columns and bands, as its white space and the order in the file have it.
 
 
+def _number(run: _Run) -> int:
+    return run.glyphs[0].number
+
+
 def _runs(glyphs: Sequence[_Glyph]) -> list[_Run]:
     runs: list[list[_Glyph]] = []
     for glyph in glyphs:
@@ -225,6 +242,9 @@ def _page_lines(runs: list[_Run], bottom: float, top: float) -> list[str]:
         bases = sorted((sign * run.base for run in runs), reverse=True)
         apart = [inner for outer, inner in pairwise(bases) if outer > edge and outer - inner > gap]
         zones.append([run for run in runs if apart and sign * run.base > apart[-1]])
+    if amid := [_number(run) for run in runs if run not in zones[0] and run not in zones[1]]:
+        # A line that the file writes amid the body is of a column: a footnote, or a table at its end.
+        zones = [[run for run in zone if not min(amid) < _number(run) < max(amid)] for zone in zones]
     body = [run for run in runs if run not in zones[0] and run not in zones[1]]
     return [_line(line) for zone in (zones[0], body, zones[1]) for line in _ordered(zone)]
 
@@ -241,21 +261,42 @@ def _ordered(runs: list[_Run]) -> list[list[_Run]]:
 
 
 def _columns(runs: Sequence[_Run]) -> list[list[_Run]]:
-    return _cut(runs, [(run.left, run.right) for run in runs], _GAP * median(run.size for run in runs))
+    """Return the runs in columns; cells without padding are apart where the file writes one after another."""
+    sides, size = [(run.left, run.right) for run in runs], median(run.size for run in runs)
+    if len(columns := _cut(runs, sides, _GAP * size)) > 1:
+        return columns
+    close = _cut(runs, sides, _CLOSE * size)
+    return close if (visits := _visits(close)) == sorted(set(visits)) else columns
 
 
 def _parts(rows: list[list[_Run]]) -> Iterator[list[_Run]]:
-    """Yield the rows from the top, or the columns of as many as have columns in common."""
+    """Yield the rows from the top, or the columns of as many as have columns in common.
+
+    A row in the first column stands alone where the others have columns without it: a heading may hide some.
+    """
     while rows:
-        runs, count, parts = list(rows[0]), 1, [rows[0]]
-        for number, row in enumerate(rows[1:], 2):
-            runs += row
-            if len(columns := _columns(runs)) < 2 or number > count + 8:
-                break
-            if _are_columns(columns):
-                count, parts = number, columns
+        count, parts = _common_columns(rows)
+        if count > 1 and all(run in parts[0] for run in rows[0]) and _common_columns(rows[1:])[0] >= count - 1:
+            count, parts = 1, rows[:1]
         yield from parts
         del rows[:count]
+
+
+def _common_columns(rows: list[list[_Run]]) -> tuple[int, list[list[_Run]]]:
+    """Return how many rows from the top have columns in common, and these; 1 and the first row where none have.
+
+    As many as the file writes before all others, else it would be those of a table's next row too.
+    """
+    runs, count, parts, whole = [run for row in rows[:1] for run in row], 1, rows[:1], False
+    for number, row in enumerate(rows[1:], 2):
+        runs += row
+        if len(columns := _columns(runs)) < 2 or number > count + 8:
+            break
+        later = [_number(run) for row in rows[number:] for run in row]
+        ends = max(map(_number, runs)) < min(later, default=math.inf)
+        if ends >= whole and _are_columns(columns):
+            count, parts, whole = number, columns, ends
+    return count, parts
 
 
 def _cut(runs: Sequence[_Run], edges: Sequence[tuple[float, float]], gap: float) -> list[list[_Run]]:
@@ -276,10 +317,9 @@ def _are_columns(columns: list[list[_Run]]) -> bool:
     The file writes a column to its end before the next; where it goes to and fro with every line, full lines of words
     are columns that a producer sorted by height.
     """
-    order = sorted((run.glyphs[0].number, index) for index, column in enumerate(columns) for run in column)
-    visits = [index for index, _ in groupby(index for _, index in order)]
+    visits = _visits(columns)
     if visits == sorted(set(visits)):
-        return order[0][0] >= 0
+        return min(_number(run) for column in columns for run in column) >= 0
     lines = [_by_baseline(column) for column in columns]
     least = min(map(len, lines))
     return (least >= 4 and not len(columns) < len(visits) < 1.5 * least) and all(
@@ -287,6 +327,12 @@ def _are_columns(columns: list[list[_Run]]) -> bool:
         and median(len(_line(line).split()) for line in found) >= 3
         for found, column in zip(lines, columns, strict=True)
     )
+
+
+def _visits(columns: list[list[_Run]]) -> list[int]:
+    """Return the columns' numbers in the order in which the file writes into them."""
+    order = sorted((_number(run), index) for index, column in enumerate(columns) for run in column)
+    return [index for index, _ in groupby(index for _, index in order)]
 
 
 def _width(runs: Sequence[_Run]) -> float:
@@ -298,9 +344,7 @@ def _by_baseline(runs: Sequence[_Run]) -> list[list[_Run]]:
     lines: list[list[_Run]] = []
     for run in sorted(runs, key=lambda run: (-run.size, -run.base)):
         for line in lines:
-            if abs(line[0].base - run.base) < 0.5 * line[0].size and not any(
-                min(run.right, other.right) - max(run.left, other.left) > 0.3 * run.size for other in line
-            ):
+            if abs(line[0].base - run.base) < 0.5 * line[0].size and not any(_overprint(run, other) for other in line):
                 line.append(run)
                 break
         else:
@@ -308,9 +352,17 @@ def _by_baseline(runs: Sequence[_Run]) -> list[list[_Run]]:
     return [sorted(line, key=lambda run: run.left) for line in sorted(lines, key=lambda line: -line[0].base)]
 
 
+def _overprint(one: _Run, other: _Run) -> bool:
+    """Return whether letters of both lie in one place; a run may also fill the gaps that a run in another font left."""
+    letters = product(*([glyph for glyph in run.glyphs if not glyph.char.isspace()] for run in (one, other)))
+    return any(min(a.right, b.right) - max(a.left, b.left) > 0.3 * one.size for a, b in letters)
+
+
 def _line(runs: Sequence[_Run]) -> str:
     """Return a line's text; gaps are spaces where they are wider than those between its letters."""
     glyphs = [glyph for run in runs for glyph in run.glyphs]
+    if any(second.left < first.right for first, second in pairwise(runs)):
+        glyphs.sort(key=lambda glyph: glyph.left)
     gaps = [(second.left - first.right) / max(first.size, second.size) for first, second in pairwise(glyphs)]
     known = zip(gaps, pairwise(glyphs), strict=True)
     inner = [gap for gap, (one, other) in known if gap < _GAP and (one.char + other.char).isalnum()]

@@ -160,6 +160,7 @@ def one_page(
     characters: Mapping[int, str] | None = None,
     font: str = "/Type/Font/Subtype/Type1/BaseFont/Helvetica/Encoding/WinAnsiEncoding",
     catalogue: str = "",
+    resources: str = "/XObject<</I 7 0 R>>",
     further: Sequence[bytes] = (),
 ) -> bytes:
     """Return a PDF of one page drawn by `content` with the font /F and the image /I, a grey pixel.
@@ -177,7 +178,7 @@ def one_page(
         f"<</Type/Catalog/Pages 2 0 R{catalogue}>>".encode(),
         b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
         f"<</Type/Page/Parent 2 0 R/MediaBox[{box}]/Contents 4 0 R{page}/Resources<</Font<</F 5 0 R>>"
-        "/XObject<</I 7 0 R>>>>>>".encode(),
+        f"{resources}>>>>".encode(),
         stream(content.encode("latin-1")),
         f"<<{font}{known}>>".encode(),
         stream(cmap.encode()),
@@ -206,3 +207,22 @@ def drawn_by_chromium(folder: Path, font: str) -> dict[str, Path]:
             edges = {"header_template": MARGINS.format(*HEADER), "footer_template": MARGINS.format(FOOTER, "")}
             page.pdf(path=files[name], format="A4", margin=margin, display_header_footer=True, **edges)
     return files
+
+
+def endless() -> bytes:
+    """Return a PDF of one page that is shaded by a program so long that PDFium is busy with it for hours."""
+    program = "{ " + "dup mul sin " * 20_000 + "pop }"
+    shading = b"<</ShadingType 1/ColorSpace/DeviceGray/Domain[0 600 0 400]/Function 9 0 R>>"
+    function = stream(program.encode(), b"/FunctionType 4/Domain[0 600 0 400]/Range[0 1]")
+    return one_page("/S sh", resources="/Shading<</S 8 0 R>>", further=[shading, function])
+
+
+def ever_growing() -> bytes:
+    """Return a PDF of one page whose form holds another one a thousand times, that one the next, and so on."""
+    forms = [
+        stream(
+            b"/N Do " * 1000, b"/Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<</XObject<</N %d 0 R>>>>" % number
+        )
+        for number in range(9, 14)
+    ]
+    return one_page("/N Do", resources="/XObject<</N 8 0 R>>", further=[*forms, stream(b"0 0 9 9 re f")])

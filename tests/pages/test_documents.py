@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +14,11 @@ from pathlib import Path
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from ocrlab.pages import Page, PageError, load_pages, page_size
+from ocrlab.pages import Page, PageError, documents, load_pages, page_size
 from ocrlab.pages import images as images_module
 from ocrlab.pages.documents import PDF_DPI
+from ocrlab.pages.text_layer import text_layer
+from tests.pages import pdfs
 
 COLOURS = ("red", "lime", "blue")
 _BODY = (
@@ -246,7 +250,7 @@ def test_planning_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise AssertionError("a page was decoded")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
-    monkeypatch.setattr("pypdfium2.PdfPage.render", decoded)
+    monkeypatch.setattr(documents, "guarded", decoded)
     assert [page_size(page) for page in pages] == sizes
 
 
@@ -256,3 +260,44 @@ def test_a_manifests_pdf_says_where_its_pages_are(tmp_path: Path) -> None:
     (page,) = load_pages(tmp_path)
     with pytest.raises(PageError, match="load_pages gives each of its pages"):
         page.open()
+
+
+def test_a_pdf_that_keeps_pdfium_busy_is_refused_by_name_once_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "endless.pdf").write_bytes(pdfs.endless())
+    (tmp_path / "growing.pdf").write_bytes(pdfs.ever_growing())
+    three(tmp_path, ".pdf")
+    endless, growing, *others = load_pages(tmp_path)
+    monkeypatch.setenv(documents.DEADLINE_VARIABLE, "0.5")
+    with pytest.raises(PageError, match=r"endless\.pdf: page 1 keeps PDFium busy for 0\.5 s; .*DEADLINE_S=60"):
+        endless.open()
+    with pytest.raises(PageError, match=r"growing\.pdf: page 1 keeps PDFium busy"):
+        text_layer(growing.file, 1)
+    monkeypatch.delenv(documents.DEADLINE_VARIABLE)
+    assert [colour_of(page) for page in others] == [rgb(colour) for colour in COLOURS]
+    monkeypatch.setenv(documents.DEADLINE_VARIABLE, "0.5")
+    monkeypatch.setattr(documents, "_helpers", {})
+    monkeypatch.setattr(documents, "_started", None)
+    with pytest.raises(PageError, match="keeps PDFium busy"):
+        endless.open()
+
+
+def greedy(_: Path) -> int:
+    """Take more memory than PDFium may."""
+    return len(bytearray(5 << 30))
+
+
+def faulty(_: Path) -> None:
+    """End as a segmentation fault does."""
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_pdf_that_takes_gigabytes_or_ends_its_process_costs_itself(tmp_path: Path) -> None:
+    file = three(tmp_path, ".pdf")
+    if sys.platform == "linux":
+        with pytest.raises(PageError, match=r"three\.pdf: MemoryError.*export it again"):
+            documents.guarded(greedy, file)
+    with pytest.raises(PageError, match=r"three\.pdf: it ends its process \(exit code -?\d+\); export the file again"):
+        documents.guarded(faulty, file)
+    assert len(load_pages(file)) == 3 and load_pages(file)[2].open().size == load_pages(file)[2].size()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -41,6 +42,21 @@ def test_typeset_pages_give_their_text_in_reading_order(typeset: dict[str, Path]
     layer = text_layer(typeset[name], 1)
     assert layer.text is not None, layer.problem
     assert character_edits(layer.text, "\n".join(pdfs.typeset()[name][1])).rate <= 0.005
+
+
+PRODUCERS = Path(__file__).parent / "producers"
+MADE: dict[str, list[str] | None] = json.loads((PRODUCERS / "typeset.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_pages_of_real_producers_give_what_was_typeset_or_are_refused(name: str) -> None:
+    text, problem = text_layer(PRODUCERS / f"{name}.pdf", 1)
+    printed = MADE[name]
+    if printed is None:
+        assert text is None and problem.startswith("the text layer is junk")
+    else:
+        assert text is not None, problem
+        assert character_edits(text, "\n".join(printed)).rate <= 0.005
 
 
 def test_words_are_broken_on_the_hyphenated_page(typeset: dict[str, Path]) -> None:
