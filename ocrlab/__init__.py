@@ -9,33 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import ocrlab.study.plots as plots
-    import ocrlab.study.tables as tables
-    from ocrlab.pages import Page, load_pages, open_image
-    from ocrlab.reading.reader import Reader, open_reader, try_reader
-    from ocrlab.reading.settings import Settings, load_preset
-    from ocrlab.scoring.metrics import score
-    from ocrlab.study.experiment import readings_of, run_experiment
-    from ocrlab.study.records import load_rows
+    from ocrlab.pages import Page as Page, load_pages as load_pages, open_image as open_image
+    from ocrlab.reading.reader import Reader as Reader, open_reader as open_reader, try_reader as try_reader
+    from ocrlab.reading.settings import Settings as Settings, load_preset as load_preset
+    from ocrlab.scoring.metrics import score as score
+    from ocrlab.study import plots as plots, tables as tables
+    from ocrlab.study.experiment import readings_of as readings_of, run_experiment as run_experiment
+    from ocrlab.study.records import load_rows as load_rows
 
 __version__ = "0.1.0"
-__all__ = [
-    "Page",
-    "Reader",
-    "Settings",
-    "load_pages",
-    "load_preset",
-    "load_rows",
-    "open_image",
-    "open_reader",
-    "plots",
-    "readings_of",
-    "run_experiment",
-    "score",
-    "tables",
-    "try_reader",
-]
-
 _NAMES = {
     "ocrlab.pages": ("Page", "load_pages", "open_image"),
     "ocrlab.reading.reader": ("Reader", "open_reader", "try_reader"),
@@ -45,6 +27,7 @@ _NAMES = {
     "ocrlab.study.records": ("load_rows",),
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
+__all__ = sorted((*_HOMES, "plots", "tables"))
 
 
 def __getattr__(name: str) -> Any:
@@ -56,4 +39,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

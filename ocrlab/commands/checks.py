@@ -16,8 +16,7 @@ from ocrlab.commands.setting_flags import refuse_held, settings_of
 from ocrlab.experiments.limits import fit_matrix, fit_table
 from ocrlab.experiments.readiness import check_readiness
 from ocrlab.experiments.soak import run_soak
-from ocrlab.machine.hardware import card
-from ocrlab.machine.hardware import cards as known_cards
+from ocrlab.machine.hardware import card, cards as known_cards
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.study.provenance import read_record, start_record, write_record

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -12,26 +10,6 @@ from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.study.compare import compare, endings, summarise
 
 GREEDY, OWN = "greedy", "checkpoint's own"
-_SAME_COST = 0.25
-_SAMPLING = {"temperature", "top_p", "top_k"}
-
-
-def generation_grid(base: Settings, seeds: Sequence[int] = (0,), **values: Sequence[Any]) -> dict[Settings, str]:
-    """Return settings to compare, each with its name, greedy first: `base`, the checkpoint's own, one change at a time.
-
-    `values` holds lists by setting: `temperature=[0.3, 1.0]` samples, once per seed; `repetition_penalty`,
-    `no_repeat_ngram_size`, `num_beams` and `max_new_tokens` change `base` alone. What equals an earlier one is left
-    out.
-    """
-    greedy = replace(base, do_sample=False, temperature=None, top_p=None, top_k=None)
-    own = replace(greedy, do_sample=None, num_beams=None, repetition_penalty=None, no_repeat_ngram_size=None)
-    grid = {greedy: GREEDY, own: OWN}
-    for name, choices in values.items():
-        variants = [replace(greedy, do_sample=True, seed=seed) for seed in seeds] if name in _SAMPLING else [greedy]
-        for value in choices:
-            for variant in variants:
-                grid.setdefault(replace(variant, **{name: value}), f"{name}={value}")
-    return grid
 
 
 def with_texts(rows: pd.DataFrame, readings: pd.DataFrame, names: Mapping[Settings, str]) -> pd.DataFrame:
@@ -105,30 +83,6 @@ def best_setting(rows: pd.DataFrame, table: pd.DataFrame, margin: float) -> str:
     share = 1 - 0.05 / max(1, len(others))
     seen = [n for n in others if compare(rows, "setting", n, GREEDY, margin, confidence=share).kind == "better"]
     return min(seen, key=lambda name: float(table["cer"][name]), default=GREEDY)
-
-
-def tuned_preset(judged: pd.DataFrame, grid: Mapping[Settings, str]) -> tuple[Settings, str]:
-    """Return the cheapest setting that nothing speaks against, and the reason in words; greedy where none is left.
-
-    Cheapest is by the tokens decoded per page, all beams counted: where others use the machine too, times differ by
-    more than settings do. Where none decodes a quarter fewer, the first in the grid's order is taken.
-    """
-    settings = {name: next(s for s, n in grid.items() if n == name) for name in judged["setting"]}
-    left = judged[judged["out"] == ""]
-    if left.empty:
-        why = str(judged.set_index("setting")["out"].loc[GREEDY])
-        return settings[GREEDY], f"greedy for want of a better one: every setting has something against it ({why})"
-    cheap = left["decoded_mean"] * (1 - _SAME_COST) <= left["decoded_mean"].min()
-    chosen = left[cheap].iloc[0]
-    name, best = chosen["setting"], chosen["best"]
-    verdict = f"not worse than {best} by more than the margin"
-    if name == best:
-        verdict = "no setting was seen to read better" if best == GREEDY else "seen to read better than greedy"
-    return settings[name], (
-        f"{name}: {verdict}; CER {chosen['cer']:.2%} over {chosen['pages']} pages, ended badly: "
-        f"{chosen['ends'] or 'none'}; of {len(left)} such settings none decoded a quarter fewer tokens, "
-        f"{chosen['decoded_mean']:.0f} and {1000 * chosen['page_s']:.0f} ms per page"
-    )
 
 
 def _why_not(rows: pd.DataFrame, table: pd.DataFrame, name: str, best: str, margin: float) -> str:

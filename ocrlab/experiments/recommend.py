@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -18,9 +18,9 @@ from ocrlab.reading.settings import GENERATION, Settings, is_endpoint, load_prom
 from ocrlab.scoring.metrics import METRICS
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import Interval, Verdict, ratio_of_sums
-from ocrlab.study.agreement import REFERENCE, with_reference, words
+from ocrlab.study.agreement import REFERENCE
 from ocrlab.study.compare import by_source, compare, endings, reasons_of, values_of, why_no_score
-from ocrlab.study.records import readings_in, rows_of, settings_of
+from ocrlab.study.records import settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,21 +111,6 @@ def _decides(line: pd.Series, every: pd.DataFrame) -> str:
     return f"{first}: the truth is {line['truth']}. " if every["truth"].nunique() > 1 else ""
 
 
-def write_recommended(recommended: Iterable[Recommendation], folder: Path, heading: str) -> list[Path]:
-    """Write presets with their reasons: `recommended.yaml` for the first, `recommended-2.yaml` and so on for others.
-
-    `heading` says whose rows they are from.
-    """
-    return [
-        write_preset(
-            one.settings,
-            f"{heading}. {one.machine}: {one.answer} {one.why} {one.unless}",
-            folder / ("recommended.yaml" if number == 1 else f"recommended-{number}.yaml"),
-        )
-        for number, one in enumerate(recommended, 1)
-    ]
-
-
 def write_preset(settings: Settings, reason: str, file: Path) -> Path:
     """Write a preset that `load_preset` loads, with the reason as comment lines; return its path.
 
@@ -136,21 +121,6 @@ def write_preset(settings: Settings, reason: str, file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"{comment}\n{yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)}", encoding="utf-8")
     return file
-
-
-def rows_of_runs(folders: Iterable[Path]) -> tuple[pd.DataFrame, str]:
-    """Return the rows of several runs' folders in one table, each with its run's name, and what they are held against.
-
-    That is a sentence where no page of a run has a truth (`study.agreement`), else empty.
-    """
-    import pandas as pd
-
-    tables, notes = [], []
-    for folder in folders:
-        held, references = with_reference(readings_in(folder))
-        tables += [pd.DataFrame(rows_of(held)).assign(run=folder.name)] if held else []
-        notes += [words(references)] if references else []
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), " ".join(notes)
 
 
 def quality_rows(rows: pd.DataFrame) -> pd.DataFrame:

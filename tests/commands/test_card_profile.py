@@ -12,8 +12,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from ocrlab.commands import plan
-from ocrlab.commands import reproduce as command
+from ocrlab.commands import plan, reproduce as command
 from ocrlab.commands.for_model import check_model
 from ocrlab.reading.limits import shapes_of
 from ocrlab.reading.settings import Settings, load_prompts

@@ -11,21 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ocrlab.experiments.generation import (
-    GREEDY,
-    OWN,
-    generation_grid,
-    judge_settings,
-    summarise_settings,
-    tuned_preset,
-    with_texts,
-)
+from ocrlab.experiments.generation import GREEDY, OWN, judge_settings, summarise_settings, with_texts
 from ocrlab.experiments.recommend import write_preset
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.scoring.metrics import digits_kept, lines_kept, score
 from ocrlab.study.experiment import readings_of, run_experiment
+from tests.experiments.cells import names_of
 
+CELLS = names_of("05-generation")
+generation_grid, tuned_preset = CELLS["generation_grid"], CELLS["tuned_preset"]
 BASE = Settings(dtype="float32", max_new_tokens=120, batch_size=4)
 TRUTH = "Milk 2 x 30.10\nTotal 60.20"
 

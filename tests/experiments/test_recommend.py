@@ -13,19 +13,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from ocrlab import paths
-from ocrlab.experiments.recommend import (
-    judge_runs,
-    recommend,
-    rows_of_runs,
-    write_recommended,
-)
+from ocrlab.experiments.recommend import judge_runs, recommend, write_preset
 from ocrlab.machine import quarantine
 from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.scoring.outcomes import WITHOUT_TEXT
 from ocrlab.study.records import readings_in
-from tests.experiments.cells import shown_by
+from tests.experiments.cells import names_of, shown_by
 from tests.notebooks import said_by
 
+rows_of_runs = names_of("08-recommendation")["rows_of_runs"]
 BASE = Settings(dtype="float32", max_new_tokens=512)
 
 
@@ -81,7 +77,7 @@ def test_the_fastest_that_reads_no_worse_is_recommended(tmp_path: Path) -> None:
     assert found[replace(BASE, dtype="float16")] == "could not run"
     (one,) = recommend(judged)
     assert one.settings == FAST and "times as many pages per second" in one.why
-    (file,) = write_recommended([one], tmp_path, "Rows of my-card")
+    file = write_preset(one.settings, f"Rows of my-card. {one.machine}: {one.why}", tmp_path / "recommended.yaml")
     assert load_preset(file) == FAST and file.read_text(encoding="utf-8").startswith("# Rows of my-card. M: ")
     assert table_of(judged).index.tolist()[:2] == ["dtype=float32, max_new_tokens=512, batch_size=8", "batch_size=1"]
     assert "recommended (1)" in [t.get_text() for t in pareto_of(judged).axes[0].get_legend().get_texts()]

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from ocrlab.pages import Page, PageError, documents, load_pages, page_size
-from ocrlab.pages import images as images_module
+from ocrlab.pages import Page, PageError, documents, images as images_module, load_pages, page_size
 from ocrlab.pages.documents import PDF_DPI
 from ocrlab.pages.text_layer import text_layer
 from tests.pages import pdfs

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ocrlab.pages import Page, PageError, load_pages
-from ocrlab.pages import images as images_module
+from ocrlab.pages import Page, PageError, images as images_module, load_pages
 from ocrlab.pages.files import natural
 
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ocrlab.pages import PageError, open_image
-from ocrlab.pages import images as images_module
+from ocrlab.pages import PageError, images as images_module, open_image
 
 
 def noise(width: int = 200, height: int = 100) -> Image.Image:

@@ -12,8 +12,7 @@ from PIL import Image
 
 from ocrlab import paths
 from ocrlab.commands.cli import main
-from ocrlab.pages import Page, PageError, degrade, load_pages, page_size
-from ocrlab.pages import text_layer as layers
+from ocrlab.pages import Page, PageError, degrade, load_pages, page_size, text_layer as layers
 from ocrlab.study.records import row_of
 from ocrlab.study.rereading import absent_pages, pages_by_hash
 from tests.pages.pdfs import lines, one_page
