@@ -6,20 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 import yaml
+from IPython.display import HTML
 from jinja2 import Environment, FileSystemLoader
 
 from ocrlab import paths
 from ocrlab.experiments import claim_rules
 from ocrlab.experiments.evidence import OPEN, Answer, Evidence, Kind, Tables
 from ocrlab.experiments.readiness import Readiness, check_readiness
-
-if TYPE_CHECKING:
-    from IPython.display import HTML
-
 
 SOURCE = "the field report of January 2026"
 _HERE = Path(__file__).parent
@@ -134,7 +131,5 @@ def readiness_table(readiness: Readiness) -> HTML:
 
 
 def _drawn(macro: str, *values: Any) -> HTML:
-    from IPython.display import HTML
-
     template = Environment(loader=FileSystemLoader(_HERE), autoescape=True).get_template("claims.html.j2")
     return HTML(getattr(template.module, macro)(*values))

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pandas as pd
 
-from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.study.compare import compare, endings, summarise
 
 GREEDY, OWN = "greedy", "checkpoint's own"
-
-
-def with_texts(rows: pd.DataFrame, readings: pd.DataFrame, names: Mapping[Settings, str]) -> pd.DataFrame:
-    """Return the rows of `run_experiment` with each one's setting by name, its text and its truth.
-
-    `readings` are those of `readings_of`. Settings that share a name are taken together.
-    """
-    mine = readings.drop_duplicates("key").set_index("key").loc[rows["key"]]
-    setting = [names[make_settings(asked)] for asked in mine["asked"]]
-    return rows.assign(setting=setting, text=mine["text"].tolist(), truth=mine["truth"].tolist())
 
 
 def summarise_settings(rows: pd.DataFrame) -> pd.DataFrame:
@@ -27,7 +14,8 @@ def summarise_settings(rows: pd.DataFrame) -> pd.DataFrame:
 
     `digits` and `lines` are the shares that came back, with 95 % intervals over pages (`_low`, `_high`), empty where
     the truth has none; `loops` and `truncated` count readings of `readings`; `tokens_mean` are new tokens per reading,
-    `decoded_mean` those of every beam. `rows` are those of `with_texts`; the index is the setting.
+    `decoded_mean` those of every beam. `rows` have `setting` by name, `text` and `truth` beside
+    the columns of `run_experiment`; the index is the setting.
     """
     beams = rows["actual_num_beams"].astype(float).fillna(1) if "actual_num_beams" in rows else 1
     counted = rows.assign(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+import pandas as pd
 import yaml
 
 from ocrlab.machine.quarantine import reason_against
@@ -21,10 +22,6 @@ from ocrlab.scoring.statistics import Interval, Verdict, ratio_of_sums
 from ocrlab.study.agreement import REFERENCE
 from ocrlab.study.compare import by_source, compare, endings, reasons_of, values_of, why_no_score
 from ocrlab.study.records import settings_of
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Standing = Literal[
     "recommended", "on the front", "dominated", "not settled", "worse", "not valid", "not scored", "could not run"
@@ -73,8 +70,6 @@ def judge_runs(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
     what read no page. Fewer than 8 shared pages settle nothing. Where no setting has a CER, nothing is recommended and
     the reason says what would give one; no rows give no lines.
     """
-    import pandas as pd
-
     lines = []
     quality = quality_rows(rows)
     for (machine, model), every in quality.groupby(["machine", "model_id"], sort=False) if len(quality) else ():
@@ -165,8 +160,6 @@ def _pages(group: pd.DataFrame) -> tuple[int, int, int]:
 
 def _versus(one: pd.DataFrame, other: pd.DataFrame, margin: float, **more: Any) -> Verdict:
     """Return the verdict on one setting's rows against another's; the same page of several experiments counts once."""
-    import pandas as pd
-
     metric = more.get("metric", "cer")
     sides = [g.reindex(columns=g.columns.union([f"{metric}_edits"])) for g in (one, other)]
     sides = [side.dropna(subset=[f"{metric}_edits"]).drop_duplicates("page") for side in sides]

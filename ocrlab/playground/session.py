@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ocrlab import paths
 from ocrlab.pages import Page
@@ -19,9 +21,6 @@ from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.study.agreement import label_first
 from ocrlab.study.experiment import Store
 from ocrlab.study.records import RecordFile, reading_record, row_key, row_of, setting_label
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 EXPERIMENT = "playground"
 _COLUMNS = ("time_utc", "page", "status", "reason", "cer", "ttft_s", "tokens_per_second", "page_s", "text")
@@ -92,8 +91,6 @@ class Session:
 
     def table(self) -> pd.DataFrame:
         """Return the readings as a table: time, page, settings as a label, status, scores, costs, text."""
-        import pandas as pd
-
         lines = [{"settings": setting_label(row["asked"])} | {n: row.get(n) for n in _COLUMNS} for row in self.rows]
         return pd.DataFrame(lines, columns=["settings", *_COLUMNS])
 

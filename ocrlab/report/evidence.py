@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pandas as pd
 from markupsafe import Markup
 
 from ocrlab.reading.settings import make_settings
@@ -214,8 +215,6 @@ def settings_lines(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Where truths are of several sources, each has lines of its own, and `truth` says which it is.
     """
-    import pandas as pd
-
     if not readings:
         return []
     sources = by_source(pd.DataFrame(rows_of(readings)))

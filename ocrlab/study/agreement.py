@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import pandas as pd
 from rapidfuzz.distance import Levenshtein
 
 from ocrlab.pages import Page
@@ -20,9 +21,6 @@ from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import share_of_votes, votes_needed
 from ocrlab.study.experiment import Store
 from ocrlab.study.records import rows_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: What `truth_source` says where the truth is another setting's reading.
 REFERENCE = "reference"
@@ -74,8 +72,6 @@ def against_reference(rows: pd.DataFrame, experiment: str) -> tuple[pd.DataFrame
 
     The sentence is empty where there is a truth, or nothing was read.
     """
-    import pandas as pd
-
     if rows.empty or ("cer_edits" in rows and rows["cer_edits"].notna().any()):
         return rows, ""
     known = Store(experiment).readings.by_key

@@ -7,20 +7,16 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from ocrlab.pages.truth import SOURCES
-from ocrlab.reading.settings import Settings
 from ocrlab.scoring.metrics import METRICS, Edits, first_divergence, graphemes, normalise, shown_metrics
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import Interval, Verdict, bootstrap_interval, bootstrap_median, share_interval, verdict
 from ocrlab.study.records import FLAGS
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 _TIMES = ("page_s", "ttft_s", "tpot_s", "vision_s", "prefill_s", "decode_s")
 _COSTS = [*_TIMES, "image_tokens", "tokens"]
@@ -55,8 +51,6 @@ def summarise(rows: pd.DataFrame, by: str | Sequence[str], metrics: Sequence[str
     `peak_memory_bytes` is the highest over the pages: what must fit. Costs are over rows that were read to their end; a
     group that could not run keeps its line, with the reason. What nothing was measured of is an empty column.
     """
-    import pandas as pd
-
     lines: list[dict[str, Any]] = []
     keys = [by] if isinstance(by, str) else list(by)
     for names, group in rows.groupby(keys, sort=False, dropna=False):
@@ -221,11 +215,6 @@ def _by_page(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 # One variant against another, page by page: is the text the same, from which letter on not, and is its CER worse.
 
 
-def variant_of(settings: Settings) -> str:
-    """Return attention and pinned kernel in words: what the column `variant` calls a setting."""
-    return variant_words(settings.attn_implementation, settings.sdpa_kernel)
-
-
 def name_variants(rows: pd.DataFrame, *, with_dtype: bool = False) -> pd.DataFrame:
     """Return the rows with a column `variant`: attention and pinned kernel in words, after quantization and dtype."""
     names = [variant_words(a, k) for a, k in zip(rows["attn_implementation"], rows["sdpa_kernel"], strict=True)]
@@ -248,8 +237,6 @@ def contrast(rows: pd.DataFrame, readings: pd.DataFrame, against: str, margin: f
     `kind` and `words` of the paired verdict against `margin` (fractions); status and reason of the first failure.
     Where nothing is scored (no truth, random weights), the quality columns stay empty.
     """
-    import pandas as pd
-
     texts = readings.set_index("key")["text"]
     other = rows[rows["variant"] == against]
     expected = {page: texts[key] for page, key in zip(other["page"], other["key"], strict=True)}

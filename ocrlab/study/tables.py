@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
+
+import pandas as pd
+from IPython.display import HTML
 
 from ocrlab.scoring.metrics import align, shown_metrics
 from ocrlab.study.compare import by_source, summarise
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from IPython.display import HTML
 
 _COLOURS = {"replace": "#E69F00", "insert": "#56B4E9", "delete": "#CC79A7"}
 
@@ -20,8 +18,6 @@ def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
 
     Where truths are of several sources, a setting has a line of each.
     """
-    import pandas as pd
-
     keys = [by] if isinstance(by, str) else by
     if len(sources := by_source(rows)) > 1:
         rows, keys = pd.concat([mine.assign(truth=name) for name, mine in sources.items()]), [*keys, "truth"]
@@ -51,7 +47,6 @@ def diff(reading: str, truth: str, names: tuple[str, str] = ("truth", "reading")
 
     `names` are the words in front of the two; they are ours and not escaped.
     """
-    from IPython.display import HTML
 
     def line(side: str) -> str:
         parts = []
