@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for page in load_pages("documents", limit=20):
         shutil.copy(page.file, pages)
         (pages / f"{page.file.stem}.gt.txt").write_text(page.truth or "", encoding="utf-8")
-    with rehearsal(pages=(pages,), seconds=0.2, token_seconds=0.0003, manners=MANNERS) as fake:
+    with rehearsal(pages=(pages,), seconds=0.08, token_seconds=0.0001, manners=MANNERS) as fake:
         given = {"run": "rehearsed", "minutes": 10, "params": f"page_set={pages}"}
         assert reproduce("cpu", fake.model_id, results=results, **given) == 0
     return results / "rehearsed"

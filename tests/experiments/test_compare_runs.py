@@ -70,6 +70,13 @@ def test_quality_stands_side_by_side_with_its_verdict(two):
     assert table["page_s"].tolist() == [pytest.approx(0.255), pytest.approx(0.355)]
 
 
+def test_pages_whose_truth_is_of_another_source_are_named_and_not_mixed_in(two, capsys):
+    rows = rows_across(two)
+    table = quality_across(rows.assign(truth_source=rows["page"].map({"p00": "pdf"}).fillna("file")))
+    assert (table["pages"] == 11).all() and table["cer"].tolist() == [0.0, 0.0], "the misread page has the other truth"
+    assert "not mixed in: 1 with the PDF's text layer" in capsys.readouterr().out
+
+
 def test_speed_stands_against_each_runs_own_limit(two):
     table = speed_across(rows_across(two), two).set_index("run")
     # The embedded reader's text layers and head are 1.25 million numbers of 4 bytes: 0.5 ms at 10 GB/s, of 4 ms.
