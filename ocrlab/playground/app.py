@@ -178,8 +178,9 @@ class Blind:
             self._keys.children += (key,)
         self._next = w.Button(description="Read the next page with both", layout=wide()).add_class("ocr-vote-next")
         self._next.on_click(lambda _: threading.Thread(target=self._read_next, daemon=True).start())
-        shown = w.Box([self.image], layout=wide()).add_class("ocr-place")
-        self.box = card("Which is right?", shown, self.texts, self._keys, self.state, self._next).add_class("ocr-vote")
+        self._place = w.Box([self.image], layout=wide()).add_class("ocr-place")
+        self.box = card("Which is right?", self._place, self.texts, self._keys, self.state, self._next)
+        self.box.add_class("ocr-vote")
 
     def start(self) -> None:
         """Show the first place without a vote of the pages that both settings read in this session."""
@@ -209,7 +210,7 @@ class Blind:
 
     def _show(self) -> None:
         self.state.value, self._left, todo = note(self._why), random.randrange(2), self._todo
-        for part, shown in ((self.texts, todo), (self._keys, todo), (self._next, not todo)):
+        for part, shown in ((self._place, todo), (self.texts, todo), (self._keys, todo), (self._next, not todo)):
             part.layout.display = "" if shown else "none"
         if todo:
             page, self.image.value = self._session.pages[todo[0][0]]
