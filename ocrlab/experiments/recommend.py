@@ -14,12 +14,11 @@ import pandas as pd
 import yaml
 
 from ocrlab.machine.quarantine import reason_against
-from ocrlab.pages.truth import SOURCES
+from ocrlab.pages.truth import REFERENCE, SOURCES
 from ocrlab.reading.settings import GENERATION, Settings, is_endpoint, load_prompts
 from ocrlab.scoring.metrics import METRICS
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import Interval, Verdict, ratio_of_sums
-from ocrlab.study.agreement import REFERENCE
 from ocrlab.study.compare import by_source, compare, endings, reasons_of, values_of, why_no_score
 from ocrlab.study.records import settings_of
 
@@ -76,8 +75,8 @@ def judge_runs(rows: pd.DataFrame, margin: float = 0.005) -> pd.DataFrame:
         for source, mine in by_source(every).items():
             of = {"machine": machine, "model_id": model, "truth": source}
             groups = [(group, _set_aside(group)) for _, group in groups_by_setting(mine)]
-            rows = _anchor([g for g, aside in groups if not aside] or [g for g, _ in groups], margin, source)
-            anchor = _Anchor(rows, _seconds(rows), why_no_score(rows))
+            best = _anchor([g for g, aside in groups if not aside] or [g for g, _ in groups], margin, source)
+            anchor = _Anchor(best, _seconds(best), why_no_score(best))
             lines += _ranked([_line(group, aside, anchor, margin) | of for group, aside in groups])
     return pd.DataFrame(lines, columns=_COLUMNS)
 

@@ -129,9 +129,9 @@ def guarded(function: Callable[..., Any], file: Path, *args: Any) -> Any:
     with _LOCK:
         if tried in _ended:
             raise PageError(_ended[tried])
+        # Put back once it has answered: after Ctrl-C its answer would be taken for the next one's.
+        helper = _helpers.pop(os.getpid(), None) or _started()
         try:
-            # Put back once it has answered: after Ctrl-C its answer would be taken for the next one's.
-            helper = _helpers.pop(os.getpid(), None) or _started()
             helper.stdin.write(pickle.dumps((deadline_s, function, file, args)))
             helper.stdin.flush()
             value, problem = pickle.load(helper.stdout)
@@ -147,6 +147,8 @@ def guarded(function: Callable[..., Any], file: Path, *args: Any) -> Any:
 
 
 def _started() -> Any:
+    # No `machine.worker.Worker`: multiprocessing starts none in a DataLoader's processes, which prepare pages, and runs
+    # a person's unguarded script again.
     code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
     # In a session of its own: Ctrl-C is for the process that it works for, and it ends with that one.
     helper: Any = Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, start_new_session=True)

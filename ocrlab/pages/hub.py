@@ -102,8 +102,7 @@ def fetch_sets(values: Iterable[Any]) -> None:
 
 def known_sets() -> dict[str, dict[str, str]]:
     """Return the sets of `hub_sets.yaml` by name: what their cards say, as options of a source."""
-    found: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_name("hub_sets.yaml").read_text("utf-8"))
-    return found
+    return dict(yaml.safe_load(Path(__file__).with_name("hub_sets.yaml").read_text("utf-8")))
 
 
 def _parsed(source: str) -> tuple[str, dict[str, str]]:

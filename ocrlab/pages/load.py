@@ -242,7 +242,7 @@ def _as_page(manifest: Path, entry: dict[str, Any], encoding: str, *, hash_neede
     problem = problem or _hash_problem(manifest, file, sha256, entry.get("sha256", ""), hash_needed)
     refused, truth, facts = bool(problem), None, tuple(entry.get("facts", ()))
     if not refused:
-        known = (entry["truth"], facts, "") if "truth" in entry else truth_beside(file, encoding=encoding)
+        known = (entry["truth"], (), "") if "truth" in entry else truth_beside(file, encoding=encoding)
         truth, facts, problem = known[0], facts or known[1], known[2]
     about = {name: entry.get(name, "") for name in ("language", "kind", "degradation", "font", "licence")}
     name = entry.get("set") or manifest.parent.resolve().name

@@ -16,7 +16,7 @@ from typing import Any
 from ocrlab.pages.files import MANIFEST, SEVERAL, in_order, is_page, parts_of
 from ocrlab.pages.images import PageError, size_from
 from ocrlab.pages.page import Page
-from ocrlab.pages.truth import names_beside, read_facts, read_truth
+from ocrlab.pages.truth import Found, names_beside, truth_among
 
 _SECRET = re.compile(r"://[^/@]*:[^/@]*@|[?&][^=&]*(sig|token|secret|pass|key|credential|auth)[^=&]*=", re.IGNORECASE)
 _HIDDEN = re.compile(r"(^|[/\\])\.")
@@ -101,16 +101,12 @@ def _pages(store: Any, path: str, url: str, recursive: bool, dpi: int, encoding:
 def _with_truth(
     store: Any, page: StoredPage, file: PurePosixPath, keys: Mapping[str, str], encoding: str
 ) -> StoredPage:
-    *texts, name = names_beside(file.stem, page.page_number)
-    if key := keys.get(str(file.with_name(name))):
-        facts, problem = read_facts(f"{page.where}: {name}", partial(_read, page.where, store.checksum(key), key))
-        page = replace(page, facts=facts, problem=problem)
-    for name in texts:
-        if key := keys.get(str(file.with_name(name))):
-            read = partial(_read, page.where, store.checksum(key), key)
-            truth, problem = read_truth(f"{page.where}: {name}", read, encoding)
-            return replace(page, truth=truth, problem=problem or page.problem)
-    return page
+    def find(name: str) -> Found:
+        key = keys.get(str(file.with_name(name)))
+        return (f"{page.where}: {name}", partial(_read, page.where, store.checksum(key), key)) if key else None
+
+    truth, facts, problem = truth_among(names_beside(file.stem, page.page_number), find, encoding)
+    return replace(page, truth=truth, facts=facts, problem=problem or page.problem)
 
 
 @lru_cache(maxsize=1)  # the pages of one file are mostly opened one after the other

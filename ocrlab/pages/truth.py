@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -14,25 +14,38 @@ from ocrlab.pages.images import PageError
 from ocrlab.paths import write_whole
 from ocrlab.scoring.content import Fact, facts_problem
 
+#: What a file is called in messages and what reads its bytes, or None where there is none.
+Found = tuple[str, Callable[[], bytes]] | None
+#: A page's truth and facts, and what is wrong with either.
+Beside = tuple[str | None, tuple[Fact, ...], str]
 UTF_8 = "utf-8-sig"
 _NO_SCORE = "so the page has no score"
-#: Where a truth is from (`truth_source`), in words; figures never mix two. The last is agreement: no page had a truth.
-SOURCES = {"file": "a file", "pdf": "the PDF's text layer", "hub": "a set of the Hub", "reference": "another reading"}
+#: What `truth_source` says where the truth is another setting's reading: agreement, as no page had a truth.
+REFERENCE = "reference"
+#: Where a truth is from (`truth_source`), in words; figures never mix two.
+SOURCES = {"file": "a file", "pdf": "the PDF's text layer", "hub": "a set of the Hub", REFERENCE: "another reading"}
 
 
-def truth_beside(
-    file: Path, page_number: int | None = None, encoding: str = UTF_8
-) -> tuple[str | None, tuple[Fact, ...], str]:
+def truth_beside(file: Path, page_number: int | None = None, encoding: str = UTF_8) -> Beside:
     """Return the truth from NAME.gt.txt, NAME.txt or NAME.xml (None: there is none), facts, what is wrong with either.
 
     That of page 3 of a PDF or TIFF lies in NAME.p0003.gt.txt and so on. A byte order mark and CRLF line ends are
     accepted, and white space at the very end is dropped. `encoding` is that of text; XML names its own. Facts lie in
     NAME.facts.jsonl, a JSON object per line.
     """
-    *texts, facts_file = (file.with_name(name) for name in names_beside(file.stem, page_number))
-    beside = next(filter(Path.is_file, texts), None)
-    truth, problem = read_truth(str(beside), beside.read_bytes, encoding) if beside else (None, "")
-    facts, wrong = read_facts(str(facts_file), facts_file.read_bytes) if facts_file.is_file() else ((), "")
+
+    def find(name: str) -> Found:
+        beside = file.with_name(name)
+        return (str(beside), beside.read_bytes) if beside.is_file() else None
+
+    return truth_among(names_beside(file.stem, page_number), find, encoding)
+
+
+def truth_among(names: Sequence[str], find: Callable[[str], Found], encoding: str = UTF_8) -> Beside:
+    """Return what `truth_beside` does, from wherever `find` finds the names of `names_beside`."""
+    *texts, facts_name = names
+    truth, problem = next((read_truth(*found, encoding) for name in texts if (found := find(name))), (None, ""))
+    facts, wrong = read_facts(*beside) if (beside := find(facts_name)) else ((), "")
     return truth, facts, problem or wrong
 
 

@@ -20,7 +20,7 @@ from ocrlab.scoring.clean import clean
 from ocrlab.scoring.content import Fact, facts_problem
 from ocrlab.scoring.metrics import align, facts_missed, shown_metrics
 from ocrlab.scoring.outcomes import WITHOUT_TEXT
-from ocrlab.study.compare import by_source, summarise
+from ocrlab.study.compare import name_sources, summarise
 from ocrlab.study.records import FLAGS, copied, parse_records, record_files, row_of, rows_of, setting_label
 from ocrlab.study.rereading import pages_by_hash
 
@@ -217,10 +217,8 @@ def settings_lines(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     if not readings:
         return []
-    sources = by_source(pd.DataFrame(rows_of(readings)))
-    rows = pd.concat([mine.assign(truth=name * (len(sources) > 1)) for name, mine in sources.items()])
-    table = summarise(rows.sort_values("experiment", kind="stable"), ["experiment", "setting", "truth"])
-    lines = table.to_dict("records")
+    rows = name_sources(pd.DataFrame(rows_of(readings))).sort_values("experiment", kind="stable")
+    lines = summarise(rows, ["experiment", "setting", "truth"]).to_dict("records")
     return [{str(k): None if isinstance(v, float) and v != v else v for k, v in line.items()} for line in lines]
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from rapidfuzz.distance import Levenshtein
 
 from ocrlab.pages import Page
+from ocrlab.pages.truth import REFERENCE
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.scoring.clean import clean
 from ocrlab.scoring.metrics import Edits, normalise
@@ -22,8 +23,6 @@ from ocrlab.scoring.statistics import share_of_votes, votes_needed
 from ocrlab.study.experiment import Store
 from ocrlab.study.records import rows_of
 
-#: What `truth_source` says where the truth is another setting's reading.
-REFERENCE = "reference"
 #: What a person says of two texts of a place, without knowing which setting read which.
 Choice = Literal["left", "right", "both", "neither"]
 _EXACT = {"float32": 3, "auto": 2, "bfloat16": 1, "float16": 0}

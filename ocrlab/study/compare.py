@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ocrlab.pages.truth import SOURCES
+from ocrlab.pages.truth import REFERENCE, SOURCES
 from ocrlab.scoring.metrics import METRICS, Edits, first_divergence, graphemes, normalise, shown_metrics
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import Interval, Verdict, bootstrap_interval, bootstrap_median, share_interval, verdict
@@ -79,9 +79,15 @@ def by_source(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     source = known["truth_source"].astype(object).fillna("file")  # before there were others, none was named
     scored = known["cer_edits"].notna()
     pages = {str(name): count for name, count in known["page"][scored].groupby(source[scored]).nunique().items()}
-    first, *others = sorted(pages, key=lambda name: (name == "reference", -pages[name], name)) or [""]
+    first, *others = sorted(pages, key=lambda name: (name == REFERENCE, -pages[name], name)) or [""]
     source = source.where(source.isin([*pages]), first)
     return {SOURCES.get(name, name): rows[source == name] for name in (first, *others)}
+
+
+def name_sources(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows by source, each with it in the column `truth`, which is empty where there is one source only."""
+    sources = by_source(rows)
+    return pd.concat([mine.assign(truth=name * (len(sources) > 1)) for name, mine in sources.items()])
 
 
 def one_source(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:

@@ -333,8 +333,7 @@ def keep_findings(name: str, found: Iterable[Mapping[str, Any]], folder: Path | 
     lines: list[dict[str, Any]] = []
     whole = False
     try:
-        for line in found:
-            lines.append({k: plain(v) for k, v in line.items()} | {"machine": machine_name()} | here)
+        lines.extend({k: plain(v) for k, v in line.items()} | {"machine": machine_name()} | here for line in found)
         whole = True
     finally:
         if whole or lines:

@@ -102,5 +102,7 @@ def _records(name: str, todo: Sequence[Job], pools: _Pools, rng: random.Random, 
 
 def _batches(jobs: Sequence[Job]) -> list[Sequence[Job]]:
     """Return the jobs of each setting in batches of its own size."""
-    asked = dict.fromkeys(job.settings for job in jobs)
-    return [b for s in asked for b in in_batches([job for job in jobs if job.settings == s], s.batch_size)]
+    by_setting: dict[Settings, list[Job]] = {}
+    for job in jobs:
+        by_setting.setdefault(job.settings, []).append(job)
+    return [batch for settings, mine in by_setting.items() for batch in in_batches(mine, settings.batch_size)]

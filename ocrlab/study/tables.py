@@ -8,7 +8,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from ocrlab.scoring.metrics import align, shown_metrics
-from ocrlab.study.compare import by_source, summarise
+from ocrlab.study.compare import name_sources, summarise
 
 _COLOURS = {"replace": "#E69F00", "insert": "#56B4E9", "delete": "#CC79A7"}
 
@@ -19,8 +19,8 @@ def settings_table(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
     Where truths are of several sources, a setting has a line of each.
     """
     keys = [by] if isinstance(by, str) else by
-    if len(sources := by_source(rows)) > 1:
-        rows, keys = pd.concat([mine.assign(truth=name) for name, mine in sources.items()]), [*keys, "truth"]
+    rows = name_sources(rows)
+    keys = [*keys, "truth"] if rows["truth"].any() else keys
     table = summarise(rows, keys)
     shown = table[keys].copy()
     shown["pages"] = table["pages"]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ocrlab.pages import load_pages
+from ocrlab.pages.truth import REFERENCE
 from ocrlab.reading.settings import Settings
-from ocrlab.study.agreement import REFERENCE, against_reference, label_first, places, vote_words, with_reference
+from ocrlab.study.agreement import against_reference, label_first, places, vote_words, with_reference
 from ocrlab.study.experiment import Store, run_experiment
 
 BASE = Settings(dtype="float32", max_new_tokens=120, batch_size=4)

@@ -11,12 +11,12 @@ import pytest
 
 from ocrlab.experiments.recommend import judge_runs, recommend
 from ocrlab.pages import load_pages
-from ocrlab.pages.truth import SOURCES
+from ocrlab.pages.truth import REFERENCE, SOURCES
 from ocrlab.reading.settings import Settings
 from ocrlab.report.evidence import settings_lines, usable_readings
 from ocrlab.report.site import build_site
 from ocrlab.study import tables
-from ocrlab.study.agreement import REFERENCE, with_reference
+from ocrlab.study.agreement import with_reference
 from ocrlab.study.compare import by_source, one_source, why_no_score
 from ocrlab.study.experiment import run_experiment
 from ocrlab.study.records import load_rows, row_of, rows_of
