@@ -78,6 +78,13 @@ def test_the_figure_and_the_answer_of_04_never_mix_sources() -> None:
     assert "not mixed in: 3 with a file" in cells.said
 
 
+def test_04_answers_where_every_budget_reads_without_an_error() -> None:
+    right = [one | {"text": one["truth"]} for one in mixed(0, 12)]
+    cells = Cells("04-pixels", rows=pd.DataFrame(rows_of(right)), margin=0.005, page_set="mine", note="")
+    cells.run("judged, which").run("words = without_score")
+    assert "4,096 pixels" in cells.said and "CER 0.00% over 12 pages" in cells.said
+
+
 def test_the_recommendation_is_made_for_each_source_and_says_which_decides() -> None:
     judged = judge_runs(pd.DataFrame(rows_of(mixed(9, 12))))
     first, second = recommend(judged)
