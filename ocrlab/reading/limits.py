@@ -13,7 +13,7 @@ from typing import Any
 
 from ocrlab.machine.hardware import CONTEXT_BYTES, Machine
 from ocrlab.reading.checkpoints import CheckpointError, locate_shapes
-from ocrlab.reading.loading import BYTES_PER_WEIGHT
+from ocrlab.reading.loading import BYTES_PER_WEIGHT, SPARES_VISION
 from ocrlab.reading.settings import Settings
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -34,6 +34,7 @@ class Tower:
     head_width: int
     mlp_width: int
     parameters: int
+    sees: bool
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,13 @@ def _shapes(config_json: str) -> Shapes:
     towers = {"visual": model.model.visual, "language_model": model.model.language_model}
     count = {name: sum(p.numel() for p in tower.parameters()) for name, tower in towers.items()}
     width, heads = vision.embed_dim, vision.num_heads
-    visual = Tower(vision.depth, width, heads, heads, width // heads, int(width * vision.mlp_ratio), count["visual"])
+    visual = Tower(
+        vision.depth, width, heads, heads, width // heads, int(width * vision.mlp_ratio), count["visual"], True
+    )
     width, heads, keys = text.hidden_size, text.num_attention_heads, text.num_key_value_heads
     embedding = text.vocab_size * width
     layers = count["language_model"] - embedding
-    language = Tower(text.num_hidden_layers, width, heads, keys, width // heads, text.intermediate_size, layers)
+    language = Tower(text.num_hidden_layers, width, heads, keys, width // heads, text.intermediate_size, layers, False)
     head = 0 if config.tie_word_embeddings else embedding
     patch, merge = vision.patch_size, vision.spatial_merge_size
     values = 3 * vision.temporal_patch_size * patch**2
@@ -158,7 +161,8 @@ def _memory(settings: Settings, shapes: Shapes, image_tokens: int, dtype: str, o
     cached = pages * (settings.num_beams or 1) * longest
     score = score_bytes(settings, dtype, on_cpu)
     return Memory(
-        weights_bytes=_weight_bytes(settings, shapes.vision.parameters + shapes.text.parameters, size)
+        weights_bytes=_weight_bytes(settings, shapes.vision, size)
+        + _weight_bytes(settings, shapes.text, size)
         + (shapes.embedding_parameters + shapes.head_parameters) * size,
         inputs_bytes=pages * patches * shapes.patch_values * 4 + (CPU_BUFFERS_BYTES[size] if on_cpu else 0),
         vision_bytes=_vision_bytes(shapes.vision, patches, pages, size, score, shapes.patch_values),
@@ -168,9 +172,10 @@ def _memory(settings: Settings, shapes: Shapes, image_tokens: int, dtype: str, o
     )
 
 
-def _weight_bytes(settings: Settings, parameters: int, size: int) -> int:
+def _weight_bytes(settings: Settings, tower: Tower, size: int) -> int:
     """Bytes of a tower's weights: nearly all of them are in linear layers, which quantization takes."""
-    return round(parameters * BYTES_PER_WEIGHT.get(settings.quantization or "", size))
+    spared = tower.sees and settings.quantization in SPARES_VISION
+    return round(tower.parameters * (size if spared else BYTES_PER_WEIGHT.get(settings.quantization or "", size)))
 
 
 def score_bytes(settings: Settings, dtype: str, on_cpu: bool) -> int:
@@ -219,7 +224,7 @@ def _floors(settings: Settings, shapes: Shapes, image_tokens: int, size: int, ma
     text_flops = 2 * text.parameters * tokens + 2 * text.layers * tokens**2 * text.heads * text.head_width
     head = shapes.head_parameters or shapes.embedding_parameters
     kv = 2 * text.layers * text.key_heads * text.head_width * (tokens + settings.max_new_tokens / 2) * size
-    read = _weight_bytes(settings, text.parameters, size) + head * size + pages * kv
+    read = _weight_bytes(settings, text, size) + head * size + pages * kv
     return Floors(
         vision_s=pages * vision_flops / machine.matmul_flops_s,
         prefill_s=pages * text_flops / machine.matmul_flops_s,

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import Checkpoint, CheckpointError, locate_shapes
-from ocrlab.reading.families import InputBuilder
+from ocrlab.reading.families import Family, InputBuilder
 from ocrlab.reading.inputs import page_tokens
 from ocrlab.reading.settings import Settings
 
@@ -24,6 +24,8 @@ MODULES = {"int8": "torchao", "nf4": "bitsandbytes"}
 _NF4_BLOCK = 64
 #: int8 keeps one scale per row, which is little; nf4 a float32 scale for every 64 weights (bitsandbytes' default).
 BYTES_PER_WEIGHT = {"int8": 1.0, "nf4": 0.5 + 4 / _NF4_BLOCK}
+#: Whose linear layers in the vision tower stay as they are: 4 bits there break Qwen2-VL-2B (unsloth, dynamic 4-bit).
+SPARES_VISION = {"nf4"}
 _FLASH_MODULES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 _SMALL_BYTES = 500_000_000  # below this, loading is over before a progress bar can be read
 
@@ -69,6 +71,11 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
         Unsupported: the repository's own code, where it is allowed, needs what is not installed.
     """
     family, folder = checkpoint.family, checkpoint.folder
+    if settings.quantization and (stored := stored_as(checkpoint.config)):
+        raise Unsupported(
+            f"quantization={settings.quantization!r}: the weights of {checkpoint.model_id} are stored as {stored} "
+            f"already; leave it out"
+        )
     if checkpoint.dummy:
         model = _build_dummy(checkpoint, dtype, settings.attn_implementation, device)
         own = (folder / "tokenizer.json").is_file()
@@ -77,15 +84,23 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
     try:
         model, info = _from_pretrained(settings, checkpoint, device, dtype)
         image_processor = family.load_image_processor(folder)
-    except ImportError as error:  # only code of the repository's own, which was allowed for this commit
-        words = " ".join(str(error).split())
-        raise Unsupported(f"{checkpoint.model_id}: its own code cannot be loaded here ({words})") from error
+    except ImportError as error:  # of a quantization's library, or of code that was allowed for this commit
+        stored, words = stored_as(checkpoint.config), " ".join(str(error).split())
+        what = f"its weights are stored as {stored}, which" if stored else "its own code"
+        raise Unsupported(f"{checkpoint.model_id}: {what} cannot be loaded here ({words})") from error
     except (OSError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded ({error}); download it again") from error
     _refuse_incomplete(checkpoint, info)
     if reason := _misfit(model, settings, device):
         raise Unsupported(reason)
     return model.eval(), InputBuilder(family, family.load_tokenizer(folder), image_processor)
+
+
+def stored_as(config: dict[str, Any]) -> str:
+    """Return how a checkpoint's weights come quantised, such as "gptq, 4 bits"; an empty text where they do not."""
+    own = config.get("quantization_config") or {}
+    bits = own.get("bits") or own.get("w_bit")
+    return ", ".join([str(own["quant_method"]), *([f"{bits} bits"] if bits else [])]) if own else ""
 
 
 def _from_pretrained(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) -> tuple[Any, dict[str, Any]]:
@@ -95,11 +110,14 @@ def _from_pretrained(settings: Settings, checkpoint: Checkpoint, device: str, dt
 
     small = sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors")) < _SMALL_BYTES
     (progress.disable_progress_bar if small else progress.enable_progress_bar)()
+    # Given as None it would wipe out what the checkpoint's own config says.
+    asked = quantization_config(settings, dtype, checkpoint.family)
+    quantization = {} if asked is None else {"quantization_config": asked}
     return AutoModelForImageTextToText.from_pretrained(  # type: ignore[return-value]
         checkpoint.folder,
         dtype=getattr(torch, dtype),
         attn_implementation=settings.attn_implementation,
-        quantization_config=quantization_config(settings, dtype),
+        **quantization,
         device_map=None if device == "cpu" else {"": device},
         use_safetensors=True,
         trust_remote_code=settings.trust_remote_code,
@@ -149,11 +167,11 @@ def _build_dummy(checkpoint: Checkpoint, dtype: str, attn_implementation: str, d
     return model.eval()
 
 
-def quantization_config(settings: Settings, dtype: str) -> Any:
+def quantization_config(settings: Settings, dtype: str, family: Family) -> Any:
     """Return what `from_pretrained` takes as `quantization_config`; None where the weights stay as they are.
 
-    int8 is torchao's weight-only form with a scale per row; nf4 is bitsandbytes' 4-bit form, computing in `dtype`. Both
-    take the linear layers of the vision tower and of the text layers, and leave the output head alone.
+    int8 is torchao's weight-only form with a scale per row, for the linear layers of vision tower and text; nf4 is
+    bitsandbytes' 4-bit form, computing in `dtype`, for those of the text alone. Both leave the output head as it is.
     """
     if settings.quantization is None:
         return None
@@ -166,7 +184,10 @@ def quantization_config(settings: Settings, dtype: str) -> Any:
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        llm_int8_skip_modules=[family.vision, "lm_head"],  # the name of all kinds of bitsandbytes
     )
 
 
@@ -186,15 +207,36 @@ def _misfit(model: Any, settings: Settings, device: str) -> str:
 
 
 def quantization_of(model: Any) -> str | None:
-    """Return what the linear layers' weights really are: int8, nf4, another kind's class name, or None as they were.
+    """Return what the linear layers' weights really are: int8, nf4, how a checkpoint stored them, another kind's class
+    name, or None where they compute in the dtype, as those of an FP8 checkpoint on a CPU do.
 
-    Parts that differ are joined by a plus; a layer that was left alone counts as "none" where others were not.
+    Kinds that differ are joined by a plus; `left_out` names what stayed as it was.
     """
+    kinds = {_kind(layer.weight) for layer in _linear(model).values()} - {"none"}
+    return "+".join(sorted(kinds)) or stored_as(model.config.to_dict()) or None
+
+
+def left_out(model: Any, family: Family) -> list[str] | None:
+    """Return the linear layers that quantization left as they were, a whole tower by its name; None where all were.
+
+    The output head, which is always left as it was, is not named.
+    """
+    kinds = {name: _kind(layer.weight) for name, layer in _linear(model).items()}
+    found = [name for name, kind in kinds.items() if kind == "none"]
+    if quantization_of(model) is None:
+        return None
+    for tower in (family.vision, family.language):
+        inside = [name for name in kinds if name.startswith(f"{tower}.")]
+        if inside and set(inside) <= set(found):
+            found = [tower, *(name for name in found if name not in inside)]
+    return found
+
+
+def _linear(model: Any) -> dict[str, Any]:
     import torch
 
     head = model.get_output_embeddings()
-    kinds = {_kind(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head}
-    return None if kinds == {"none"} else "+".join(sorted(kinds))
+    return {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
 
 
 def _kind(weight: Any) -> str:

@@ -16,7 +16,15 @@ from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.families import InputBuilder, Inputs
 from ocrlab.reading.inputs import Prepared, prepare
-from ocrlab.reading.loading import Unsupported, load, quantization_of, refuse_before_loading, stored_bytes
+from ocrlab.reading.loading import (
+    SPARES_VISION,
+    Unsupported,
+    left_out,
+    load,
+    quantization_of,
+    refuse_before_loading,
+    stored_bytes,
+)
 from ocrlab.reading.meter import MemoryMeter, StepMeter
 from ocrlab.reading.nonfinite import NotFinite, Trace, tracing
 from ocrlab.reading.page_reader import PageReader
@@ -84,6 +92,8 @@ class Reader(PageReader):
             "device": "cuda:0" if self.device == "cuda" else self.device,
             "dtype": self.dtype,
             "vision_attn_implementation": attention,
+            "quantization_left_out": settings.quantization
+            and [self.family.vision] * (settings.quantization in SPARES_VISION),
             "sdpa_kernels": [settings.sdpa_kernel] if settings.sdpa_kernel else None,
         }
         for name, value in actual.items():
@@ -104,6 +114,7 @@ class Reader(PageReader):
             "dtype": _joined(p.dtype for p in model.parameters() if p.is_floating_point()),
             "device": _joined(p.device for p in model.parameters()),
             "quantization": quantization_of(model),
+            "quantization_left_out": left_out(model, self.family),
             "attn_implementation": model.get_submodule(self.family.language).config._attn_implementation,
             "vision_attn_implementation": model.get_submodule(self.family.vision).config._attn_implementation,
             "min_pixels": low,
