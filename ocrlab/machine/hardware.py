@@ -166,6 +166,19 @@ def measure_ceilings(device: str, dtypes: tuple[str, ...] = (), repeats: int = 7
     return found
 
 
+@cache
+def emulated(dtype: str) -> bool:
+    """Return whether one core of this processor multiplies more slowly in a dtype than in float32, measured once."""
+    import torch
+    from torch.utils.benchmark import Timer
+
+    times = []
+    for kind in (torch.float32, getattr(torch, dtype)):
+        matrices = {"a": torch.ones(64, 512, dtype=kind), "b": torch.ones(512, 512, dtype=kind).t()}
+        times.append(min(Timer("a @ b", globals=matrices).timeit(2).mean for _ in range(4)))
+    return times[1] > times[0]
+
+
 def _dtypes(device: str) -> tuple[str, ...]:
     import torch
 
