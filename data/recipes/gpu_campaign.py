@@ -156,7 +156,7 @@ def memory(folder: Path, model_id: str, dtypes: list[str], image_tokens: list[in
 def decode(
     folder: Path, base: dict[str, Any], batch_sizes: list[int], caches: list[dict[str, Any]], new_tokens: int
 ) -> int:
-    """Time decoding by batch and cache, and hold it against the bandwidth floor; fast-path counts a step's operators."""
+    """Time decoding by batch and cache, and hold it against the bandwidth floor; fast-path counts operators."""
     from ocrlab import Settings, load_pages
     from ocrlab.experiments.limits import against_floor, on_this
     from ocrlab.machine.hardware import measured_machine
