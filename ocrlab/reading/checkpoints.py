@@ -192,8 +192,8 @@ def _refuse_config(config: dict[str, Any], settings: Settings) -> None:
         )
     if (found := config.get("model_type")) not in FAMILIES:
         raise CheckpointError(
-            f"{settings.model_id}: model_type {found!r} is not one that the reader knows ({known}); serve it with vLLM, "
-            f"llama.cpp or Ollama and give model_id='endpoint:http://127.0.0.1:8000/v1#NAME'"
+            f"{settings.model_id}: model_type {found!r} is not one that the reader knows ({known}); serve it with "
+            f"vLLM, llama.cpp or Ollama and give model_id='endpoint:http://127.0.0.1:8000/v1#NAME'"
         )
 
 

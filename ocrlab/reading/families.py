@@ -5,7 +5,6 @@ A new family is one entry in FAMILIES; what it does otherwise than Qwen-VL it ov
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -14,61 +13,23 @@ from typing import Any
 
 from PIL import Image
 
-from ocrlab.reading.family import Family, resolved
+from ocrlab.reading.family import Family, OcrFamily, resolved
 from ocrlab.reading.settings import SettingNotApplied
-
-
-@dataclass(frozen=True)
-class OcrFamily(Family):
-    """A family that is not Qwen-VL: its checkpoints bring chat template, names of tokens and image processor.
-
-    `image_processor` is the PIL one's class in transformers, which dummies need.
-    """
-
-    image_processor: str = ""
-
-    def template_beside(self, folder: Path) -> str:
-        """Return the chat template from a file of its own, as older repositories have it."""
-        return str(json.loads((folder / "chat_template.json").read_text(encoding="utf-8"))["chat_template"])
-
-    def cell_pixels(self, image_processor: Any) -> int:
-        """Return the pixels of the resized image behind one image token, of the largest square that may be."""
-        most = self.limits(image_processor)[1]
-        return most // self.count(image_processor, math.isqrt(most), math.isqrt(most))
-
-    def count(self, image_processor: Any, width: int, height: int) -> int:
-        """Return how many image tokens an image takes: its patches, merged."""
-        return int(image_processor.get_number_of_image_patches(height, width)) // image_processor.merge_size**2
-
-    def dummy_image_processor(self, config: dict[str, Any]) -> Any:
-        """Return the family's image processor with its class's limits, for a config alone."""
-        import transformers
-
-        made = getattr(transformers, self.image_processor)(**self.dummy_values(resolved(config)))
-        return self.fitted(made, config)
-
-    def dummy_values(self, config: Any) -> dict[str, Any]:
-        """Return what an image processor takes from a model's config."""
-        vision = config.vision_config
-        return {"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size}
 
 
 class Frames(OcrFamily):
     """GLM-OCR, whose limits count frames times pixels, an image being as many frames as a patch is deep."""
 
     def limits(self, image_processor: Any) -> tuple[int, int]:
-        """Return the pixel limits of one frame."""
         low, high = super().limits(image_processor)
         depth = image_processor.temporal_patch_size
         return low // depth, high // depth
 
     def set_limits(self, image_processor: Any, low: int, high: int) -> None:
-        """Put limits of one frame in force."""
         depth = image_processor.temporal_patch_size
         super().set_limits(image_processor, low * depth, high * depth)
 
     def budget(self, image_processor: Any) -> str:
-        """Return the limits as the image processor counts them."""
         low, high = super().limits(image_processor)
         return f"shortest_edge={low}, longest_edge={high} of {image_processor.temporal_patch_size} frames"
 
@@ -77,7 +38,6 @@ class Rows(OcrFamily):
     """HunyuanOCR, which ends each row of cells with a token of its own, and the image with two."""
 
     def count(self, image_processor: Any, width: int, height: int) -> int:
-        """Return cells, ends of rows, and the two ends of the image."""
         rows, columns = image_processor.get_number_of_image_patches(height, width)
         return int(rows // image_processor.merge_size * (columns // image_processor.merge_size + 1) + 2)
 
@@ -86,22 +46,18 @@ class LongestSide(OcrFamily):
     """LightOnOCR: the longest side is limited and not the pixels; smaller images stay as they are, padded to cells."""
 
     def fitted(self, image_processor: Any, config: dict[str, Any]) -> Any:
-        """Return the image processor with the side of a cell."""
         whole = resolved(config)
         image_processor.cell = whole.vision_config.patch_size * whole.spatial_merge_size
         return image_processor
 
     def dummy_values(self, config: Any) -> dict[str, Any]:
-        """Return patch and longest side."""
         vision = config.vision_config
         return {"patch_size": vision.patch_size, "size": {"longest_edge": vision.image_size}}
 
     def limits(self, image_processor: Any) -> tuple[int, int]:
-        """Return the pixels of one cell, and of a square of the longest side."""
         return image_processor.cell**2, int(image_processor.size["longest_edge"]) ** 2
 
     def set_limits(self, image_processor: Any, low: int, high: int) -> None:
-        """Put the longest side in force."""
         image_processor.size = {"longest_edge": math.isqrt(high)}
 
     def nearest(self, image_processor: Any, low: int | None, high: int | None) -> tuple[int | None, int | None]:
@@ -116,11 +72,9 @@ class LongestSide(OcrFamily):
         return low, None if high is None else (math.isqrt(high) // cell * cell) ** 2
 
     def budget(self, image_processor: Any) -> str:
-        """Return the longest side in force."""
         return f"longest_edge={image_processor.size['longest_edge']}"
 
     def count(self, image_processor: Any, width: int, height: int) -> int:
-        """Return the whole cells of the resized image."""
         import numpy as np
         from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 
@@ -141,7 +95,6 @@ class Tiles(OcrFamily):
     unused: tuple[str, ...] = ("num_patches",)
 
     def fitted(self, image_processor: Any, config: dict[str, Any]) -> Any:
-        """Return the image processor with the image tokens of a tile."""
         image_processor.tile_tokens = self.tile_tokens(image_processor, resolved(config))
         if self.crops is not None:
             image_processor.crop_to_patches = self.crops
@@ -152,17 +105,14 @@ class Tiles(OcrFamily):
         return int(config.image_seq_length)
 
     def dummy_values(self, config: Any) -> dict[str, Any]:
-        """Return the tile's size."""
         side = config.vision_config.image_size
         side = side if isinstance(side, int) else side[0]
         return {"size": {"height": side, "width": side}}
 
     def tile_side(self, image_processor: Any) -> int:
-        """Return the side of a tile in pixels."""
         return int(image_processor.size["height"])
 
     def limits(self, image_processor: Any) -> tuple[int, int]:
-        """Return the pixels of the fewest tiles and of the most."""
         area, most = self.tile_side(image_processor) ** 2, image_processor.max_patches
         most = most if image_processor.crop_to_patches else 1
         return min(image_processor.min_patches, most) * area, most * area
@@ -187,33 +137,87 @@ class Tiles(OcrFamily):
         )
 
     def budget(self, image_processor: Any) -> str:
-        """Return the numbers of tiles in force."""
         fewest, most = (pixels // self.tile_side(image_processor) ** 2 for pixels in self.limits(image_processor))
         return f"min_patches={fewest}, max_patches={most} of {self.tile_side(image_processor)} pixels"
 
     def count(self, image_processor: Any, width: int, height: int) -> int:
-        """Return the tokens of all tiles, the whole page counted as one."""
         return int(image_processor.tile_tokens * image_processor.get_number_of_image_patches(height, width))
 
     def process(self, image_processor: Any, images: list[Image.Image]) -> dict[str, Any]:
-        """Return the tensors of all tiles of the batch."""
         made = super().process(image_processor, images)
         return {name: tensor for name, tensor in made.items() if name not in self.unused}
 
 
+class MiniCpmOcr(Tiles):
+    """MiniCPM-OCR: a whole page and slices of about one area but of any shape; its image processor is torchvision's."""
+
+    def load_image_processor(self, folder: Path, config: dict[str, Any]) -> Any:
+        return self.image_processor_class().from_pretrained(folder, local_files_only=True)
+
+    def image_processor_class(self) -> Any:
+        from transformers.models.minicpm_ocr.image_processing_minicpm_ocr import MiniCPMOcrImageProcessor
+
+        return MiniCPMOcrImageProcessor
+
+    def dummy_values(self, config: Any) -> dict[str, Any]:
+        return {"patch_size": config.vision_config.patch_size, "downsample_mode": config.downsample_mode}
+
+    def fitted(self, image_processor: Any, config: dict[str, Any]) -> Any:
+        return image_processor
+
+    def tile_side(self, image_processor: Any) -> int:
+        return int(image_processor.scale_resolution)
+
+    def limits(self, image_processor: Any) -> tuple[int, int]:
+        area = self.tile_side(image_processor) ** 2
+        return area, area * image_processor.max_slice_nums
+
+    def set_limits(self, image_processor: Any, low: int, high: int) -> None:
+        image_processor.max_slice_nums = high // self.tile_side(image_processor) ** 2
+
+    def budget(self, image_processor: Any) -> str:
+        return f"max_slice_nums={image_processor.max_slice_nums} of {self.tile_side(image_processor)} pixels"
+
+    def grid(self, image_processor: Any, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return the image tokens of the whole page and of a slice, and the rows and columns of slices.
+
+        Raises:
+            ValueError: the checkpoint chooses sizes by what is on the page, which a header does not tell.
+        """
+        own, size = image_processor, (height, width)
+        if own.small_image_upsize == "adaptive":
+            raise ValueError("small_image_upsize='adaptive' is not predicted; set 'always' in the checkpoint's files")
+        grid = own.get_sliced_grid(size, own.max_slice_nums, own.scale_resolution) if own.slice_mode else None
+        rest, area = (own.scale_resolution, own.patch_size, own.downsample_mode), own.patch_size**2
+        area *= 4 if own.downsample_mode == "4x" else 16
+        upsized = grid is None and own.small_image_upsize == "always"
+        whole = math.prod(own.find_best_resize(size, *rest, allow_upscale=upsized)) // area
+        if grid is None:
+            return whole, 0, 0, 0
+        pixels = math.prod(own.get_refine_size(size, grid, *rest, allow_upscale=True))
+        return whole, pixels // math.prod(grid) // area, *grid
+
+    def count(self, image_processor: Any, width: int, height: int) -> int:
+        whole, tokens, rows, columns = self.grid(image_processor, width, height)
+        return whole + tokens * rows * columns
+
+    def expanded(self, tokenizer: Any, image_processor: Any, width: int, height: int) -> str:
+        """Return the page's number, its tokens, and each slice's, a row of slices a line."""
+        whole, tokens, rows, columns = self.grid(image_processor, width, height)
+        named, image = tokenizer, self.token(tokenizer)
+        number = f"{named.image_id_start_token}0{named.image_id_end_token}" if image_processor.use_image_id else ""
+        row = f"{named.slice_start_token}{image * tokens}{named.slice_end_token}" * columns
+        return f"{number}{named.image_start_token}{image * whole}{named.image_end_token}" + "\n".join([row] * rows)
+
+
 class GotOcr(Tiles):
     """GOT-OCR 2: no chat template; the prompt says whether the page is cut."""
-
-    def load_tokenizer(self, folder: Path) -> Any:
-        """Return a checkpoint's tokenizer, without a template."""
-        return _plain_tokenizer(folder)
 
     def tile_tokens(self, image_processor: Any, config: Any) -> int:
         """Return the patches of a tile, merged twice by two."""
         return (self.tile_side(image_processor) // config.vision_config.patch_size // 4) ** 2
 
     def usual_prompt(self, image_processor: Any) -> str:
-        """Return the words that the family's processor makes."""
         return "OCR upon the patch reference: " if image_processor.crop_to_patches else "OCR: "
 
     def text(self, tokenizer: Any, prompt: str, system_prompt: str | None = None) -> str:
@@ -228,16 +232,10 @@ class GotOcr(Tiles):
 class DeepseekOcr(Tiles):
     """DeepSeek-OCR 2: raw text; a whole page of 1,024 pixels a side, and tiles of 768 where it is larger than one."""
 
-    def load_tokenizer(self, folder: Path) -> Any:
-        """Return a checkpoint's tokenizer, without a template."""
-        return _plain_tokenizer(folder)
-
     def dummy_values(self, config: Any) -> dict[str, Any]:
-        """Return nothing: the class's values are those of the only checkpoint."""
         return {}
 
     def tile_side(self, image_processor: Any) -> int:
-        """Return the side of a tile in pixels."""
         return int(image_processor.tile_size)
 
     def tile_tokens(self, image_processor: Any, config: Any) -> int:
@@ -261,7 +259,6 @@ class DeepseekOcr(Tiles):
         return int(image_processor.tile_tokens * tiles + whole + 1)
 
     def text(self, tokenizer: Any, prompt: str, system_prompt: str | None = None) -> str:
-        """Return the image and the prompt under it."""
         return f"{self.image_token}\n{prompt}"
 
     def clean(self, text: str) -> str:
@@ -272,13 +269,11 @@ class DeepseekOcr(Tiles):
 class QianfanOcr(Tiles):
     """Qianfan-OCR: the chat template writes a word for an image, which tokens of other names replace."""
 
-    def placeholder(self, image_token: str) -> str:
-        """Return the template's word."""
+    def placeholder(self, tokenizer: Any) -> str:
         return "<image>"
 
-    def expanded(self, image_token: str, image_processor: Any, width: int, height: int) -> str:
-        """Return the image's tokens between their marks."""
-        return f"<img>{super().expanded(image_token, image_processor, width, height)}</img>"
+    def expanded(self, tokenizer: Any, image_processor: Any, width: int, height: int) -> str:
+        return f"<img>{super().expanded(tokenizer, image_processor, width, height)}</img>"
 
 
 class GraniteDocling(Tiles):
@@ -290,10 +285,10 @@ class GraniteDocling(Tiles):
         tokens = (self.tile_side(image_processor) // vision.patch_size // vision.scale_factor) ** 2
         return tokens * 4 if image_processor.fine_route else tokens
 
-    def expanded(self, image_token: str, image_processor: Any, width: int, height: int) -> str:
+    def expanded(self, tokenizer: Any, image_processor: Any, width: int, height: int) -> str:
         """Return the tokens of each tile under its row and column, and of the whole page."""
         rows, columns = image_processor.get_tile_grid(height, width)
-        around, tokens = "<fake_token_around_image>", image_token * image_processor.tile_tokens
+        around, tokens = "<fake_token_around_image>", self.token(tokenizer) * image_processor.tile_tokens
         lines = [
             "".join(f"{around}<row_{row + 1}_col_{column + 1}>{tokens}" for column in range(columns)) + "\n"
             for row in range(rows)
@@ -312,12 +307,6 @@ class GraniteDocling(Tiles):
         text = re.sub(r"</\w+>|<nl>|<page_break>|<br/?>", "\n", text)
         lines = (line.strip() for line in re.sub(r"<\w+/?>", "", text).splitlines())
         return "\n".join(line for line in lines if line)
-
-
-def _plain_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 # The embedded reader is a Qwen2-VL with cells of 16 pixels.
@@ -355,6 +344,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "deepseek_ocr2": DeepseekOcr(
         prompt="Free OCR.",
+        templated=False,
         image_token="<image>",
         special_tokens=("<｜▁pad▁｜>", "<image>"),
         vision="model.vision_tower",
@@ -364,6 +354,7 @@ FAMILIES: dict[str, Family] = {
         image_processor="DeepseekOcr2ImageProcessorPil",
     ),
     "got_ocr2": GotOcr(
+        templated=False,
         image_token="<imgpad>",
         special_tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>"),
         stops=("<|im_end|>",),
@@ -390,7 +381,13 @@ FAMILIES: dict[str, Family] = {
         crops=True,
         image_processor="GotOcr2ImageProcessorPil",
     ),
-    "minicpm_ocr": OcrFamily(vision="model.vision_tower", needs="torchvision"),
+    # Refused by name where torchvision does not import, as beside a CPU build of torch.
+    "minicpm_ocr": MiniCpmOcr(
+        vision="model.vision_tower",
+        needs="torchvision",
+        thinks=True,
+        unused=("grids", "num_patches_per_image"),
+    ),
 }
 CELL_SIDES = sorted({side for family in FAMILIES.values() for side in family.cell_sides})
 #: The side to reckon with where a server does not let its own be found out.

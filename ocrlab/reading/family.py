@@ -6,6 +6,8 @@ torchvision, for half of the families. Tests hold them against each family's own
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,10 +42,10 @@ class Family:
     `image_token` in its vocabularies, as dummies need them; `stops` end an answer though no generation config says so.
     `vision` and `language` name the model's two towers; `vision_attentions` are those that its vision part has, the
     first in place of any other, none where it has what the text has. `takes_token_types` says whether the model is told
-    which tokens are the image's, `keeps_special_tokens` whether an answer's marks are special tokens, `thinks` whether
-    its template must be told not to. `needs` is a module without which its image processor does not exist.
-    `memory_modelled` says whether `limits.predict` knows it, `served_without_videos` whether `transformers serve` reads
-    it with Qwen2-VL's processor less its video part.
+    which tokens are the image's, `keeps_special_tokens` whether an answer's marks are special tokens, `templated`
+    whether it has a chat template, `thinks` whether that must be told not to. `needs` is a module without which its
+    image processor does not exist. `memory_modelled` says whether `limits.predict` knows it, `served_without_videos`
+    whether `transformers serve` reads it with Qwen2-VL's processor less its video part.
     """
 
     cell_sides: tuple[int, ...] = ()
@@ -56,6 +58,7 @@ class Family:
     vision_attentions: tuple[str, ...] = ()
     takes_token_types: bool = True
     keeps_special_tokens: bool = False
+    templated: bool = True
     thinks: bool = False
     needs: str = ""
     memory_modelled: bool = False
@@ -81,7 +84,7 @@ class Family:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        if tokenizer.chat_template is None:
+        if self.templated and tokenizer.chat_template is None:
             tokenizer.chat_template = self.template_beside(folder)
         return tokenizer
 
@@ -89,9 +92,13 @@ class Family:
         """Return the chat template of a tokenizer that brings none: Qwen2-VL's for all sizes of Qwen-VL."""
         return CHAT_TEMPLATE.read_text(encoding="utf-8")
 
-    def placeholder(self, image_token: str) -> str:
+    def token(self, tokenizer: Any) -> str:
+        """Return the image token, as a checkpoint's tokenizer names it or as all of the family have it."""
+        return getattr(tokenizer, "image_token", None) or self.image_token
+
+    def placeholder(self, tokenizer: Any) -> str:
         """Return what stands for an image in the family's text, to be replaced by its tokens."""
-        return image_token
+        return self.token(tokenizer)
 
     def text(self, tokenizer: Any, prompt: str, system_prompt: str | None = None) -> str:
         """Return what the tokenizer gets for one image and the prompts; it holds the placeholder once.
@@ -143,9 +150,9 @@ class Family:
         side = int(image_processor.patch_size * image_processor.merge_size)
         return tokens_of(resized(width, height, side, *self.limits(image_processor)), side)
 
-    def expanded(self, image_token: str, image_processor: Any, width: int, height: int) -> str:
+    def expanded(self, tokenizer: Any, image_processor: Any, width: int, height: int) -> str:
         """Return what takes the placeholder's place for an image of this size in pixels."""
-        return image_token * self.count(image_processor, width, height)
+        return self.token(tokenizer) * self.count(image_processor, width, height)
 
     def process(self, image_processor: Any, images: list[Image.Image]) -> dict[str, Any]:
         """Return the image processor's tensors for a batch of one image each, as the model takes them."""
@@ -177,7 +184,7 @@ class Family:
             pad_token=self.special_tokens[0],
             chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8")
             if own
-            else _DUMMY_TEMPLATE.replace("IMAGE", self.placeholder(self.image_token)),
+            else _DUMMY_TEMPLATE.replace("IMAGE", self.placeholder(None)),
         )
 
     def dummy_image_processor(self, config: dict[str, Any]) -> Any:
@@ -192,6 +199,42 @@ class Family:
             temporal_patch_size=vision["temporal_patch_size"],
             size={"shortest_edge": 4 * cell, "longest_edge": 16384 * cell},
         )
+
+
+@dataclass(frozen=True)
+class OcrFamily(Family):
+    """A family that is not Qwen-VL: its checkpoints bring chat template, names of tokens and image processor.
+
+    `image_processor` is the PIL one's class in transformers, which dummies need.
+    """
+
+    image_processor: str = ""
+
+    def template_beside(self, folder: Path) -> str:
+        """Return the chat template from a file of its own, as older repositories have it."""
+        return str(json.loads((folder / "chat_template.json").read_text(encoding="utf-8"))["chat_template"])
+
+    def cell_pixels(self, image_processor: Any) -> int:
+        """Return the pixels of the resized image behind one image token, of the largest square that may be."""
+        most = self.limits(image_processor)[1]
+        return most // self.count(image_processor, math.isqrt(most), math.isqrt(most))
+
+    def count(self, image_processor: Any, width: int, height: int) -> int:
+        return int(image_processor.get_number_of_image_patches(height, width)) // image_processor.merge_size**2
+
+    def image_processor_class(self) -> Any:
+        """Return the image processor's class."""
+        import transformers
+
+        return getattr(transformers, self.image_processor)
+
+    def dummy_image_processor(self, config: dict[str, Any]) -> Any:
+        return self.fitted(self.image_processor_class()(**self.dummy_values(resolved(config))), config)
+
+    def dummy_values(self, config: Any) -> dict[str, Any]:
+        """Return what an image processor takes from a model's config."""
+        vision = config.vision_config
+        return {"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size}
 
 
 def resolved(config: dict[str, Any]) -> Any:
@@ -256,8 +299,7 @@ class InputBuilder:
 
     def __init__(self, family: Family, tokenizer: Any, image_processor: Any, prompt: str | None = None) -> None:
         self.family, self.tokenizer, self.image_processor = family, tokenizer, image_processor
-        self.image_token = getattr(tokenizer, "image_token", None) or family.image_token
-        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.image_token_id = tokenizer.convert_tokens_to_ids(family.token(tokenizer))
         self._own_limits, self._own_prompt = family.limits(image_processor), prompt
         self.system_prompt: str | None = None
         tokenizer.padding_side = "left"  # decoding appends on the right (transformers#36100)
@@ -315,7 +357,7 @@ class InputBuilder:
         Raises:
             ValueError: a prompt itself holds the image token.
         """
-        placeholder = self.family.placeholder(self.image_token)
+        placeholder = self.family.placeholder(self.tokenizer)
         text = self.family.text(self.tokenizer, self.prompt(prompt), self.system_prompt)
         if text.count(placeholder) != 1:
             raise ValueError(
@@ -329,17 +371,14 @@ class InputBuilder:
         `input_ids` and `attention_mask` are (batch, tokens); the others are the image processor's and the family's.
         """
         tensors = self.family.process(self.image_processor, images)
-        before, _, after = self.text(prompt).partition(self.family.placeholder(self.image_token))
-        texts = [
-            before + self.family.expanded(self.image_token, self.image_processor, *image.size) + after
-            for image in images
-        ]
+        before, _, after = self.text(prompt).partition(self.family.placeholder(self.tokenizer))
+        shown = [self.family.expanded(self.tokenizer, self.image_processor, *image.size) for image in images]
         bos = self.tokenizer.bos_token  # of a template that wrote it, there would be two
         own = {"add_special_tokens": False} if bos and before.startswith(bos) else {}
-        tokens = self.tokenizer(texts, padding=True, return_tensors="pt", **own)
+        tokens = self.tokenizer([before + one + after for one in shown], padding=True, return_tensors="pt", **own)
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
-        shown = ids == self.image_token_id
+        image = ids == self.image_token_id
         tensors = {"input_ids": ids, "attention_mask": mask, **tensors}
         if self.family.takes_token_types:
-            tensors["mm_token_type_ids"] = shown.to(ids.dtype)
-        return Inputs(tensors, tuple(map(int, shown.sum(-1))), tuple(map(int, mask.sum(-1))))
+            tensors["mm_token_type_ids"] = image.to(ids.dtype)
+        return Inputs(tensors, tuple(map(int, image.sum(-1))), tuple(map(int, mask.sum(-1))))

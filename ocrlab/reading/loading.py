@@ -95,10 +95,15 @@ def _image_processor(checkpoint: Checkpoint) -> Any:
     Raises:
         Unsupported: it does not exist without a module that is not here.
     """
+    import transformers
+
     family, folder, most = checkpoint.family, checkpoint.folder, checkpoint.known.get("max_pixels")
+    if (kind := checkpoint.config["model_type"]) not in transformers.CONFIG_MAPPING:
+        words = f"transformers {transformers.__version__} does not have {kind} yet; pip install -U transformers"
+        raise Unsupported(f"{checkpoint.model_id}: {words}")
     if family.needs and (reason := _absent(family.needs)):
         raise Unsupported(
-            f"{checkpoint.model_id}: the image processor of {checkpoint.config['model_type']} needs {family.needs}, "
+            f"{checkpoint.model_id}: the image processor of {kind} needs {family.needs}, "
             f"which cannot be imported ({reason}); beside a CUDA build of torch, pip install 'ocrlab[models]' brings "
             f"it, beside a CPU build no such build is on the registry; or read it from a server: "
             f"model_id='endpoint:http://127.0.0.1:8000/v1#NAME'"

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-#: Words that the families' templates and processors need, at ids after the 256 bytes.
+from ocrlab.reading.families import FAMILIES as TABLE
+
+#: Words that the families' templates and processors need, at ids well after the 256 bytes.
 WORDS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
     *("<|video_pad|>", "<|image|>", "<|video|>", "<|IMAGE_PLACEHOLDER|>", "<image>", "<img>", "</img>", "<imgpad>"),
-    *("<IMG_CONTEXT>", "<image-start>", "<image-end>", "<fake_token_around_image>", "<global-img>", "<text>", "</text>"),
+    *(
+        "<IMG_CONTEXT>",
+        "<image-start>",
+        "<image-end>",
+        "<fake_token_around_image>",
+        "<global-img>",
+        "<text>",
+        "</text>",
+    ),
     *(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)),
     *("<loc_1>", "<loc_2>", "<fcel>", "<nl>", "<otsl>", "</otsl>"),
 )
-IDS = {word: 256 + i for i, word in enumerate(WORDS)}
-VOCABULARY = 320
+FIRST = 272
+IDS = {word: FIRST + i for i, word in enumerate(WORDS)}
+VOCABULARY = 352
 TEXT: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
@@ -51,6 +63,11 @@ def _qwen(text: dict[str, Any], vision: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+HYBRID = (
+    _rope(mrope_interleaved=True, partial_rotary_factor=1.0)
+    | {"layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2}
+    | {"linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
+)
 CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2_vl": _qwen(_rope(), {"embed_dim": 64, "hidden_size": 64, "patch_size": 14, "mlp_ratio": 2}),
     "qwen2_5_vl": _qwen(_rope(), {"patch_size": 14, "window_size": 112, "fullatt_block_indexes": [1]}),
@@ -59,9 +76,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]},
     ),
     "qwen3_5": _qwen(
-        _rope(mrope_interleaved=True, partial_rotary_factor=1.0)
-        | {"layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2}
-        | {"linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16},
+        HYBRID,
         {"patch_size": 16, "num_position_embeddings": 64},
     ),
     "glm_ocr": {
@@ -115,6 +130,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         | LAYERS
         | {"image_size": 64, "patch_size": 8, "deepstack_visual_indexes": [0], "use_fine_route": False},
     },
+    "minicpm_ocr": {
+        "image_token_id": IDS["<|image|>"],
+        "video_token_id": IDS["<|video|>"],
+        "insert_layer_id": 0,
+        "text_config": TEXT | HYBRID | {"model_type": "qwen3_5_text"},
+        "vision_config": LAYERS | {"hidden_size": 64, "intermediate_size": 96, "image_size": 112, "patch_size": 14},
+    },
     "qianfan_ocr": {
         "image_token_id": IDS["<IMG_CONTEXT>"],
         "image_seq_length": 4,
@@ -138,9 +160,10 @@ IMAGE_WORDS: dict[str, str | None] = {
     "deepseek_ocr2": None,
     "got_ocr2": None,
     "granite_docling": "<image>",
+    "minicpm_ocr": "<|image|>",
     "qianfan_ocr": "<image>",
 }
-#: The processor's class and its image processor's with the values of a small checkpoint, and the processor's own values.
+#: The processor's class, its image processor's with a small checkpoint's values, and the processor's own values.
 PROCESSORS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "qwen2_vl": ("Qwen2VLProcessor", "Qwen2VLImageProcessorPil", {"patch_size": 14}, {}),
     "qwen2_5_vl": ("Qwen2_5_VLProcessor", "Qwen2VLImageProcessorPil", {"patch_size": 14}, {}),
@@ -163,6 +186,12 @@ PROCESSORS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
         {"size": {"height": 64, "width": 64}, "max_patches": 8},
         {"image_seq_len": 4},
     ),
+    "minicpm_ocr": (
+        "MiniCPMOcrProcessor",
+        "",  # transformers hides it where torchvision is not
+        {"patch_size": 14, "scale_resolution": 112, "max_slice_nums": 6},
+        {},
+    ),
     "qianfan_ocr": (
         "QianfanOCRProcessor",
         "GotOcr2ImageProcessorPil",
@@ -179,6 +208,16 @@ NAMED = {
         "image_end_token": "<|vision_end|>",
     },
     "hunyuan_vl": {"image_token": "<image>", "image_start_token": "<image-start>", "image_end_token": "<image-end>"},
+    "minicpm_ocr": {
+        "image_token": "<|image|>",
+        "video_token": "<|video|>",
+        "image_start_token": "<image>",
+        "image_end_token": "</image>",
+        "slice_start_token": "<slice>",
+        "slice_end_token": "</slice>",
+        "image_id_start_token": "<image_id>",
+        "image_id_end_token": "</image_id>",
+    },
     "qianfan_ocr": {
         "start_image_token": "<img>",
         "end_image_token": "</img>",
@@ -186,7 +225,7 @@ NAMED = {
     },
 }
 #: Families whose processor insists on a video processor, and so on torchvision.
-WITH_VIDEOS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm_ocr")
+WITH_VIDEOS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm_ocr", "minicpm_ocr")
 
 
 def tokenizer(model_type: str) -> Any:
@@ -196,7 +235,9 @@ def tokenizer(model_type: str) -> Any:
 
     word = IMAGE_WORDS.get(model_type, "<|vision_start|><|image_pad|><|vision_end|>")
     made = Qwen2Tokenizer(
-        vocab={symbol: i for i, symbol in enumerate(sorted(ByteLevel.alphabet()))} | IDS,
+        vocab={symbol: i for i, symbol in enumerate(sorted(ByteLevel.alphabet()))}
+        | {f"<unused-{i}>": i for i in range(256, FIRST)}
+        | IDS,
         merges=[],
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -208,25 +249,43 @@ def tokenizer(model_type: str) -> Any:
 
 
 def processor(model_type: str) -> Any:
-    """Return the family's own processor, without its video part where it has one."""
+    """Return the family's own processor; where it insists on a video processor, with one that is never used."""
     import transformers
-    from transformers.processing_utils import ProcessorMixin
 
     name, images, values, own = PROCESSORS[model_type]
-    parts = {"image_processor": getattr(transformers, images)(**values), "tokenizer": tokenizer(model_type)}
+    images = TABLE[model_type].image_processor_class() if not images else getattr(transformers, images)
+    parts = {"image_processor": images(**values), "tokenizer": tokenizer(model_type)}
     cls = getattr(transformers, name)
     if model_type not in WITH_VIDEOS:
         return cls(**parts, chat_template=parts["tokenizer"].chat_template, **own)
 
-    class WithoutVideos(cls):  # type: ignore[misc, valid-type]
-        def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
-            self.image_token = NAMED.get(model_type, {}).get("image_token", "<|image_pad|>")
-            self.video_token = NAMED.get(model_type, {}).get("video_token", "<|video_pad|>")
-            self.image_token_id, self.video_token_id = IDS[self.image_token], IDS[self.video_token]
-            self.video_start_id = self.video_end_id = -1
-            ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+    class Unchecked(cls):  # type: ignore[misc, valid-type]
+        def check_argument_for_proper_class(self, *_: Any) -> None:
+            pass
 
-    return WithoutVideos(**parts, chat_template=parts["tokenizer"].chat_template)
+    videos = SimpleNamespace(merge_size=2, temporal_patch_size=2, slice_mode=True, downsample_mode="4x")
+    return Unchecked(**parts, video_processor=videos, chat_template=parts["tokenizer"].chat_template)
+
+
+def stand_in_for_torchvision(monkeypatch: Any) -> None:
+    """Give transformers what its torchvision processors take of torchvision here: another resize, the rest the same."""
+    from torch.nn.functional import interpolate
+    from transformers import image_processing_backends as backends
+
+    from ocrlab.reading import loading
+
+    def resize(image: torch.Tensor, size: tuple[int, int], **_: Any) -> torch.Tensor:
+        return interpolate(image[None].float(), size, mode="bicubic", antialias=True)[0]
+
+    def normalize(image: torch.Tensor, mean: Any, std: Any, **_: Any) -> torch.Tensor:
+        mean, std = (torch.as_tensor(value).view(-1, 1, 1) for value in (mean, std))
+        return (image - mean) / std
+
+    modes = SimpleNamespace(BILINEAR="bilinear", LANCZOS="lanczos", BICUBIC="bicubic")
+    functions = SimpleNamespace(resize=resize, normalize=normalize, InterpolationMode=modes)
+    monkeypatch.setattr(backends, "tvF", functions, raising=False)
+    monkeypatch.setattr(backends, "pil_torch_interpolation_mapping", {3: "bicubic"}, raising=False)
+    monkeypatch.setattr(loading, "_absent", lambda module: "")
 
 
 def write(model_type: str, folder: Path) -> Path:
