@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from ocrlab import paths
 from ocrlab.pages import load_pages
 from ocrlab.reading.checkpoints import CheckpointError
-from ocrlab.reading.families import FAMILIES as TABLE, Family
+from ocrlab.reading.families import FAMILIES as TABLE
+from ocrlab.reading.family import Family
 from ocrlab.reading.limits import predict
 from ocrlab.reading.loading import image_tokens_of
 from ocrlab.reading.reader import open_reader
