@@ -137,8 +137,8 @@ def notebook(folder: Path, name: str, **values: Any) -> int:
 def memory(folder: Path, model_id: str, dtypes: list[str], image_tokens: list[int]) -> int:
     """Hold predicted against measured memory for each variant of attention, at true shapes with random weights."""
     from ocrlab import Settings
+    from ocrlab.experiments.attention import all_variants
     from ocrlab.experiments.limits import compare_memory
-    from ocrlab.experiments.machine import all_variants
     from ocrlab.study.records import keep_findings, load_findings, setting_label
 
     name, base = "memory-true-shapes", Settings(model_id=model_id, weights="dummy")

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import math
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import product
@@ -25,7 +24,7 @@ from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.limits import predict, shapes_of
-from ocrlab.reading.reader import Reader, in_this_process
+from ocrlab.reading.reader import in_this_process
 from ocrlab.reading.settings import Settings
 from ocrlab.study.records import settings_of
 
@@ -117,28 +116,6 @@ def growth_exponents(growth: pd.DataFrame, largest: int = 3) -> pd.DataFrame:
             line |= {"exponent": exponent, "factor": np.exp(constant), "low": slopes.min(), "high": slopes.max()}
         lines.append(line)
     return pd.DataFrame(lines)
-
-
-# Seconds and bytes of a load.
-
-
-def load_here(settings: Settings, page: Page, new_tokens: int) -> dict[str, Any]:
-    """Load here and read the page twice; return seconds, sizes in bytes, tokens, and device and dtype in force."""
-    started = time.perf_counter()
-    import torch  # noqa: F401
-    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer  # noqa: F401
-
-    found: dict[str, Any] = {"import_s": time.perf_counter() - started}
-    with Reader(settings) as reader:
-        found |= {name: getattr(reader, name) for name in ("load_s", "weight_bytes", "device", "dtype")}
-        found["parameters"] = sum(p.numel() for p in reader.model.parameters())
-        for name, tokens in (("prefill_bytes", 1), ("decode_bytes", new_tokens)):
-            reader.apply(replace(settings, min_new_tokens=tokens, max_new_tokens=tokens))
-            reading = reader.read(page)
-            if reading.peak_memory_bytes is None:
-                return {"status": reading.status, "reason": reading.reason}
-            found |= {name: reading.peak_memory_bytes, "image_tokens": reading.image_tokens, "tokens": reading.tokens}
-    return found
 
 
 # Predicted against measured: memory by image tokens, and time against the floor of this machine.

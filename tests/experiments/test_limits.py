@@ -17,7 +17,6 @@ from ocrlab.experiments.limits import (
     fit_matrix,
     fit_table,
     growth_exponents,
-    load_here,
     measure_growth,
 )
 from ocrlab.machine.hardware import Machine, card
@@ -105,7 +104,7 @@ def test_loads_of_the_embedded_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     done = table.iloc[1]
     assert done["load_s"] > 0 and done["import_s"] > 0 and done["device"] == "cpu"
     assert done["weight_bytes"] == 4 * done["parameters"] and done["tokens"] == 4
-    found = load_here(Settings(weights="dummy", dtype="bfloat16"), page, 4)
+    found = CELLS["load_here"](Settings(weights="dummy", dtype="bfloat16"), page, 4)
     assert found["weight_bytes"] == 2 * found["parameters"] and found["dtype"] == "bfloat16"
     assert found["prefill_bytes"] >= 0 and found["decode_bytes"] >= 0
 
