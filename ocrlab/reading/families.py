@@ -85,6 +85,9 @@ class LongestSide(OcrFamily):
         return (rows // cell) * (columns // cell)
 
 
+_MINICPM_MARKS = ("image_id_start", "image_id_end", "image_start", "image_end", "slice_start", "slice_end")
+
+
 @dataclass(frozen=True)
 class Tiles(OcrFamily):
     """Families that cut a page into square tiles of one size, and a budget is how many; most add a small whole page."""
@@ -204,10 +207,11 @@ class MiniCpmOcr(Tiles):
     def expanded(self, tokenizer: Any, image_processor: Any, width: int, height: int) -> str:
         """Return the page's number, its tokens, and each slice's, a row of slices a line."""
         whole, tokens, rows, columns = self.grid(image_processor, width, height)
-        named, image = tokenizer, self.token(tokenizer)
-        number = f"{named.image_id_start_token}0{named.image_id_end_token}" if image_processor.use_image_id else ""
-        row = f"{named.slice_start_token}{image * tokens}{named.slice_end_token}" * columns
-        return f"{number}{named.image_start_token}{image * whole}{named.image_end_token}" + "\n".join([row] * rows)
+        image = self.token(tokenizer)
+        marks = {name: getattr(tokenizer, f"{name}_token", "") for name in _MINICPM_MARKS}
+        number = f"{marks['image_id_start']}0{marks['image_id_end']}" if image_processor.use_image_id else ""
+        row = f"{marks['slice_start']}{image * tokens}{marks['slice_end']}" * columns
+        return f"{number}{marks['image_start']}{image * whole}{marks['image_end']}" + "\n".join([row] * rows)
 
 
 class GotOcr(Tiles):

@@ -126,8 +126,9 @@ class Reader(PageReader):
         for name, value in actual.items():
             asked = wanted[name]
             if asked is not None and value != asked:
+                words = getattr(settings, name) if name.endswith("_pixels") else asked  # not what is nearest to it
                 raise SettingNotApplied(
-                    f"{name}: asked for {asked!r}, but {value!r} is in force; "
+                    f"{name}: asked for {words!r}, but {value!r} is in force; "
                     f"nothing was read. Ask for a value that {settings.model_id} can take"
                 )
         actual |= {"revision": self.checkpoint.revision, "weights": settings.weights}

@@ -45,7 +45,7 @@ TEXT: dict[str, Any] = {
 VISION: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "out_hidden_size": 64}
 BLOCKS = {"depth": 2, "num_heads": 2, "spatial_merge_size": 2, "temporal_patch_size": 2}
 LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2}
-SAM = VISION | LAYERS | {"image_size": 64, "patch_size": 16, "output_channels": 32, "global_attn_indexes": [1]}
+SAM = VISION | LAYERS | {"image_size": 64, "patch_size": 16, "output_channels": 32, "initializer_range": 0.02}
 
 
 def _rope(**more: Any) -> dict[str, Any]:
@@ -113,6 +113,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "sam_config": {
                 **{"hidden_size": 16, "output_channels": 8, "num_hidden_layers": 1, "num_attention_heads": 2},
                 **{"downsample_channels": [8, 64], "global_attn_indexes": [], "window_size": 8, "mlp_ratio": 2.0},
+                **{"initializer_range": 0.02},
             },
             "encoder_config": TEXT | {"num_hidden_layers": 1},
         },
@@ -120,7 +121,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "got_ocr2": {
         "image_token_index": IDS["<imgpad>"],
         "text_config": TEXT | {"model_type": "qwen2"},
-        "vision_config": SAM | {"mlp_dim": 96, "window_size": 2},
+        "vision_config": SAM | {"mlp_dim": 96, "window_size": 2, "global_attn_indexes": [1]},
     },
     "granite_docling": {
         "image_token_id": IDS["<image>"],
