@@ -24,6 +24,7 @@ from ocrlab.study.experiment import run_experiment
 
 pytest.importorskip("ray", reason="the extra `cluster` is not installed")
 SETTINGS = Settings(dtype="float32", max_new_tokens=64, batch_size=2)
+pytestmark = pytest.mark.timeout(900)  # two nodes are started once, for all tests of this file
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,7 @@ def nodes() -> Iterator[tuple[Any, Any]]:
     head = {"num_cpus": 1, "include_dashboard": False, "_system_config": quick}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(paths.ROOT))
+        patch.setenv("RAY_raylet_start_wait_time_s", "250")  # a busy machine needs more than Ray's 30
         cluster = Nodes(initialize_head=True, head_node_args=head)
         other = cluster.add_node(num_cpus=1)
         yield cluster, other
