@@ -37,7 +37,6 @@ def nodes() -> Iterator[tuple[Any, Any]]:
     head = {"num_cpus": 1, "include_dashboard": False, "_system_config": quick}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(paths.ROOT))
-        patch.setenv("RAY_raylet_start_wait_time_s", "250")  # a busy machine needs more than Ray's 30
         cluster = Nodes(initialize_head=True, head_node_args=head)
         other = cluster.add_node(num_cpus=1)
         yield cluster, other
