@@ -10,6 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Protocol
 
 from jinja2 import TemplateError
@@ -205,7 +206,7 @@ class Family:
 class OcrFamily(Family):
     """A family that is not Qwen-VL: its checkpoints bring chat template, names of tokens and image processor.
 
-    `image_processor` is the PIL one's class in transformers, which dummies need.
+    `image_processor` is where the class of its image processor stands, in the PIL form where there is one.
     """
 
     image_processor: str = ""
@@ -223,10 +224,11 @@ class OcrFamily(Family):
         return int(image_processor.get_number_of_image_patches(height, width)) // image_processor.merge_size**2
 
     def image_processor_class(self) -> Any:
-        """Return the image processor's class."""
-        import transformers
+        """Return the image processor's class, by where it stands in transformers."""
+        return resolve_name(f"transformers.models.{self.image_processor}")
 
-        return getattr(transformers, self.image_processor)
+    def load_image_processor(self, folder: Path, config: dict[str, Any]) -> Any:
+        return self.fitted(self.image_processor_class().from_pretrained(folder, local_files_only=True), config)
 
     def dummy_image_processor(self, config: dict[str, Any]) -> Any:
         return self.fitted(self.image_processor_class()(**self.dummy_values(resolved(config))), config)
