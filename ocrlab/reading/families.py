@@ -297,7 +297,7 @@ class GraniteDocling(Tiles):
         text = re.sub(r"<loc_\d+>|<\|[^|<>]*\|>", "", text)
         text = re.sub(r"<(?:fcel|ecel|lcel|ucel|xcel|ched|rhed|srow)>", "\t", text)
         text = re.sub(r"</\w+>|<nl>|<page_break>|<br/?>", "\n", text)
-        lines = (line.strip() for line in re.sub(r"<\w+/?>", "", text).splitlines())
+        lines = (line.strip() for line in re.sub(r"<[a-z]\w*(?:\s+\w+=\"[^\"]*\")*\s*/?>", "", text).splitlines())
         return "\n".join(line for line in lines if line)
 
 

@@ -45,8 +45,9 @@ class Family:
     first in place of any other, none where it has what the text has. `takes_token_types` says whether the model is told
     which tokens are the image's, `keeps_special_tokens` whether an answer's marks are special tokens, `templated`
     whether it has a chat template, `thinks` whether that must be told not to. `needs` is a module without which its
-    image processor does not exist. `memory_modelled` says whether `limits.predict` knows it, `served_without_videos`
-    whether `transformers serve` reads it with Qwen2-VL's processor less its video part.
+    image processor does not exist. `code_ignored`: its repositories bring code from before transformers had it, which
+    is not run, and no reason to refuse them. `memory_modelled` says whether `limits.predict` knows it,
+    `served_without_videos` whether `transformers serve` reads it with Qwen2-VL's processor less its video part.
     """
 
     cell_sides: tuple[int, ...] = ()
@@ -60,6 +61,7 @@ class Family:
     takes_token_types: bool = True
     keeps_special_tokens: bool = False
     templated: bool = True
+    code_ignored: bool = False
     thinks: bool = False
     needs: str = ""
     memory_modelled: bool = False
@@ -210,6 +212,7 @@ class OcrFamily(Family):
     """
 
     image_processor: str = ""
+    code_ignored: bool = True
 
     def template_beside(self, folder: Path) -> str:
         """Return the chat template from a file of its own, as older repositories have it."""

@@ -160,6 +160,14 @@ def test_what_a_budget_cannot_be_is_refused(name: str, reader: Reader, settings:
             reader.apply(replace(settings, min_pixels=90_000))
 
 
+def test_a_page_that_does_not_fit_at_one_tile_stays_what_it_is(
+    name: str, reader: Reader, settings: Settings, pages: list[Page]
+) -> None:
+    too_large = replace(reader.read(pages[2]), status="oom")
+    again = isolated._smaller(reader, settings, pages[2], too_large).reading
+    assert (again is too_large) == (name == "got_ocr2") and bool(again.retried) == (name != "got_ocr2")
+
+
 def test_each_family_asks_what_it_was_trained_on(name: str, reader: Reader, settings: Settings) -> None:
     page = Image.new("RGB", (64, 64))
     asked = reader.actual.get("actual_prompt", DEFAULT_PROMPT)
@@ -217,7 +225,7 @@ def test_memory_is_predicted_or_refused_by_name(name: str, settings: Settings) -
 
 #: What a family writes around the text, and what is left of it.
 MARKED = {
-    "granite_docling": ("<text><loc_1><loc_2>Summe</text><otsl><fcel>1<fcel>2<nl></otsl>", "Summe\n1\t2"),
+    "granite_docling": ('<text><loc_1><loc_2>Summe</text><otsl><fcel>1<fcel>2<nl></otsl><b at="3"/>', "Summe\n1\t2"),
     "deepseek_ocr2": ("<|ref|>title<|/ref|><|det|>[[1, 2, 3, 4]]<|/det|>\nTotal <5 EUR", "Total <5 EUR"),
 }
 

@@ -21,7 +21,7 @@ from ocrlab.reading.families import FAMILIES as TABLE
 from ocrlab.reading.family import Family
 from ocrlab.reading.limits import predict
 from ocrlab.reading.loading import Unsupported, image_tokens_of
-from ocrlab.reading.reader import open_reader
+from ocrlab.reading.reader import in_this_process, open_reader
 from ocrlab.reading.settings import SettingNotApplied, Settings
 from tests.conftest import edit_json
 from tests.reading import tiny_checkpoints
@@ -139,6 +139,16 @@ def test_what_needs_torchvision_is_refused_by_name_where_it_does_not_import(
     edit_json(files, lambda c: c | {"small_image_upsize": "adaptive"})
     with pytest.raises(SettingNotApplied, match="small_image_upsize='adaptive' is not read"):
         open_reader(Settings(model_id=str(tmp_path)))
+
+
+def test_code_that_a_repository_brings_is_neither_run_nor_a_reason_where_transformers_has_the_family(
+    tmp_path: Path,
+) -> None:
+    tiny_checkpoints.write("paddleocr_vl", tmp_path)
+    edit_json(tmp_path / "config.json", lambda c: c | {"auto_map": {"AutoModelForImageTextToText": "evil.Model"}})
+    (tmp_path / "evil.py").write_text("raise SystemExit('run')", encoding="utf-8")
+    with open_reader(Settings(model_id=str(tmp_path), max_new_tokens=1)) as reader:
+        assert type(in_this_process(reader).model).__name__ == "PaddleOCRVLForConditionalGeneration"
 
 
 def test_an_older_transformers_is_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
