@@ -78,7 +78,7 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
             f"already; leave it out"
         )
     try:
-        image_processor = _image_processor(checkpoint)
+        image_processor = image_processor_of(checkpoint)
         own = not checkpoint.dummy or (folder / "tokenizer.json").is_file()
         tokenizer = family.load_tokenizer(folder) if own else family.dummy_tokenizer(checkpoint.config)
         builder = InputBuilder(family, tokenizer, image_processor, checkpoint.known.get("prompt"))
@@ -97,7 +97,7 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
     return model.eval(), builder
 
 
-def _image_processor(checkpoint: Checkpoint) -> Any:
+def image_processor_of(checkpoint: Checkpoint) -> Any:
     """Return the checkpoint's image processor under the pixels that are its own, or those known of such a model.
 
     Raises:
@@ -316,7 +316,7 @@ def token_counter(settings: Settings) -> Callable[[int, int], int]:
         Unsupported, SettingNotApplied: its image processor is not to be had, or cannot have such limits.
     """
     checkpoint = locate_shapes(settings)
-    family, processor = checkpoint.family, _image_processor(checkpoint)
+    family, processor = checkpoint.family, image_processor_of(checkpoint)
     own_low, own_high = family.limits(processor)
     low, high = family.nearest(processor, settings.min_pixels, settings.max_pixels)
     family.set_limits(processor, low or own_low, high or own_high)
