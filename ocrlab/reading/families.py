@@ -36,7 +36,7 @@ class Family:
     """How models of one `model_type` take a page and a prompt; the methods are those of Qwen-VL.
 
     `cell_sides` are the sides in pixels of what one image token shows in its checkpoints, the usual one first.
-    `vision` and `language` name the model's two towers. `memory_modelled` says whether `limits.predict` knows it,
+    `vision` and `language` name the model's two towers. `memory_modelled` says whether `limits` knows its peaks,
     `served_without_videos` whether `transformers serve` reads it with Qwen2-VL's processor less its video part.
     """
 
@@ -257,8 +257,8 @@ class InputBuilder:
 # The embedded reader is a Qwen2-VL with cells of 16 pixels.
 FAMILIES = {
     "qwen2_vl": Family(cell_sides=(28, 16), memory_modelled=True, served_without_videos=True),
-    "qwen2_5_vl": Family(cell_sides=(28,), served_without_videos=True),
-    "qwen3_vl": Family(cell_sides=(32,)),
+    "qwen2_5_vl": Family(cell_sides=(28,), memory_modelled=True, served_without_videos=True),
+    "qwen3_vl": Family(cell_sides=(32,), memory_modelled=True),
 }
 CELL_SIDES = sorted({side for family in FAMILIES.values() for side in family.cell_sides})
 #: The side to reckon with where a server does not let its own be found out.
