@@ -22,7 +22,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PROMPT_TOKENS = 32
 #: What BLAS and the allocator add in a process on a CPU, by the dtype's size; measured here (LOG.md).
 CPU_BUFFERS_BYTES = {4: 3 * 2**20, 2: 7 * 2**20}
-#: Tensors of the MLP's width that a vision block holds at once: quick GELU's and SiLU's product needs one more than GELU.
+#: Tensors of the MLP's width that a vision block holds at once: quick GELU and SiLU's product need one more than GELU.
 _MLP_TENSORS = {"qwen2_vl": 3, "qwen2_5_vl": 3, "qwen3_vl": 2}
 
 
@@ -48,7 +48,7 @@ class Tower:
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's parameters by what holds them, and how many of a tower's are in linear layers, which quantization takes.
+    """A model's parameters by what holds them, and how many of a tower's are in linear layers, for quantization.
 
     A tied head has none of its own; all that is neither vision tower nor embedding nor head counts as text.
     """
@@ -66,8 +66,11 @@ class Weights:
         return self.vision + self.text + self.embedding + self.head
 
     def bytes_in(self, dtype: str, quantization: str | None = None) -> int:
-        """Return the bytes in memory; embedding and head keep the dtype, and so does a vision tower that is spared."""
-        size = BYTES[dtype]
+        """Return the bytes in memory; embedding and head keep the dtype, and so does a vision tower that is spared.
+
+        `auto` is taken for bfloat16, as by `predict`.
+        """
+        size = BYTES.get(dtype, 2)
         per = BYTES_PER_WEIGHT.get(quantization or "", size)
         linear = self.text_linear + (0 if quantization in SPARES_VISION else self.vision_linear)
         return round(self.total * size - linear * (size - per))
@@ -296,7 +299,9 @@ def _floors(settings: Settings, shapes: Shapes, image_tokens: int, size: int, ma
     text_flops = 2 * weights.text * tokens + 2 * text.layers * tokens**2 * text.heads * text.head_width
     head = weights.head or weights.embedding
     kv = 2 * text.layers * text.key_heads * text.head_width * (tokens + settings.max_new_tokens / 2) * size
-    layers = weights.text * size - weights.text_linear * (size - BYTES_PER_WEIGHT.get(settings.quantization or "", size))
+    layers = weights.text * size - weights.text_linear * (
+        size - BYTES_PER_WEIGHT.get(settings.quantization or "", size)
+    )
     read = layers + head * size + pages * kv
     return Floors(
         vision_s=pages * vision_flops / machine.matmul_flops_s,
