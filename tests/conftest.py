@@ -14,6 +14,10 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import pytest
 
 from ocrlab import paths
+from ocrlab.machine import worker_process
+
+# Workers are copies where the environment is that of now, whichever test starts the first one.
+START = worker_process._environment = worker_process.variables()
 
 # Qwen2-VL-2B-Instruct's own preprocessor and generation files: limits and sampling that nobody asked for.
 QWEN_PREPROCESSOR = {
@@ -32,6 +36,14 @@ QWEN_GENERATION = {"do_sample": True, "repetition_penalty": 1.05, "temperature":
 
 def edit_json(file: Path, change: Callable[[dict], dict]) -> None:
     file.write_text(json.dumps(change(json.loads(file.read_text(encoding="utf-8")))), encoding="utf-8")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def environment_of_the_start() -> None:
+    """Each file begins in it, whatever earlier tests and libraries set: in another one each worker imports torch."""
+    for name in worker_process.variables().keys() - START.keys():
+        del os.environ[name]
+    os.environ.update(START)
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ocrlab.reading.families import CHAT_TEMPLATE, FAMILIES
+from ocrlab.reading.families import FAMILIES
+from ocrlab.reading.family import CHAT_TEMPLATE
 from tests.conftest import QWEN_GENERATION, QWEN_PREPROCESSOR
 
 MODEL_ID = "Qwen/Qwen2-VL-2B-Instruct"
@@ -68,7 +69,7 @@ def write_hub_cache(cache: Path) -> Path:
     folder.mkdir(parents=True)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(COMMIT, encoding="utf-8")
-    FAMILIES["qwen2_vl"].dummy_tokenizer().save_pretrained(folder)
+    FAMILIES["qwen2_vl"].dummy_tokenizer(CONFIG).save_pretrained(folder)
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     template = {"chat_template": CHAT_TEMPLATE.read_text(encoding="utf-8")}
     files = {

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ocrlab import Settings, load_pages, open_reader, score
-from ocrlab.reading.families import resized
+from ocrlab.reading.family import resized
 from tests.pages.test_text_layer import PRODUCERS
 from tests.rehearsal import MANNERS, TOKEN, Rehearsal, Writer, in_markdown, rehearsal
 

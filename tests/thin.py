@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from ocrlab import paths
 from ocrlab.commands.parameters import check, read_parameters
 from ocrlab.commands.plan import load_experiments
-from ocrlab.experiments import machine
+from ocrlab.experiments import attention as variants
 from ocrlab.machine import attention, hardware, worker
 from ocrlab.machine.worker import Worker
 from ocrlab.reading import serve
@@ -151,8 +151,8 @@ def _in_a_run(run: Path) -> Iterator[None]:
             (hardware, "_measure", lambda *asked: _measured_once(*asked[:3])),
             (worker, "Worker", lambda *limit, fresh=False: Worker(*limit)),
             (attention, "all_probes", lambda *asked: probes(*asked)[:2]),
-            (machine, "ATTENTIONS", ("sdpa", "flash_attention_2")),
-            (machine, "SDPA_KERNELS", ("math",)),
+            (variants, "ATTENTIONS", ("sdpa", "flash_attention_2")),
+            (variants, "SDPA_KERNELS", ("math",)),
             (serve, "running_server", mock.Mock(side_effect=no_server)),
         ):
             stack.enter_context(mock.patch.object(owner, attribute, value))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.recipes.sampler import CYRILLIC, EXTRA
-from ocrlab.reading.families import CHAT_TEMPLATE
+from ocrlab.reading.family import CHAT_TEMPLATE
 
 if TYPE_CHECKING:
     from transformers import Qwen2Tokenizer, Qwen2VLForConditionalGeneration

@@ -137,8 +137,8 @@ def notebook(folder: Path, name: str, **values: Any) -> int:
 def memory(folder: Path, model_id: str, dtypes: list[str], image_tokens: list[int]) -> int:
     """Hold predicted against measured memory for each variant of attention, at true shapes with random weights."""
     from ocrlab import Settings
+    from ocrlab.experiments.attention import all_variants
     from ocrlab.experiments.limits import compare_memory
-    from ocrlab.experiments.machine import all_variants
     from ocrlab.study.records import keep_findings, load_findings, setting_label
 
     name, base = "memory-true-shapes", Settings(model_id=model_id, weights="dummy")
@@ -156,9 +156,8 @@ def memory(folder: Path, model_id: str, dtypes: list[str], image_tokens: list[in
 def decode(
     folder: Path, base: dict[str, Any], batch_sizes: list[int], caches: list[dict[str, Any]], new_tokens: int
 ) -> int:
-    """Time decoding by batch and cache, count a step's operators, and hold it against the bandwidth floor."""
+    """Time decoding by batch and cache, and hold it against the bandwidth floor; fast-path counts operators."""
     from ocrlab import Settings, load_pages
-    from ocrlab.experiments.fast_path import measure_step
     from ocrlab.experiments.limits import against_floor, on_this
     from ocrlab.machine.hardware import measured_machine
     from ocrlab.study.records import keep_findings
@@ -166,7 +165,6 @@ def decode(
 
     start = Settings(**base, weights="dummy")
     pages = load_pages("labels", limit=max(batch_sizes))
-    keep_findings("decode-step-true-shapes", _lines(measure_step(start, pages[0])), folder)
     machine, floors = measured_machine(start.dtype, on_this(start).device), []
     for size in batch_sizes:  # one after another: what is there when time ends is whole
         runs = [replace(start, batch_size=size, **cache) for cache in caches]

@@ -1,4 +1,4 @@
-"""What `MODEL=` asks for: is that model to be had, which values suit it, and how many pages fit the minutes."""
+"""How many pages fit the minutes; and what `MODEL=` asks for: is that model to be had, which values suit it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ocrlab.commands.parameters import CommandError, check, read_parameters
-from ocrlab.machine.describe import Choice, choose_device, choose_dtype, cpu_abilities
+from ocrlab.machine.describe import Choice, choose_device, choose_dtype
+from ocrlab.machine.hardware import emulated
 from ocrlab.reading.settings import Settings, is_endpoint
 from ocrlab.scoring.outcomes import WITH_TEXT
 
@@ -22,6 +23,11 @@ OVER_FLOOR, SHORTEST_STEP_S = 2.0, 0.025
 #: Minutes where none are asked for: on a card or a server, and on a CPU.
 MINUTES, CPU_MINUTES = 30.0, 60.0
 _TRIAL_TOKENS = 64
+#: Minutes for the embedded reader's `cpu` profile, and the fewest pages that are read to keep to them.
+PROFILE_MINUTES, LEAST_PAGES = 10.0, 2
+#: Seconds that the embedded reader took for four lines on the machine whose `cpu_s` stand in experiments.yaml (LOG.md).
+REFERENCE_S = 0.30
+_PAGES = {"pages", "pages_per_set"}
 
 
 @dataclass(frozen=True)
@@ -105,11 +111,47 @@ def _here(model_id: str) -> Model:
 
 
 def fastest_dtype(device: str) -> Choice:
-    """Return the dtype for a model of billions of parameters: on a CPU bfloat16 where the processor computes in it."""
-    able = [name for name in ("amx", "avx512_bf16") if name in cpu_abilities()]
-    if device == "cpu" and able:
-        return Choice("bfloat16", f"the processor has {able[0]}")
+    """Return the dtype for a model of billions of parameters: on a CPU bfloat16 where that is measured to be faster."""
+    if device == "cpu" and not emulated("bfloat16"):
+        return Choice("bfloat16", "this processor multiplies faster in it than in float32")
     return choose_dtype("auto", device)
+
+
+def fit_profile(tasks: list[Task], given: dict[str, Any], minutes: float) -> tuple[list[Task], list[str]]:
+    """Return the `cpu` profile's tasks on the embedded reader as they suit this processor, and what to say of it.
+
+    Where bfloat16 is emulated, little is read in it; where the notebooks would take longer than `minutes`, they read
+    fewer pages. What a person gave (`given`) stays.
+    """
+    usual_s = sum(task.experiment.cpu_s for task in tasks if not task.skipped)
+    if not usual_s:
+        return tasks, []
+    slow, pace = emulated("bfloat16"), measure_pace()
+    share = min(1.0, 60 * minutes / (usual_s * pace))
+    words = [f"about {usual_s * pace / 60:.0f} minutes: a page takes {pace:.1f} times the reference's time here"]
+    words += ["bfloat16 is emulated on this processor: little is read in it"] if slow else []
+    words += [f"to end within {minutes:g} minutes, {share:.0%} of the usual pages are read"] if share < 1 else []
+    return [_suited(task, given, slow, share) for task in tasks], words
+
+
+def _suited(task: Task, given: dict[str, Any], slow: bool, share: float) -> Task:
+    known = read_parameters(task.experiment.notebook)
+    own = task.parameters | (task.experiment.emulated if slow else {})
+    for name in _PAGES & set(known) if share < 1 else ():
+        if pages := own.get(name, known[name].default):
+            own[name] = min(pages, max(LEAST_PAGES, int(pages * share)))
+    mine = {name: value for name, value in given.items() if name in known}
+    return replace(task, parameters=check(task.experiment.notebook, own | mine))
+
+
+def measure_pace() -> float:
+    """Return how many times as long as on the reference machine the embedded reader takes for a page here."""
+    from ocrlab.pages import load_pages
+    from ocrlab.reading.reader import open_reader
+
+    pages = load_pages("lines", limit=4)
+    with open_reader(Settings()) as reader:
+        return min(sum(r.page_s or 0.0 for r in reader.read(pages)) for _ in range(3)) / REFERENCE_S
 
 
 def fit_tasks(

@@ -42,6 +42,8 @@ class Experiment(BaseModel, extra="forbid", frozen=True, strict=True):
     """A notebook's full run, as its entry in `experiments.yaml` has it."""
 
     parameters: dict[Literal["smoke", "cpu", "gpu"], dict[str, Any]] = {}
+    emulated: dict[str, Any] = {}
+    cpu_s: float = 0
     model: dict[Literal["cpu", "gpu"], ForModel] = {}
     needs: list[Literal["gpu", "model", "tiny"]] = []
     cell_timeout_s: PositiveInt

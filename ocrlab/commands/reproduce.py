@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab import paths
-from ocrlab.commands.for_model import CPU_MINUTES, MINUTES, check_model, fit_tasks
+from ocrlab.commands.for_model import (
+    CPU_MINUTES,
+    MINUTES,
+    PROFILE_MINUTES,
+    check_model,
+    fit_profile,
+    fit_tasks,
+)
 from ocrlab.commands.parameters import CommandError, CommandFailed, parse_overrides, read_parameters
 from ocrlab.commands.plan import Task, choose_profile, load_experiments, plan_tasks, resolve_model, run_folder
 from ocrlab.commands.run_notebook import STOPPED, Outcome, run_notebook
@@ -38,7 +45,8 @@ def reproduce(
     `profile` is smoke, cpu or gpu (default: by what is here), `model` is tiny, a folder or a Hub id, `only` holds
     notebook names with commas between them, `run` names the folder in `results`, `params` has the form of
     `parameters.parse_overrides`. Where `model` is another than the embedded reader, it is looked for first, and its
-    pages and settings are chosen to fit about `minutes` (30 on a card or a server, 60 on a CPU). With the engine
+    pages and settings are chosen to fit about `minutes` (30 on a card or a server, 60 on a CPU). The embedded
+    reader's `cpu` profile reads fewer pages where it would take longer than `minutes` (10). With the engine
     `ray`, experiments spread their settings over the machines of the cluster at `address` (default: RAY_ADDRESS, else
     one started here).
 
@@ -65,8 +73,11 @@ def reproduce(
     tasks = plan_tasks(known, choice.value, model_id, only, overrides)
     if model_id and model_id != "tiny" and choice.value != "smoke":
         tasks = _fitted(tasks, model_id, overrides, minutes, bool(only))
+    elif choice.value == "cpu":
+        tasks, words = fit_profile(tasks, overrides, minutes or PROFILE_MINUTES)
+        _say("\n".join(words))
     elif minutes:
-        raise CommandError(f"MINUTES={minutes:g} goes with MODEL=; the embedded reader's profiles have their own sizes")
+        raise CommandError(f"MINUTES={minutes:g} goes with MODEL= or PROFILE=cpu; {choice.value} has its own sizes")
     fetch_sets(value for task in tasks if not task.skipped for value in task.parameters.values())
     folder = run_folder((results or paths.RESULTS).absolute(), run, choice.value)
     _say(f"profile {choice}, run {folder.name}")

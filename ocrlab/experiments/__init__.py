@@ -1,1 +1,1 @@
-"""One module per notebook: measuring and drawing together."""
+"""What several notebooks measure and draw, or what judges a run; what one alone asks stands in that notebook."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -19,8 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from ocrlab.experiments.machine import Prepare, in_short
-from ocrlab.machine.attention import SDPA_KERNELS, kernel_name, pinned, profiler
+from ocrlab.machine.attention import SDPA_KERNELS, pinned
 from ocrlab.machine.hardware import tf32
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
@@ -36,10 +35,24 @@ if TYPE_CHECKING:
     import torch
 
 
+#: Called in the worker before a measurement: tests plant their faults with it.
+Prepare = Callable[[], None]
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 _DISTANCES = ("kl_mean", "kl_max", "logit_error", "logit_error_sd", "same_argmax", "first_difference")
 _NUMBERS = ("image_tokens", "positions", *_DISTANCES, "weight_bytes")
 _TIMEOUT_S = 600
 _BLOCK = 32  # positions compared at once: with 150,000 tokens in the vocabulary, some 40 MB per float64 copy
+
+
+def all_variants(base: Settings, dtypes: Iterable[str]) -> list[Settings]:
+    """Return `base` in every dtype and attention, SDPA also pinned to each of its kernels."""
+    return [
+        replace(base, dtype=dtype, attn_implementation=attention, sdpa_kernel=kernel)  # type: ignore[arg-type]
+        for dtype in dtypes
+        for attention in ATTENTIONS
+        for kernel in ((None, *SDPA_KERNELS) if attention == "sdpa" else (None,))
+        if not (attention.startswith("flash_attention") and dtype == "float32")
+    ]
 
 
 def reference_of(settings: Settings) -> Settings:
@@ -198,6 +211,13 @@ def divergence_plot(fidelity: pd.DataFrame) -> Figure:
     return figure
 
 
+def in_short(verdict: str, reason: str, most: int = 105) -> str:
+    """Return verdict and the reason's first clause, without an exception's name, of at most `most` characters."""
+    words = reason.split(": ", 1)[-1] if reason.split(":")[0].endswith(("Error", "Unsupported")) else reason
+    words = words.split(";")[0].split(". ")[0].removesuffix(".")
+    return f"{verdict}: {words[:most]}{'…' if len(words) > most else ''}"
+
+
 def model_words(rows: pd.DataFrame) -> str:
     """Return the rows' model in a few words, for a title."""
     first = rows.dropna(subset=["model_id"]).iloc[0]
@@ -278,23 +298,3 @@ def phases_plot(speed: pd.DataFrame) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     return figure
-
-
-# Which SDPA kernels a reading really called: torch's profiler counts them, whatever the settings say.
-
-
-def kernels_here(settings: Settings, page: Page) -> dict[str, Any]:
-    """Return how often a reading of the page here called each SDPA kernel, or status and reason of its failure."""
-    import torch
-
-    reader = in_this_process(reader_here(settings))
-    with profiler(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        reading = reader.read(page)
-    if not reading.tokens and reading.status != "empty":
-        return {"status": reading.status, "reason": reading.reason}
-    counts = dict.fromkeys(SDPA_KERNELS, 0)
-    for event in profile.key_averages():
-        if name := kernel_name(event.key):
-            counts[name] += event.count
-    took = ", ".join(f"{name} × {count}" for name, count in counts.items() if count) or "none"
-    return counts | {"fused": sum(counts.values()) - counts["math"], "took": took}

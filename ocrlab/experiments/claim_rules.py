@@ -5,9 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from packaging.version import Version
 
-from ocrlab.experiments.assertion import overflow_words
-from ocrlab.experiments.dtype import first_to_overflow
-from ocrlab.experiments.evidence import CONFIRMED, OPEN, REFUTED, Answer, Tables
+from ocrlab.experiments.evidence import CONFIRMED, OPEN, REFUTED, Answer, Tables, first_to_overflow, overflow_words
 from ocrlab.experiments.limits import growth_exponents
 from ocrlab.experiments.recommend import MIN_PAGES, groups_by_setting, quality_rows
 from ocrlab.machine.attention import SDPA_KERNELS
@@ -223,10 +221,9 @@ def readiness_84(tables: Tables) -> Answer:
     weight = checks.groupby("state")["weight"].sum()
     passed, open_, total = weight.get("pass", 0), weight.get("not measured", 0), weight.sum()
     low, high = passed / total, (passed + open_) / total
+    words = f"{low:.0%} of the weight passes, all of it measured"
     if open_:
         words = f"between {low:.0%} and {high:.0%} of the weight passes, with {open_:.0f} of {total:.0f} not measured"
-    else:
-        words = f"{low:.0%} of the weight passes, all of it measured"
     if round(low, 2) == round(high, 2) == _READY:
         return CONFIRMED, words
     return OPEN if round(low, 2) <= _READY <= round(high, 2) else REFUTED, words
@@ -340,10 +337,8 @@ def eager_stable(tables: Tables) -> Answer:
     )
     if bad or unread > 0:
         return REFUTED, f"eager failed on {max(bad, unread)} of {pages} pages ({why or line['reason']}); {words}"
-    if line["kind"] == "worse":
-        return REFUTED, words
-    if line["kind"] == "better":
-        return CONFIRMED, words
+    if line["kind"] in {"worse", "better"}:
+        return REFUTED if line["kind"] == "worse" else CONFIRMED, words
     others = contrasts[(contrasts["pages"] == line["pages"]) & (contrasts["variant"] != "eager")]
     if others.empty:
         return OPEN, f"nothing but eager ran; {words}"

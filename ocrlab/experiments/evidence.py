@@ -10,6 +10,7 @@ import pandas as pd
 
 from ocrlab.study.records import load_findings, load_rows, record_files
 
+FLOAT16_END = 65504.0
 Tables = Mapping[str, pd.DataFrame]
 Kind = Literal["confirmed", "refuted", "not settled here"]
 CONFIRMED: Kind = "confirmed"
@@ -57,3 +58,33 @@ class Evidence:
             self._tables[name] = load_findings(own, self.folder) if found else load_rows(self.folder, own)
             self._tables[name] = self._tables[name].rename(columns={"way": "variant"})  # what older runs call it
         return self._tables[name]
+
+
+# What findings about float16's end say.
+
+
+def first_to_overflow(headroom: pd.DataFrame, value: str | None = None) -> pd.Series | None:
+    """Return the line where float16 would overflow first, of one kind of value where it is named, or None for no lines.
+
+    The first in the order of use that is beyond float16's end; where none is, the one with the fewest bits left.
+    """
+    lines = (headroom if value is None else headroom[headroom["value"] == value]).dropna(subset=["bits"])
+    beyond = lines[lines["bits"] < 0]
+    ranked = lines.sort_values("bits", kind="stable") if beyond.empty else beyond
+    return None if ranked.empty else ranked.iloc[0]
+
+
+def overflow_words(overflow: pd.DataFrame) -> str:
+    """Return in words where float16 overflows in the findings `overflow`, and whether the other dtypes do."""
+    overflow = overflow.rename(columns={"way": "variant"})  # the column's name in earlier runs
+    bad = overflow[overflow["not_finite"] > 0]
+    half = bad[bad["dtype"] == "float16"]
+    if half.empty:
+        return f"float16 does not overflow up to scores of {overflow['largest_score'].max():.3g}"
+    others = sorted(set(bad["dtype"]) - {"float16"})
+    safe = sorted(set(overflow[overflow["dtype"] == "float16"]["variant"]) - set(half["variant"]))
+    return (
+        f"float16 overflows in {', '.join(sorted(set(half['variant'])))} from scores of "
+        f"{half['largest_score'].min():.3g} on (its end is 65504), and not in {', '.join(safe) or 'any other'}; "
+        f"{', '.join(others) or 'float32 and bfloat16'} {'overflow too' if others else 'stay finite'}"
+    )

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import math
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import product
@@ -26,7 +25,7 @@ from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.limits import PeakNotModelled, predict, shapes_of, weights_of
-from ocrlab.reading.reader import Reader, in_this_process
+from ocrlab.reading.reader import in_this_process
 from ocrlab.reading.settings import Settings
 from ocrlab.study.records import settings_of
 
@@ -120,28 +119,6 @@ def growth_exponents(growth: pd.DataFrame, largest: int = 3) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-# Seconds and bytes of a load.
-
-
-def load_here(settings: Settings, page: Page, new_tokens: int) -> dict[str, Any]:
-    """Load here and read the page twice; return seconds, sizes in bytes, tokens, and device and dtype in force."""
-    started = time.perf_counter()
-    import torch  # noqa: F401
-    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer  # noqa: F401
-
-    found: dict[str, Any] = {"import_s": time.perf_counter() - started}
-    with Reader(settings) as reader:
-        found |= {name: getattr(reader, name) for name in ("load_s", "weight_bytes", "device", "dtype")}
-        found["parameters"] = sum(p.numel() for p in reader.model.parameters())
-        for name, tokens in (("prefill_bytes", 1), ("decode_bytes", new_tokens)):
-            reader.apply(replace(settings, min_new_tokens=tokens, max_new_tokens=tokens))
-            reading = reader.read(page)
-            if reading.peak_memory_bytes is None:
-                return {"status": reading.status, "reason": reading.reason}
-            found |= {name: reading.peak_memory_bytes, "image_tokens": reading.image_tokens, "tokens": reading.tokens}
-    return found
-
-
 # Predicted against measured: memory by image tokens, and time against the floor of this machine.
 
 
@@ -199,8 +176,9 @@ BUDGETS = (200_704, 1_003_520, 2_007_040, 3_211_264, 12_845_056)
 
 
 def fit_table(settings: Settings, machines: Sequence[Machine], budgets: Sequence[int] = BUDGETS) -> pd.DataFrame:
-    """Return one line per machine, attention and pixel budget: weights and predicted peak in GiB, whether it fits, least
-    seconds where the machine's rates are known.
+    """Return one line per machine, attention and pixel budget: weights and predicted peak in GiB, whether it fits.
+
+    And the least seconds where the machine's rates are known.
 
     For a family whose peaks are not modelled, one line per machine: `fits` is False where the weights alone do not, and
     empty where they do. Raises CheckpointError where the model's sizes are not at hand.
@@ -234,16 +212,14 @@ def fit_matrix(table: pd.DataFrame) -> pd.DataFrame:
     `tight` leaves less than half a GiB: a desktop on the same card may hold that. Where peaks are not modelled, the one
     column says what the weights leave.
     """
+    import pandas as pd
+
     names = {memory: ", ".join(mine["card"].unique()) for memory, mine in table.groupby("memory_gib", sort=True)}
     cards = {memory: f"{memory:g} GiB: {shorten(named, 44, placeholder=' …')}" for memory, named in names.items()}
     shown = table.assign(cards=table["memory_gib"].map(cards)).sort_values("memory_gib", kind="stable")
     if "peak_gib" not in table:
         left = ["weights do not fit" if n < 0 else f"weights fit and leave {n:.1f} GiB" for n in shown["left_gib"]]
-        return (
-            shown.assign(**{"peak not modelled": left})
-            .drop_duplicates("cards")
-            .set_index("cards")[["peak not modelled"]]
-        )
+        return pd.DataFrame({"peak not modelled": left}, index=shown["cards"]).groupby(level=0, sort=False).first()
     says = np.select([shown["left_gib"] < 0, shown["left_gib"] < 0.5], ["no", "tight"], "yes")
     shown = shown.assign(
         says=[f"{word}, {peak:.1f}" for word, peak in zip(says, shown["peak_gib"], strict=True)],

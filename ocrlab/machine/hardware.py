@@ -59,15 +59,10 @@ def cards() -> dict[str, Machine]:
     """Return the cards of `cards.yaml` by name."""
     file = Path(__file__).parent / "cards.yaml"
     listed: dict[str, dict[str, Any]] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    known = {name: {"bf16_tflops": math.nan} | values for name, values in listed.items()}
     return {
-        name: Machine(
-            name,
-            int(c["memory_gb"] * 2**30),
-            c["bandwidth_gbs"] * 1e9,
-            c.get("bf16_tflops", math.nan) * 1e12,
-            "datasheet",
-        )
-        for name, c in listed.items()
+        name: Machine(name, int(c["memory_gb"] * 2**30), c["bandwidth_gbs"] * 1e9, c["bf16_tflops"] * 1e12, "datasheet")
+        for name, c in known.items()
     }
 
 
@@ -172,6 +167,19 @@ def measure_ceilings(device: str, dtypes: tuple[str, ...] = (), repeats: int = 7
     for ceiling in ("gemv", "matmul"):
         found += [_measure(ceiling, name, device, repeats) for name in names]
     return found
+
+
+@cache
+def emulated(dtype: str) -> bool:
+    """Return whether one core of this processor multiplies more slowly in a dtype than in float32, measured once."""
+    import torch
+    from torch.utils.benchmark import Timer
+
+    times = []
+    for kind in (torch.float32, getattr(torch, dtype)):
+        matrices = {"a": torch.ones(64, 512, dtype=kind), "b": torch.ones(512, 512, dtype=kind).t()}
+        times.append(min(Timer("a @ b", globals=matrices).timeit(2).mean for _ in range(4)))
+    return times[1] > times[0]
 
 
 def _dtypes(device: str) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import pickle
 import signal
 import threading
 import time
@@ -19,6 +18,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
+import cloudpickle
 import psutil
 
 from ocrlab.machine.worker_process import context, serve
@@ -75,7 +75,8 @@ class Worker(Closes):
 
     It starts at the first call, and again at the first call after it died, and ends when its caller does.
     `memory_limit_bytes` bounds what it may hold beyond its start; `fresh` asks for a new Python, where a copy of one
-    with torch imported would do (`worker_process`). Functions and arguments must be importable and picklable.
+    with torch imported would do (`worker_process`). A function goes there by the name under which it is imported, or
+    whole where it has none, as in a notebook; what it refers to and its arguments must be picklable.
     """
 
     def __init__(self, memory_limit_bytes: int | None = None, *, fresh: bool = False) -> None:
@@ -119,7 +120,7 @@ class Worker(Closes):
             ValueError: function or arguments cannot be pickled; nothing was run.
         """
         try:
-            request = pickle.dumps((function, args, kwargs))
+            request = cloudpickle.dumps((function, args, kwargs))
         except Exception as error:
             raise ValueError(f"{function!r} or its arguments cannot be sent to a process: {error}") from error
         started = time.perf_counter()
@@ -211,7 +212,7 @@ class Worker(Closes):
                     return "ok" if message == "ok" else kind_of(reason), payload, reason
                 answer = heard[message](payload)
                 if message == "question":
-                    self._send(pickle.dumps(answer))
+                    self._send(cloudpickle.dumps(answer))
                 last = time.perf_counter()
             elif process.sentinel in ready:
                 return _death(process, kills)

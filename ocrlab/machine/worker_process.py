@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, CUDA under WSL, ROCm
-# By torch once it is imported, by us for its profiler, by pytest for each test.
+# By torch once it is imported, by us for its profiler, its loader's processes and Ray, by Ray, by pytest for each test;
+# and the run's folder, where the caller writes and no worker does.
 _SET_WHILE_RUNNING = {"KINETO_LOG_LEVEL", "KMP_DUPLICATE_LIB_OK", "PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
-_SET_WHILE_RUNNING |= {"TORCH_WARM_POOL"}
+_SET_WHILE_RUNNING |= {"TORCH_WARM_POOL", "TOKENIZERS_PARALLELISM", "PYTHONBREAKPOINT", "OCRLAB_RUN_FOLDER"}
+_SET_WHILE_RUNNING |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"}
 _preloaded = {"torch": None}
 _environment: dict[str, str] | None = None
 _caller: Connection | None = None  # in the worker's process, while a call goes on
@@ -32,6 +34,11 @@ _stopping: Any = None  # there: a shared byte that the caller sets to end a call
 def preload(*modules: str) -> None:
     """Have these modules imported before a worker is copied; to be called before the first worker starts."""
     _preloaded.update(dict.fromkeys(modules))
+
+
+def variables() -> dict[str, str]:
+    """Return the environment variables that a worker's copy must share with its caller."""
+    return {name: value for name, value in os.environ.items() if name not in _SET_WHILE_RUNNING}
 
 
 def context(fresh: bool = False) -> Any:
@@ -45,7 +52,7 @@ def context(fresh: bool = False) -> Any:
     global _environment
     if fresh or sys.platform != "linux" or any(Path(driver).exists() for driver in _DRIVERS):
         return multiprocessing.get_context("spawn")
-    now = {name: value for name, value in os.environ.items() if name not in _SET_WHILE_RUNNING}
+    now = variables()
     if _environment is None:
         _environment = now
     if _environment != now:

@@ -8,7 +8,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import yaml
 
 from ocrlab import paths
 from ocrlab.pages.hub import transport_errors
-from ocrlab.reading.families import CONFIGS, FAMILIES, Family
+from ocrlab.reading.families import FAMILIES
+from ocrlab.reading.family import CONFIGS, Family
 from ocrlab.reading.settings import Settings, is_endpoint
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
@@ -40,6 +41,18 @@ class Checkpoint:
     def family(self) -> Family:
         """The table's entry for the config's `model_type`."""
         return FAMILIES[self.config["model_type"]]
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What the package knows of the model by its name (`load_models`), empty where it knows nothing."""
+        return load_models().get(Path(self.model_id).name.lower(), {})
+
+
+@cache
+def load_models() -> dict[str, dict[str, Any]]:
+    """Return what is known of models, by the last part of their id in small letters, as `models.yaml` has it."""
+    listed = yaml.safe_load((Path(__file__).parent / "models.yaml").read_text(encoding="utf-8"))
+    return {Path(one["model_id"]).name.lower(): one for one in listed}
 
 
 def locate(settings: Settings) -> Checkpoint:
@@ -178,7 +191,10 @@ def _refuse_config(config: dict[str, Any], settings: Settings) -> None:
             f"trust_remote_code=True with its full hash as revision"
         )
     if (found := config.get("model_type")) not in FAMILIES:
-        raise CheckpointError(f"{settings.model_id}: model_type {found!r} is not one that the reader knows ({known})")
+        raise CheckpointError(
+            f"{settings.model_id}: model_type {found!r} is not one that the reader knows ({known}); serve it with "
+            f"vLLM, llama.cpp or Ollama and give model_id='endpoint:http://127.0.0.1:8000/v1#NAME'"
+        )
 
 
 def _refuse_pickles(names: list[str], model_id: str) -> None:

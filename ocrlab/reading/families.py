@@ -5,260 +5,393 @@ A new family is one entry in FAMILIES; what it does otherwise than Qwen-VL it ov
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from jinja2 import TemplateError
 from PIL import Image
 
+from ocrlab.reading.family import Family, OcrFamily, resolved
 from ocrlab.reading.settings import SettingNotApplied
 
-if TYPE_CHECKING:
-    import torch
 
-CONFIGS = Path(__file__).resolve().parent / "configs"
-# Qwen2-VL-Instruct's own template (Apache-2.0): one path serves every size.
-CHAT_TEMPLATE = CONFIGS / "chat_template.jinja"
-#: Pixels that no image has.
-UNLIMITED = 2**40
-_SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    *("<|im_start|>", "<|im_end|>"),
-    *("<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),
-    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
-)
-_FIRST_SPECIAL_ID = 151_643
-
-
-@dataclass(frozen=True)
-class Family:
-    """How models of one `model_type` take a page and a prompt; the methods are those of Qwen-VL.
-
-    `cell_sides` are the sides in pixels of what one image token shows in its checkpoints, the usual one first.
-    `vision` and `language` name the model's two towers. `memory_modelled` says whether `limits` knows its peaks,
-    `served_without_videos` whether `transformers serve` reads it with Qwen2-VL's processor less its video part.
-    """
-
-    cell_sides: tuple[int, ...]
-    image_token: str = "<|image_pad|>"
-    vision: str = "model.visual"
-    language: str = "model.language_model"
-    memory_modelled: bool = False
-    served_without_videos: bool = False
-
-    def load_image_processor(self, folder: Path) -> Any:
-        """Return a checkpoint's own image processor in its PIL form; no code of the checkpoint's is run."""
-        from transformers import AutoImageProcessor
-
-        return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, local_files_only=True)
-
-    def load_tokenizer(self, folder: Path) -> Any:
-        """Return a checkpoint's tokenizer, with Qwen2-VL's chat template where it brings none."""
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        if tokenizer.chat_template is None:
-            tokenizer.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
-        return tokenizer
-
-    def text(self, tokenizer: Any, prompt: str, system_prompt: str | None = None) -> str:
-        """Return what the tokenizer gets for one image and the prompts; it holds the image token once.
-
-        Where a family has no place for a system prompt, its words are not in the text.
-        """
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        messages = [{"role": "user", "content": content}]
-        if system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system_prompt}]})
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+class Frames(OcrFamily):
+    """GLM-OCR, whose limits count frames times pixels, an image being as many frames as a patch is deep."""
 
     def limits(self, image_processor: Any) -> tuple[int, int]:
-        """Return the pixel limits in force: (min_pixels, max_pixels) of the resized image."""
-        size = image_processor.size
-        return int(size["shortest_edge"]), int(size["longest_edge"])
+        low, high = super().limits(image_processor)
+        depth = image_processor.temporal_patch_size
+        return low // depth, high // depth
 
     def set_limits(self, image_processor: Any, low: int, high: int) -> None:
-        """Put pixel limits in force, under the image processor's own names."""
-        image_processor.size = {"shortest_edge": low, "longest_edge": high}
+        depth = image_processor.temporal_patch_size
+        super().set_limits(image_processor, low * depth, high * depth)
 
-    def cell_side(self, image_processor: Any) -> int:
-        """Return the side in pixels of what one image token shows."""
-        return int(image_processor.patch_size * image_processor.merge_size)
+    def budget(self, image_processor: Any) -> str:
+        low, high = super().limits(image_processor)
+        return f"shortest_edge={low}, longest_edge={high} of {image_processor.temporal_patch_size} frames"
+
+
+class Rows(OcrFamily):
+    """HunyuanOCR, which ends each row of cells with a token of its own, and the image with two."""
 
     def count(self, image_processor: Any, width: int, height: int) -> int:
-        """Return how many image tokens an image of this size in pixels takes under the limits in force.
-
-        Raises:
-            ValueError: the image is too long and narrow for the family.
-        """
-        side = self.cell_side(image_processor)
-        return tokens_of(resized(width, height, side, *self.limits(image_processor)), side)
-
-    def more_tensors(self, ids: torch.Tensor, image_token_id: int) -> dict[str, torch.Tensor]:
-        """Return what the model takes beside token ids, mask and the image processor's tensors."""
-        return {"mm_token_type_ids": (ids == image_token_id).to(ids.dtype)}
-
-    def clean(self, text: str) -> str:
-        """Return the reading's text from what the model wrote."""
-        return text.strip()
-
-    def dummy_tokenizer(self) -> Any:
-        """Return a byte-level tokenizer with the special tokens at their true ids; the words between are unused."""
-        from tokenizers.pre_tokenizers import ByteLevel
-        from transformers import Qwen2Tokenizer
-
-        vocabulary = {symbol: i for i, symbol in enumerate(sorted(ByteLevel.alphabet()))}
-        vocabulary |= {f"<unused-{i}>": i for i in range(len(vocabulary), _FIRST_SPECIAL_ID)}
-        return Qwen2Tokenizer(
-            vocab=vocabulary,
-            merges=[],
-            additional_special_tokens=list(_SPECIAL_TOKENS),
-            eos_token="<|im_end|>",
-            pad_token="<|endoftext|>",
-            chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
-        )
-
-    def dummy_image_processor(self, config: dict[str, Any]) -> Any:
-        """Return an image processor for a config alone, with the family's default pixel limits."""
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-        vision = config["vision_config"]
-        cell = (vision["patch_size"] * vision["spatial_merge_size"]) ** 2
-        return Qwen2VLImageProcessorPil(
-            patch_size=vision["patch_size"],
-            merge_size=vision["spatial_merge_size"],
-            temporal_patch_size=vision["temporal_patch_size"],
-            size={"shortest_edge": 4 * cell, "longest_edge": 16384 * cell},
-        )
+        rows, columns = image_processor.get_number_of_image_patches(height, width)
+        return int(rows // image_processor.merge_size * (columns // image_processor.merge_size + 1) + 2)
 
 
-def resized(width: int, height: int, side: int, low: int = 1, high: int = UNLIMITED) -> tuple[int, int]:
-    """Return the width and height in pixels to which Qwen-VL's rule resizes an image.
+class LongestSide(OcrFamily):
+    """LightOnOCR: the longest side is limited and not the pixels; smaller images stay as they are, padded to cells."""
 
-    Raises:
-        ValueError: one side is more than 200 times the other.
-    """
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+    def fitted(self, image_processor: Any, config: dict[str, Any]) -> Any:
+        whole = resolved(config)
+        image_processor.cell = whole.vision_config.patch_size * whole.spatial_merge_size
+        return image_processor
 
-    height, width = smart_resize(height, width, side, low, high)
-    return width, height
+    def dummy_values(self, config: Any) -> dict[str, Any]:
+        vision = config.vision_config
+        return {"patch_size": vision.patch_size, "size": {"longest_edge": vision.image_size}}
+
+    def limits(self, image_processor: Any) -> tuple[int, int]:
+        return image_processor.cell**2, int(image_processor.size["longest_edge"]) ** 2
+
+    def set_limits(self, image_processor: Any, low: int, high: int) -> None:
+        image_processor.size = {"longest_edge": math.isqrt(high)}
+
+    def nearest(self, image_processor: Any, low: int | None, high: int | None) -> tuple[int | None, int | None]:
+        """Return the largest square of whole cells within max_pixels."""
+        cell = image_processor.cell
+        if low not in {None, cell**2}:
+            raise SettingNotApplied(
+                f"min_pixels: asked for {low}, but this model's image processor never enlarges; leave it out"
+            )
+        if high is not None and high < cell**2:
+            raise SettingNotApplied(f"max_pixels: asked for {high}, but one cell has {cell**2}; ask for more")
+        return low, None if high is None else (math.isqrt(high) // cell * cell) ** 2
+
+    def budget(self, image_processor: Any) -> str:
+        return f"longest_edge={image_processor.size['longest_edge']}"
+
+    def count(self, image_processor: Any, width: int, height: int) -> int:
+        import numpy as np
+        from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
+
+        patch, cell = image_processor.patch_size, image_processor.cell
+        side = patch if isinstance(patch, int) else patch["height"]
+        page = np.broadcast_to(np.uint8(0), (3, height, width))  # takes no memory
+        rows, columns = get_resize_output_image_size(page, image_processor.size["longest_edge"], side, "channels_first")
+        return (rows // cell) * (columns // cell)
 
 
-def tokens_of(size: tuple[int, int], side: int) -> int:
-    """Return how many image tokens a resized image takes where each shows a square of this side."""
-    return size[0] * size[1] // side**2
+_MINICPM_MARKS = ("image_id_start", "image_id_end", "image_start", "image_end", "slice_start", "slice_end")
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What a reader takes for a batch, by name, and each page's counts of image tokens and of all prompt tokens."""
+class Tiles(OcrFamily):
+    """Families that cut a page into square tiles of one size, and a budget is how many; most add a small whole page."""
 
-    tensors: dict[str, Any]
-    image_tokens: tuple[int, ...]
-    prompt_tokens: tuple[int, ...]
+    takes_token_types: bool = False
+    crops: bool | None = None
+    #: What the image processor returns and the model does not take.
+    unused: tuple[str, ...] = ("num_patches",)
 
+    def fitted(self, image_processor: Any, config: dict[str, Any]) -> Any:
+        image_processor.tile_tokens = self.tile_tokens(image_processor, resolved(config))
+        if self.crops is not None:
+            image_processor.crop_to_patches = self.crops
+        return image_processor
 
-class Builder(Protocol):
-    """Turns pages into what a reader takes, within its pixel limits."""
+    def tile_tokens(self, image_processor: Any, config: Any) -> int:
+        """Return the image tokens of a tile."""
+        return int(config.image_seq_length)
 
-    @property
-    def system_prompt(self) -> str | None:
-        """The system prompt in force."""
+    def dummy_values(self, config: Any) -> dict[str, Any]:
+        side = config.vision_config.image_size
+        side = side if isinstance(side, int) else side[0]
+        return {"size": {"height": side, "width": side}}
 
-    @property
-    def cell_pixels(self) -> int:
-        """Pixels of the resized image behind one image token."""
+    def tile_side(self, image_processor: Any) -> int:
+        return int(image_processor.size["height"])
 
-    def limits(self) -> tuple[int, int]:
-        """Return the pixel limits in force: (min_pixels, max_pixels) of the resized image."""
+    def limits(self, image_processor: Any) -> tuple[int, int]:
+        area, most = self.tile_side(image_processor) ** 2, image_processor.max_patches
+        most = most if image_processor.crop_to_patches else 1
+        return min(image_processor.min_patches, most) * area, most * area
 
-    def count(self, width: int, height: int) -> int:
-        """Return how many image tokens an image of this size in pixels will take."""
+    def set_limits(self, image_processor: Any, low: int, high: int) -> None:
+        """Put numbers of tiles in force; where there is one only, the page is not cut."""
+        area = self.tile_side(image_processor) ** 2
+        image_processor.max_patches = high // area
+        image_processor.min_patches = min(low, high) // area
+        image_processor.crop_to_patches = image_processor.max_patches > 1
 
-    def build(self, images: list[Image.Image], prompt: str) -> Inputs:
-        """Return what the reader takes for a batch."""
-
-
-class InputBuilder:
-    """The builder for a model in this process: a family with a checkpoint's tokenizer and image processor."""
-
-    def __init__(self, family: Family, tokenizer: Any, image_processor: Any) -> None:
-        self.family, self.tokenizer, self.image_processor = family, tokenizer, image_processor
-        self.image_token_id = tokenizer.convert_tokens_to_ids(family.image_token)
-        self._own_limits = family.limits(image_processor)
-        self.system_prompt: str | None = None
-        tokenizer.padding_side = "left"  # decoding appends on the right (transformers#36100)
-
-    @property
-    def cell_pixels(self) -> int:
-        """Pixels of the resized image behind one image token."""
-        return self.family.cell_side(self.image_processor) ** 2
-
-    def limits(self) -> tuple[int, int]:
-        """Return the pixel limits in force: (min_pixels, max_pixels) of the resized image."""
-        return self.family.limits(self.image_processor)
-
-    def set_limits(self, low: int | None, high: int | None) -> None:
-        """Put pixel limits in force; None is the checkpoint's own."""
-        own_low, own_high = self._own_limits
-        self.family.set_limits(self.image_processor, low or own_low, high or own_high)
-
-    def set_system_prompt(self, words: str | None) -> None:
-        """Put a system prompt in force; None is the chat template's own.
-
-        Raises:
-            SettingNotApplied: the family's text has no place for one.
-        """
-        try:
-            arrived = not words or words.strip() in self.family.text(self.tokenizer, "", words)
-        except TemplateError:  # how some templates say so
-            arrived = False
-        if not arrived:
+    def nearest(self, image_processor: Any, low: int | None, high: int | None) -> tuple[int | None, int | None]:
+        """Return the pixels of whole tiles: as many as max_pixels holds, and as cover min_pixels."""
+        side = self.tile_side(image_processor)
+        if high is not None and high < side**2:
             raise SettingNotApplied(
-                f"system_prompt: asked for {words!r}, but this model's chat template has no place for it; "
-                f"leave it out, or put its words into prompt"
+                f"max_pixels: asked for {high}, but one tile of {side} by {side} has {side**2}; ask for more"
             )
-        self.system_prompt = words
+        return (
+            None if low is None else -(-low // side**2) * side**2,
+            None if high is None else high // side**2 * side**2,
+        )
 
-    def count(self, width: int, height: int) -> int:
-        """Return how many image tokens an image of this size in pixels will take."""
-        return self.family.count(self.image_processor, width, height)
+    def budget(self, image_processor: Any) -> str:
+        fewest, most = (pixels // self.tile_side(image_processor) ** 2 for pixels in self.limits(image_processor))
+        return f"min_patches={fewest}, max_patches={most} of {self.tile_side(image_processor)} pixels"
 
-    def text(self, prompt: str) -> str:
-        """Return the family's text for one image, a prompt and the system prompt in force, ready for the answer.
+    def count(self, image_processor: Any, width: int, height: int) -> int:
+        return int(image_processor.tile_tokens * image_processor.get_number_of_image_patches(height, width))
+
+    def process(self, image_processor: Any, images: list[Image.Image]) -> dict[str, Any]:
+        made = super().process(image_processor, images)
+        return {name: tensor for name, tensor in made.items() if name not in self.unused}
+
+
+class MiniCpmOcr(Tiles):
+    """MiniCPM-OCR: a whole page and slices of about one area but of any shape; its image processor is torchvision's."""
+
+    def load_image_processor(self, folder: Path, config: dict[str, Any]) -> Any:
+        return self.image_processor_class().from_pretrained(folder, local_files_only=True)
+
+    def image_processor_class(self) -> Any:
+        from transformers.models.minicpm_ocr.image_processing_minicpm_ocr import MiniCPMOcrImageProcessor
+
+        return MiniCPMOcrImageProcessor
+
+    def dummy_values(self, config: Any) -> dict[str, Any]:
+        return {"patch_size": config.vision_config.patch_size, "downsample_mode": config.downsample_mode}
+
+    def fitted(self, image_processor: Any, config: dict[str, Any]) -> Any:
+        return image_processor
+
+    def tile_side(self, image_processor: Any) -> int:
+        return int(image_processor.scale_resolution)
+
+    def limits(self, image_processor: Any) -> tuple[int, int]:
+        area = self.tile_side(image_processor) ** 2
+        return area, area * image_processor.max_slice_nums
+
+    def set_limits(self, image_processor: Any, low: int, high: int) -> None:
+        image_processor.max_slice_nums = high // self.tile_side(image_processor) ** 2
+
+    def budget(self, image_processor: Any) -> str:
+        return f"max_slice_nums={image_processor.max_slice_nums} of {self.tile_side(image_processor)} pixels"
+
+    def grid(self, image_processor: Any, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return the image tokens of the whole page and of a slice, and the rows and columns of slices.
 
         Raises:
-            ValueError: a prompt itself holds the image token.
+            ValueError: the checkpoint chooses sizes by what is on the page, which a header does not tell.
         """
-        text = self.family.text(self.tokenizer, prompt, self.system_prompt)
-        if text.count(self.family.image_token) != 1:
-            raise ValueError(
-                f"prompt={prompt!r} and system_prompt={self.system_prompt!r} must not hold {self.family.image_token}; "
-                f"reword them"
-            )
-        return text
+        own, size = image_processor, (height, width)
+        if own.small_image_upsize == "adaptive":
+            raise ValueError("small_image_upsize='adaptive' is not predicted; set 'always' in the checkpoint's files")
+        grid = own.get_sliced_grid(size, own.max_slice_nums, own.scale_resolution) if own.slice_mode else None
+        rest, area = (own.scale_resolution, own.patch_size, own.downsample_mode), own.patch_size**2
+        area *= 4 if own.downsample_mode == "4x" else 16
+        upsized = grid is None and own.small_image_upsize == "always"
+        whole = math.prod(own.find_best_resize(size, *rest, allow_upscale=upsized)) // area
+        if grid is None:
+            return whole, 0, 0, 0
+        pixels = math.prod(own.get_refine_size(size, grid, *rest, allow_upscale=True))
+        return whole, pixels // math.prod(grid) // area, *grid
 
-    def build(self, images: list[Image.Image], prompt: str) -> Inputs:
-        """Return the tensors for a batch, padded on the left, all on CPU.
+    def count(self, image_processor: Any, width: int, height: int) -> int:
+        whole, tokens, rows, columns = self.grid(image_processor, width, height)
+        return whole + tokens * rows * columns
 
-        `input_ids` and `attention_mask` are (batch, tokens); the others are the image processor's and the family's.
-        """
-        processed = self.image_processor(images=images, return_tensors="pt")
-        counts = tuple(self.count(*image.size) for image in images)
-        template, token = self.text(prompt), self.family.image_token
-        tokens = self.tokenizer([template.replace(token, token * n) for n in counts], padding=True, return_tensors="pt")
-        ids, mask = tokens["input_ids"], tokens["attention_mask"]
-        tensors = {"input_ids": ids, "attention_mask": mask, **processed}
-        tensors |= self.family.more_tensors(ids, self.image_token_id)
-        return Inputs(tensors, counts, tuple(int(n) for n in mask.sum(-1)))
+    def expanded(self, tokenizer: Any, image_processor: Any, width: int, height: int) -> str:
+        """Return the page's number, its tokens, and each slice's, a row of slices a line."""
+        whole, tokens, rows, columns = self.grid(image_processor, width, height)
+        image = self.token(tokenizer)
+        marks = {name: getattr(tokenizer, f"{name}_token", "") for name in _MINICPM_MARKS}
+        number = f"{marks['image_id_start']}0{marks['image_id_end']}" if image_processor.use_image_id else ""
+        row = f"{marks['slice_start']}{image * tokens}{marks['slice_end']}" * columns
+        return f"{number}{marks['image_start']}{image * whole}{marks['image_end']}" + "\n".join([row] * rows)
+
+
+class GotOcr(Tiles):
+    """GOT-OCR 2: no chat template; the prompt says whether the page is cut."""
+
+    def tile_tokens(self, image_processor: Any, config: Any) -> int:
+        """Return the patches of a tile, merged twice by two."""
+        return (self.tile_side(image_processor) // config.vision_config.patch_size // 4) ** 2
+
+    def usual_prompt(self, image_processor: Any) -> str:
+        return "OCR upon the patch reference: " if image_processor.crop_to_patches else "OCR: "
+
+    def text(self, tokenizer: Any, prompt: str, system_prompt: str | None = None) -> str:
+        """Return the conversation as the family's processor writes it."""
+        system = system_prompt or "You should follow the instructions carefully and explain your answers in detail."
+        return (
+            f"<|im_start|>system\n{system}<|im_end|><|im_start|>user\n<img>{self.image_token}</img>\n {prompt}"
+            f"<|im_end|><|im_start|>assistant\n"
+        )
+
+
+class DeepseekOcr(Tiles):
+    """DeepSeek-OCR 2: raw text; a whole page of 1,024 pixels a side, and tiles of 768 where it is larger than one."""
+
+    def dummy_values(self, config: Any) -> dict[str, Any]:
+        return {}
+
+    def tile_side(self, image_processor: Any) -> int:
+        return int(image_processor.tile_size)
+
+    def tile_tokens(self, image_processor: Any, config: Any) -> int:
+        """Return the tokens of a tile: one for 64 by 64 pixels."""
+        return math.ceil(image_processor.tile_size / 64) ** 2
+
+    def set_limits(self, image_processor: Any, low: int, high: int) -> None:
+        """Put numbers of tiles in force; the page is always cut (uncut, transformers 5.23 miscounts its tokens)."""
+        super().set_limits(image_processor, low, high)
+        image_processor.crop_to_patches = True
+
+    def count(self, image_processor: Any, width: int, height: int) -> int:
+        """Return the tokens of the tiles, of the whole page, and of the mark between them."""
+        from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import get_optimal_tiled_canvas
+
+        side, tiles = self.tile_side(image_processor), 0
+        if max(width, height) > side:
+            few, most = image_processor.min_patches, image_processor.max_patches
+            tiles = math.prod(get_optimal_tiled_canvas((height, width), (side, side), few, most))
+        whole = math.ceil(image_processor.size["height"] / 64) ** 2
+        return int(image_processor.tile_tokens * tiles + whole + 1)
+
+    def text(self, tokenizer: Any, prompt: str, system_prompt: str | None = None) -> str:
+        return f"{self.image_token}\n{prompt}"
+
+    def clean(self, text: str) -> str:
+        """Return the text without the places that a grounding prompt asks for."""
+        return re.sub(r"<\|ref\|>.*?<\|/ref\|>|<\|det\|>.*?<\|/det\|>\n?|<｜[^｜]*｜>", "", text, flags=re.S).strip()
+
+
+class QianfanOcr(Tiles):
+    """Qianfan-OCR: the chat template writes a word for an image, which tokens of other names replace."""
+
+    def placeholder(self, tokenizer: Any) -> str:
+        return "<image>"
+
+    def expanded(self, tokenizer: Any, image_processor: Any, width: int, height: int) -> str:
+        return f"<img>{super().expanded(tokenizer, image_processor, width, height)}</img>"
+
+
+class GraniteDocling(Tiles):
+    """Granite Docling: tiles of 512 with their places named in the text; answers in DocTags."""
+
+    def tile_tokens(self, image_processor: Any, config: Any) -> int:
+        """Return the patches of a tile, shuffled into fewer; a finer route has four times as many."""
+        vision = config.vision_config
+        tokens = (self.tile_side(image_processor) // vision.patch_size // vision.scale_factor) ** 2
+        return tokens * 4 if image_processor.fine_route else tokens
+
+    def expanded(self, tokenizer: Any, image_processor: Any, width: int, height: int) -> str:
+        """Return the tokens of each tile under its row and column, and of the whole page."""
+        rows, columns = image_processor.get_tile_grid(height, width)
+        around, tokens = "<fake_token_around_image>", self.token(tokenizer) * image_processor.tile_tokens
+        lines = [
+            "".join(f"{around}<row_{row + 1}_col_{column + 1}>{tokens}" for column in range(columns)) + "\n"
+            for row in range(rows)
+        ]
+        whole = f"\n{around}<global-img>{tokens}{around}" if rows * columns > 1 else ""
+        return "".join(lines) + whole
+
+    def process(self, image_processor: Any, images: list[Image.Image]) -> dict[str, Any]:
+        """Return the tiles page by page, those of smaller pages filled up."""
+        return super().process(image_processor, [[image] for image in images])  # type: ignore[misc]
+
+    def clean(self, text: str) -> str:
+        """Return the text of DocTags: an element a line, a table's cells with tabs between them, no places."""
+        text = re.sub(r"<loc_\d+>|<\|[^|<>]*\|>", "", text)
+        text = re.sub(r"<(?:fcel|ecel|lcel|ucel|xcel|ched|rhed|srow)>", "\t", text)
+        text = re.sub(r"</\w+>|<nl>|<page_break>|<br/?>", "\n", text)
+        lines = (line.strip() for line in re.sub(r"<\w+/?>", "", text).splitlines())
+        return "\n".join(line for line in lines if line)
 
 
 # The embedded reader is a Qwen2-VL with cells of 16 pixels.
-FAMILIES = {
+FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(cell_sides=(28, 16), memory_modelled=True, served_without_videos=True),
     "qwen2_5_vl": Family(cell_sides=(28,), memory_modelled=True, served_without_videos=True),
     "qwen3_vl": Family(cell_sides=(32,), memory_modelled=True),
+    "qwen3_5": Family(cell_sides=(32,), thinks=True),
+    "glm_ocr": Frames(
+        cell_sides=(28,),
+        prompt="Text Recognition:",
+        image_token="<|image|>",
+        special_tokens=("<|endoftext|>", "<|image|>"),
+        image_processor="Glm46VImageProcessorPil",
+    ),
+    "paddleocr_vl": OcrFamily(
+        cell_sides=(28,),
+        prompt="OCR:",
+        image_token="<|IMAGE_PLACEHOLDER|>",
+        special_tokens=("<|end_of_sentence|>", "<|IMAGE_PLACEHOLDER|>"),
+        image_processor="PaddleOCRVLImageProcessorPil",
+    ),
+    "lighton_ocr": LongestSide(
+        prompt="",
+        vision="model.vision_encoder",
+        takes_token_types=False,
+        image_processor="PixtralImageProcessorPil",
+    ),
+    "hunyuan_vl": Rows(
+        prompt="Extract the text from the image.",
+        image_token="<|hy_place▁holder▁no▁102|>",
+        special_tokens=("<|hy_▁pad▁|>", "<|hy_place▁holder▁no▁102|>"),
+        vision="model.vision_tower",
+        image_processor="HunYuanVLImageProcessorPil",
+    ),
+    "deepseek_ocr2": DeepseekOcr(
+        prompt="Free OCR.",
+        templated=False,
+        image_token="<image>",
+        special_tokens=("<｜▁pad▁｜>", "<image>"),
+        vision="model.vision_tower",
+        vision_attentions=("sdpa", "eager"),
+        keeps_special_tokens=True,
+        unused=(),
+        image_processor="DeepseekOcr2ImageProcessorPil",
+    ),
+    "got_ocr2": GotOcr(
+        templated=False,
+        image_token="<imgpad>",
+        special_tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>"),
+        stops=("<|im_end|>",),
+        vision="model.vision_tower",
+        vision_attentions=("eager",),
+        crops=False,
+        image_processor="GotOcr2ImageProcessorPil",
+    ),
+    "granite_docling": GraniteDocling(
+        prompt="<doclang>",
+        image_token="<image>",
+        special_tokens=("<|end_of_text|>", "<image>"),
+        vision="model.vision_model",
+        language="model.text_model",
+        keeps_special_tokens=True,
+        unused=("rows", "cols"),
+        image_processor="GraniteDoclingImageProcessorPil",
+    ),
+    "qianfan_ocr": QianfanOcr(
+        prompt="Parse this document to Markdown.",
+        image_token="<IMG_CONTEXT>",
+        special_tokens=("<|endoftext|>", "<img>", "</img>", "<IMG_CONTEXT>"),
+        vision="model.vision_tower",
+        crops=True,
+        image_processor="GotOcr2ImageProcessorPil",
+    ),
+    # Refused by name where torchvision does not import, as beside a CPU build of torch.
+    "minicpm_ocr": MiniCpmOcr(
+        vision="model.vision_tower",
+        needs="torchvision",
+        thinks=True,
+        unused=("grids", "num_patches_per_image"),
+    ),
 }
 CELL_SIDES = sorted({side for family in FAMILIES.values() for side in family.cell_sides})
 #: The side to reckon with where a server does not let its own be found out.

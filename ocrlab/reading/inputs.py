@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ocrlab.pages import Page, page_size
 from ocrlab.pages.images import is_blank
-from ocrlab.reading.families import Builder, Inputs
+from ocrlab.reading.family import Builder, Inputs
 from ocrlab.reading.result import Reading, failed
 
 

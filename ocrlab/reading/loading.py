@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,9 +13,9 @@ from safetensors import SafetensorError
 
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import Checkpoint, CheckpointError, locate_shapes
-from ocrlab.reading.families import Family, InputBuilder
+from ocrlab.reading.family import Family, InputBuilder, resolved
 from ocrlab.reading.inputs import page_tokens
-from ocrlab.reading.settings import Settings
+from ocrlab.reading.settings import SettingNotApplied, Settings
 
 # transformers imports torchao wherever it is installed, which then warns of each CUDA library that it cannot load.
 for _name in ("torchao", "torch.utils._pytree"):
@@ -68,7 +69,7 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
 
     Raises:
         CheckpointError: the files cannot be loaded; the message names the folder.
-        Unsupported: the repository's own code, where it is allowed, needs what is not installed.
+        Unsupported: the repository's own code, where it is allowed, or its image processor needs what is not installed.
     """
     family, folder = checkpoint.family, checkpoint.folder
     if settings.quantization and (stored := stored_as(checkpoint.config)):
@@ -76,14 +77,14 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
             f"quantization={settings.quantization!r}: the weights of {checkpoint.model_id} are stored as {stored} "
             f"already; leave it out"
         )
-    if checkpoint.dummy:
-        model = _build_dummy(checkpoint, dtype, settings.attn_implementation, device)
-        own = (folder / "tokenizer.json").is_file()
-        tokenizer = family.load_tokenizer(folder) if own else family.dummy_tokenizer()
-        return model, InputBuilder(family, tokenizer, family.dummy_image_processor(checkpoint.config))
     try:
+        image_processor = _image_processor(checkpoint)
+        own = not checkpoint.dummy or (folder / "tokenizer.json").is_file()
+        tokenizer = family.load_tokenizer(folder) if own else family.dummy_tokenizer(checkpoint.config)
+        builder = InputBuilder(family, tokenizer, image_processor, checkpoint.known.get("prompt"))
+        if checkpoint.dummy:
+            return _build_dummy(checkpoint, tokenizer, dtype, settings.attn_implementation, device), builder
         model, info = _from_pretrained(settings, checkpoint, device, dtype)
-        image_processor = family.load_image_processor(folder)
     except ImportError as error:  # of a quantization's library, or of code that was allowed for this commit
         stored, words = stored_as(checkpoint.config), " ".join(str(error).split())
         what = f"its weights are stored as {stored}, which" if stored else "its own code"
@@ -93,7 +94,46 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
     _refuse_incomplete(checkpoint, info)
     if reason := _misfit(model, settings, device):
         raise Unsupported(reason)
-    return model.eval(), InputBuilder(family, family.load_tokenizer(folder), image_processor)
+    return model.eval(), builder
+
+
+def _image_processor(checkpoint: Checkpoint) -> Any:
+    """Return the checkpoint's image processor under the pixels that are its own, or those known of such a model.
+
+    Raises:
+        Unsupported: it does not exist without a module that is not here.
+    """
+    import transformers
+
+    family, folder, most = checkpoint.family, checkpoint.folder, checkpoint.known.get("max_pixels")
+    if (kind := checkpoint.config["model_type"]) not in transformers.CONFIG_MAPPING:
+        words = f"transformers {transformers.__version__} does not have {kind} yet; pip install -U transformers"
+        raise Unsupported(f"{checkpoint.model_id}: {words}")
+    if family.needs and (reason := _absent(family.needs)):
+        raise Unsupported(
+            f"{checkpoint.model_id}: the image processor of {kind} needs {family.needs}, "
+            f"which cannot be imported ({reason}); beside a CUDA build of torch, pip install 'ocrlab[models]' brings "
+            f"it, beside a CPU build no such build is on the registry; or read it from a server: "
+            f"model_id='endpoint:http://127.0.0.1:8000/v1#NAME'"
+        )
+    files = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+    if checkpoint.dummy or not files:
+        image_processor = family.dummy_image_processor(checkpoint.config)
+    else:
+        image_processor = family.load_image_processor(folder, checkpoint.config)
+    if most is not None:
+        low, high = family.nearest(image_processor, None, most)
+        family.set_limits(image_processor, low or family.limits(image_processor)[0], high or most)
+    return image_processor
+
+
+def _absent(module: str) -> str:
+    """Return why a module cannot be imported; torchvision may be there, and made for another torch."""
+    try:
+        import_module(module)
+    except (ImportError, RuntimeError, OSError) as error:
+        return " ".join(str(error).split())[:120]
+    return ""
 
 
 def stored_as(config: dict[str, Any]) -> str:
@@ -116,7 +156,7 @@ def _from_pretrained(settings: Settings, checkpoint: Checkpoint, device: str, dt
     return AutoModelForImageTextToText.from_pretrained(  # type: ignore[return-value]
         checkpoint.folder,
         dtype=getattr(torch, dtype),
-        attn_implementation=settings.attn_implementation,
+        attn_implementation=_attention(checkpoint.family, settings.attn_implementation),
         **quantization,
         device_map=None if device == "cpu" else {"": device},
         use_safetensors=True,
@@ -124,6 +164,12 @@ def _from_pretrained(settings: Settings, checkpoint: Checkpoint, device: str, dt
         local_files_only=True,
         output_loading_info=True,
     )
+
+
+def _attention(family: Family, asked: str) -> str | dict[str, str]:
+    """Return the attention for the model, by its parts where the vision part has not the one that is asked for."""
+    vision = family.attention(asked)
+    return asked if vision == asked else {"": vision, "vision_config": vision, "text_config": asked}
 
 
 def _refuse_incomplete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
@@ -136,20 +182,21 @@ def _refuse_incomplete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
         )
 
 
-def _build_dummy(checkpoint: Checkpoint, dtype: str, attn_implementation: str, device: str) -> Any:
+def _build_dummy(checkpoint: Checkpoint, tokenizer: Any, dtype: str, attn_implementation: str, device: str) -> Any:
     """Return the model of the checkpoint's config with weights drawn from N(0, 0.02), in eval mode on the device.
 
     Built under its dtype, not on the meta device: `to_empty` loses the rotary buffers.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
     from transformers.initialization import no_init_weights
 
-    values = {k: v for k, v in checkpoint.config.items() if k not in {"model_type", "dtype", "torch_dtype"}}
-    config: Any = AutoConfig.for_model(checkpoint.config["model_type"], **values)
+    config = resolved(checkpoint.config)
     with torch.device(device), no_init_weights():
         model: Any = AutoModelForImageTextToText.from_config(
-            config, dtype=getattr(torch, dtype), attn_implementation=attn_implementation
+            config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=_attention(checkpoint.family, attn_implementation),
         )
     generator = torch.Generator(device).manual_seed(0)
     noise = (torch.randn(1 << 22, device=device, generator=generator) * 0.02).to(getattr(torch, dtype))
@@ -162,7 +209,7 @@ def _build_dummy(checkpoint: Checkpoint, dtype: str, attn_implementation: str, d
                     part.copy_(noise[: part.numel()])
     model.tie_weights()
     text = config.text_config
-    ends = {"eos_token_id": text.eos_token_id or 151_645, "pad_token_id": text.pad_token_id or 151_643}
+    ends = {name: getattr(text, name, None) or getattr(tokenizer, name) for name in ("eos_token_id", "pad_token_id")}
     model.generation_config.update(**ends, do_sample=False)
     return model.eval()
 
@@ -266,15 +313,13 @@ def token_counter(settings: Settings) -> Callable[[int, int], int]:
 
     Raises:
         CheckpointError: the model's shapes are not known.
+        Unsupported, SettingNotApplied: its image processor is not to be had, or cannot have such limits.
     """
     checkpoint = locate_shapes(settings)
-    family = checkpoint.family
-    if checkpoint.dummy or not (checkpoint.folder / "preprocessor_config.json").is_file():
-        processor = family.dummy_image_processor(checkpoint.config)
-    else:
-        processor = family.load_image_processor(checkpoint.folder)
-    low, high = family.limits(processor)
-    family.set_limits(processor, settings.min_pixels or low, settings.max_pixels or high)
+    family, processor = checkpoint.family, _image_processor(checkpoint)
+    own_low, own_high = family.limits(processor)
+    low, high = family.nearest(processor, settings.min_pixels, settings.max_pixels)
+    family.set_limits(processor, low or own_low, high or own_high)
     return partial(family.count, processor)
 
 
@@ -282,6 +327,6 @@ def image_tokens_of(settings: Settings, pages: Sequence[Page]) -> list[int]:
     """Return each page's image tokens from its header alone; 0 where a page or the model's sizes are not known."""
     try:
         count = token_counter(settings)
-    except CheckpointError:
+    except (CheckpointError, Unsupported, SettingNotApplied):
         return [0] * len(pages)
     return [page_tokens(page, count) for page in pages]

@@ -166,7 +166,7 @@ class StepMeter:
             return dict.fromkeys(_PHASES)
         last = self.marks[min(steps, len(self.marks)) - 1]
         ttft = self.seconds(self.start, self.marks[0])
-        vision = self.seconds(self.vision[0], self.vision[1])
+        vision = sum(map(self.seconds, self.vision[::2], self.vision[1::2]))  # tiles may go in several calls
         decode = self.seconds(self.marks[0], last)
         tpot = decode / (steps - 1) if steps > 1 else None
         return dict(zip(_PHASES, (vision, ttft - vision, decode, ttft, tpot), strict=True))

@@ -10,7 +10,7 @@ from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.machine.quarantine import reason_against
 from ocrlab.machine.worker import Closes
 from ocrlab.pages import Page
-from ocrlab.reading.families import Builder
+from ocrlab.reading.family import Builder
 from ocrlab.reading.inputs import Prepared, in_batches, page_tokens, prepare
 from ocrlab.reading.result import Reading
 from ocrlab.reading.settings import Settings, is_endpoint

@@ -14,7 +14,7 @@ from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.machine.worker import sticky
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import locate
-from ocrlab.reading.families import InputBuilder, Inputs
+from ocrlab.reading.family import InputBuilder, Inputs
 from ocrlab.reading.inputs import Prepared, prepare
 from ocrlab.reading.loading import (
     SPARES_VISION,
@@ -76,34 +76,66 @@ class Reader(PageReader):
         """
         refuse_another_load(self.settings, settings)
         self.settings = settings
-        self.model.generation_config = _generation_config(self._own_generation, settings)
+        self.model.generation_config = self._generation_config()
         self.builder.set_limits(settings.min_pixels, settings.max_pixels)
         self.builder.set_system_prompt(settings.system_prompt)
         vars(self.model).pop("_previous_max_cache_length", None)  # or a static cache stays as long as the longest ever
         self.actual = self._confirm()
         self._memory = MemoryMeter(self.device)
 
+    def _generation_config(self) -> Any:
+        """Return the checkpoint's generation config with the asked settings laid over it.
+
+        When greedy, the checkpoint's sampling values are dropped: they would be ignored, and look as if in force.
+        """
+        config, settings = copy.deepcopy(self._own_generation), self.settings
+        config.update(**settings.generate_kwargs())
+        if self.family.stops:
+            own = config.eos_token_id
+            ends = self.builder.tokenizer.convert_tokens_to_ids(list(self.family.stops))
+            config.eos_token_id = sorted({*ends, *([own] if isinstance(own, int) else own or ())})
+        if config.pad_token_id is None:
+            config.pad_token_id = self.builder.tokenizer.pad_token_id
+        if not config.do_sample:
+            config.temperature = config.top_p = config.top_k = None
+        config.max_length = None
+        config.compile_config, config.disable_compile = None, not settings.compile
+        if settings.compile:
+            from transformers.generation.configuration_utils import CompileConfig
+
+            config.compile_config = CompileConfig()
+            config.compile_config._compile_all_devices = True
+        return config
+
     def _confirm(self) -> dict[str, Any]:
         """Return every setting in force as `actual_*`; SettingNotApplied where one is not what was asked."""
         settings = self.settings
         attention = settings.attn_implementation
         actual = self._in_force()
+        low, high = self.family.nearest(self.builder.image_processor, settings.min_pixels, settings.max_pixels)
         wanted: dict[str, Any] = settings.as_dict() | {
             "device": "cuda:0" if self.device == "cuda" else self.device,
             "dtype": self.dtype,
-            "vision_attn_implementation": attention,
             "quantization_left_out": settings.quantization
             and [self.family.vision] * (settings.quantization in SPARES_VISION),
+            "vision_attn_implementation": self.family.attention(attention),
+            "min_pixels": low,
+            "max_pixels": high,
             "sdpa_kernels": [settings.sdpa_kernel] if settings.sdpa_kernel else None,
         }
         for name, value in actual.items():
             asked = wanted[name]
             if asked is not None and value != asked:
+                words = getattr(settings, name) if name.endswith("_pixels") else asked  # not what is nearest to it
                 raise SettingNotApplied(
-                    f"{name}: asked for {asked!r}, but {value!r} is in force; "
+                    f"{name}: asked for {words!r}, but {value!r} is in force; "
                     f"nothing was read. Ask for a value that {settings.model_id} can take"
                 )
         actual |= {"revision": self.checkpoint.revision, "weights": settings.weights}
+        if (prompt := self.builder.prompt(settings.prompt)) != settings.prompt:
+            actual["prompt"] = prompt
+        if budget := self.family.budget(self.builder.image_processor):
+            actual["budget"] = budget
         return {f"actual_{name}": value for name, value in actual.items()}
 
     def _in_force(self) -> dict[str, Any]:
@@ -242,7 +274,8 @@ class Reader(PageReader):
         length = next((i for i, token in enumerate(ids) if token in ends), None)
         stop_reason: StopReason = "length" if length is None else "eos"
         kept = ids[:length]  # a batch's padding may follow the end
-        text = self.family.clean(self.builder.tokenizer.decode(kept, skip_special_tokens=True))
+        bare = not self.family.keeps_special_tokens
+        text = self.family.clean(self.builder.tokenizer.decode(kept, skip_special_tokens=bare))
         speed_row = self.settings.min_new_tokens is not None and finite
         status, reason = FIXED_LENGTH if speed_row else judge(text, kept, stop_reason, finite)
         decode_s, tokens = measured["decode_s"], len(kept)
@@ -281,25 +314,6 @@ def in_this_process(reader: PageReader) -> Reader:
     if isinstance(reader, Reader):
         return reader
     raise Unsupported(_INSIDE)
-
-
-def _generation_config(own: Any, settings: Settings) -> Any:
-    """Return the checkpoint's generation config with the asked settings laid over it.
-
-    When greedy, the checkpoint's sampling values are dropped: they would be ignored, and look as if in force.
-    """
-    config = copy.deepcopy(own)
-    config.update(**settings.generate_kwargs())
-    if not config.do_sample:
-        config.temperature = config.top_p = config.top_k = None
-    config.max_length = None
-    config.compile_config, config.disable_compile = None, not settings.compile
-    if settings.compile:
-        from transformers.generation.configuration_utils import CompileConfig
-
-        config.compile_config = CompileConfig()
-        config.compile_config._compile_all_devices = True
-    return config
 
 
 def _joined(values: Any) -> str:

@@ -21,7 +21,8 @@ from typing import Any
 from PIL import Image
 
 from ocrlab.pages import Page
-from ocrlab.reading.families import CELL_SIDES, UNLIMITED, USUAL_SIDE, Inputs, resized, tokens_of
+from ocrlab.reading.families import CELL_SIDES, USUAL_SIDE
+from ocrlab.reading.family import UNLIMITED, Inputs, resized, tokens_of
 from ocrlab.reading.inputs import Prepared
 from ocrlab.reading.loading import Unsupported
 from ocrlab.reading.page_reader import PageReader

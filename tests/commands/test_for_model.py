@@ -128,12 +128,44 @@ def test_a_model_too_large_for_the_machine_is_refused_with_the_figures(monkeypat
 
 
 def test_the_fastest_dtype_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(for_model, "cpu_abilities", lambda: ["avx2"])
+    monkeypatch.setattr(for_model, "emulated", lambda _: True)
     assert for_model.fastest_dtype("cpu").value == "float32"
-    monkeypatch.setattr(for_model, "cpu_abilities", lambda: ["avx512", "avx512_bf16"])
-    assert for_model.fastest_dtype("cpu") == Choice("bfloat16", "the processor has avx512_bf16")
+    monkeypatch.setattr(for_model, "emulated", lambda _: False)
+    assert for_model.fastest_dtype("cpu").value == "bfloat16"
 
 
-def test_minutes_without_a_model_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["reproduce", "--profile", "cpu", "--minutes", "5"]) == 2
-    assert "goes with MODEL=" in capsys.readouterr().err
+def profiled(pace: float, slow: bool, minutes: float = 10, **given: Any) -> tuple[dict[str, dict[str, Any]], str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(for_model, "measure_pace", lambda: pace)
+        patch.setattr(for_model, "emulated", lambda _: slow)
+        tasks, words = for_model.fit_profile(plan_tasks(load_experiments(), "cpu", None, None, given), given, minutes)
+    return {task.experiment.name: task.parameters for task in tasks}, "\n".join(words)
+
+
+def test_the_cpu_profile_keeps_its_pages_on_a_machine_like_the_reference() -> None:
+    found, words = profiled(1.0, slow=False)
+    assert found == {t.experiment.name: t.parameters for t in plan_tasks(load_experiments(), "cpu", None, None, {})}
+    assert words == "about 8 minutes: a page takes 1.0 times the reference's time here"
+
+
+def test_a_slower_machine_reads_fewer_pages_and_says_so() -> None:
+    usual, _ = profiled(1.0, slow=False)
+    found, words = profiled(2.6, slow=False)
+    assert "about 20 minutes" in words and "to end within 10 minutes, 50% of the usual pages are read" in words
+    assert found["04-pixels"]["pages"] == usual["04-pixels"]["pages"] // 2 and found["02-attention"]["pages"] == 3
+    crawling, _ = profiled(1000, slow=False)
+    assert all(one.get("pages", 2) >= 2 for one in crawling.values())
+    assert profiled(2.6, slow=False, pages=50)[0]["04-pixels"]["pages"] == 50, "what a person gave stays"
+
+
+def test_little_is_read_in_bfloat16_where_it_is_emulated() -> None:
+    found, words = profiled(1.0, slow=True)
+    assert "bfloat16 is emulated on this processor" in words
+    assert found["07-limits"]["dummy_dtype"] == "float32" and found["07-limits"]["dtypes"] == ["float32"]
+    given, _ = profiled(1.0, slow=True, dummy_dtype="bfloat16")
+    assert given["07-limits"]["dummy_dtype"] == "bfloat16", "what a person gave stays"
+
+
+def test_minutes_for_a_profile_of_its_own_size_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "--profile", "smoke", "--minutes", "5"]) == 2
+    assert "goes with MODEL= or PROFILE=cpu" in capsys.readouterr().err

@@ -12,9 +12,11 @@ import nbformat
 
 from ocrlab.paths import NOTEBOOKS
 
+_DEFINED = ast.FunctionDef | ast.ClassDef
+
 
 class Cells(dict[str, Any]):
-    """A notebook's variables: imports and functions, the values given (they replace imports), what the cells run set.
+    """A notebook's variables: imports, functions, classes, the values given (they replace imports), what the cells set.
 
     `shown` holds the value of a cell's last line, `said` all that was printed.
     """
@@ -23,9 +25,10 @@ class Cells(dict[str, Any]):
         notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
         self.code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
         self.said, self.shown = "", None
+        self["__name__"] = "__main__"  # as in a kernel, so that a worker gets functions whole
         self._run(self.code[0])
-        functions = [node for code in self.code for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
-        exec(compile(ast.Module(functions, []), name, "exec"), self)
+        defined = [node for code in self.code for node in ast.parse(code).body if isinstance(node, _DEFINED)]
+        exec(compile(ast.Module(defined, []), name, "exec"), self)
         self.update(given)
 
     def run(self, *beginnings: str) -> Cells:
@@ -52,10 +55,10 @@ def shown_by(notebook: str, heading: str, **values: Any) -> Any:
 
 
 def names_of(notebook: str) -> dict[str, Any]:
-    """Return a notebook's functions and literal constants by name; its imports run, and nothing else of it."""
+    """Return a notebook's functions, classes and literal constants by name; its imports run, and nothing else of it."""
     cells = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
     kept = [node for cell in cells if cell.cell_type == "code" for node in ast.parse(cell.source).body if _kept(node)]
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(ast.Module(kept, []), f"{notebook}.ipynb", "exec"), names)
     return names
 
@@ -64,4 +67,4 @@ def _kept(node: ast.stmt) -> bool:
     if isinstance(node, ast.Assign):
         literal = not any(isinstance(part, ast.Name | ast.Call) for part in ast.walk(node.value))
         return literal and all(isinstance(target, ast.Name) for target in node.targets)
-    return isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)
+    return isinstance(node, ast.Import | ast.ImportFrom | _DEFINED)

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ocrlab.experiments import assertion
 from ocrlab.experiments.claims import verdicts
+from ocrlab.experiments.evidence import overflow_words
 from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
 from ocrlab.study.records import keep_findings, load_findings
@@ -99,9 +99,9 @@ def test_the_ledger_reads_the_real_tables(
     cause, way_back = verdicts(tmp_path, ["dots-ocr-assert", "cuda-recovery"])
     assert cause.verdict == "refuted" and "fail in 4 of 4 cases when sampled and pass in 4 when greedy" in cause.reason
     assert way_back.verdict == "not settled here" and "SIGABRT" in way_back.reason
-    assert assertion.overflow_words(overflow).startswith("float16 overflows in eager from scores of 1.8e+05 on")
+    assert overflow_words(overflow).startswith("float16 overflows in eager from scores of 1.8e+05 on")
     earlier = overflow.rename(columns={"variant": "way"})
-    assert assertion.overflow_words(earlier) == assertion.overflow_words(overflow)
-    calm = assertion.overflow_words(overflow.assign(not_finite=0.0))
+    assert overflow_words(earlier) == overflow_words(overflow)
+    calm = overflow_words(overflow.assign(not_finite=0.0))
     assert calm == "float16 does not overflow up to scores of 1.8e+05"
-    assert "bfloat16, float32 overflow too" in assertion.overflow_words(overflow.assign(not_finite=0.5))
+    assert "bfloat16, float32 overflow too" in overflow_words(overflow.assign(not_finite=0.5))

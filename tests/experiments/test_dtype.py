@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ocrlab.experiments.dtype import FLOAT16_END, first_to_overflow, tf32_here
+from ocrlab.experiments.evidence import FLOAT16_END, first_to_overflow
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading.settings import Settings
@@ -91,7 +91,7 @@ def test_tf32_without_a_card_is_a_line_and_changes_nothing(page: Page, worker: W
     table = CELLS["tf32_table"](replace(FLOAT32, device="cpu"), page, worker)
     assert table["dtype"].tolist() == ["float32", "bfloat16"] and (table["status"] == "unsupported").all()
     assert table["reason"].str.contains("NVIDIA").all()
-    found = tf32_here(replace(FLOAT32, device="cpu"), page, 2)
+    found = CELLS["tf32_here"](replace(FLOAT32, device="cpu"), page, 2)
     assert found["kl_mean"] == 0 and found["logit_error"] == 0
     assert 0 < found["ratio_low"] <= found["ratio"] <= found["ratio_high"]
     assert not torch.backends.cuda.matmul.allow_tf32, "put back"

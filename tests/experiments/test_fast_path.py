@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-from ocrlab.experiments.fast_path import PARTS, _parts, _Tally, measure_step
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import load_pages
 from ocrlab.reading.reader import open_reader
@@ -18,9 +17,10 @@ from ocrlab.study.experiment import readings_of, run_experiment
 from tests.experiments.cells import Cells
 
 BASE = Settings(dtype="float32")
-NOTEBOOK = Cells("fast-path").run("STEPS = ")
+NOTEBOOK = Cells("fast-path").run("PARTS = ", "STEPS = ")
 STEPS, steps_between = NOTEBOOK["STEPS"], NOTEBOOK["steps_between"]
 gains, same_texts = NOTEBOOK["gains"], NOTEBOOK["same_texts"]
+PARTS, Tally, watched, measure_step = (NOTEBOOK[name] for name in ("PARTS", "Tally", "watched", "measure_step"))
 
 
 def test_from_the_field_report_to_fast_one_change_at_a_time() -> None:
@@ -73,7 +73,7 @@ def test_operators_of_every_part_are_counted() -> None:
     page = load_pages("lines", limit=1)[0]
     with Worker() as worker:
         eager, sdpa, refused = (
-            measure_step(s, page, new_tokens=6, worker=worker)
+            measure_step(s, page, worker, new_tokens=6)
             for s in (
                 replace(BASE, attn_implementation="eager"),
                 BASE,
@@ -90,25 +90,25 @@ def test_operators_of_every_part_are_counted() -> None:
 
 def test_a_compiled_step_has_no_parts() -> None:
     with pytest.raises(ValueError, match="compile=False"):
-        measure_step(replace(BASE, cache_implementation="static", compile=True), load_pages("lines", limit=1)[0])
+        measure_step(replace(BASE, cache_implementation="static", compile=True), load_pages("lines", limit=1)[0], None)
 
 
 def test_the_model_is_as_before() -> None:
     with open_reader(BASE) as reader:
         before = reader.model.model.language_model.layers[0].forward
-        with _parts(reader, _Tally()):
+        with watched(reader.model, Tally()):
             assert reader.model.model.language_model.layers[0].forward is not before
         assert "forward" not in vars(reader.model.model.language_model.layers[0])
         assert reader.model.model.language_model.layers[0].forward == before
 
 
 def test_time_goes_to_the_innermost_part() -> None:
-    tally = _Tally()
+    tally = Tally()
     with tally.inside("rest of the model"):
         with tally.inside("layers"):
-            assert tally.part == "layers"
-        assert tally.part == "rest of the model"
-    assert tally.part == "rest of generate" and set(tally.seconds) == {
+            assert tally.stack[-1] == "layers"
+        assert tally.stack[-1] == "rest of the model"
+    assert tally.stack[-1] == "rest of generate" and set(tally.seconds) == {
         "rest of generate",
         "rest of the model",
         "layers",

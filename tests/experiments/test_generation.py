@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ocrlab.experiments.generation import GREEDY, OWN, judge_settings, summarise_settings
 from ocrlab.experiments.recommend import write_preset
 from ocrlab.pages import load_pages
 from ocrlab.reading.settings import Settings, load_preset
@@ -21,6 +20,8 @@ from tests.experiments.cells import names_of
 
 CELLS = names_of("05-generation")
 generation_grid, tuned_preset, with_texts = (CELLS[n] for n in ("generation_grid", "tuned_preset", "with_texts"))
+judge_settings, summarise_settings = CELLS["judge_settings"], CELLS["summarise_settings"]
+GREEDY, OWN = CELLS["GREEDY"], CELLS["OWN"]
 BASE = Settings(dtype="float32", max_new_tokens=120, batch_size=4)
 TRUTH = "Milk 2 x 30.10\nTotal 60.20"
 

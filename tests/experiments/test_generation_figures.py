@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from ocrlab.experiments import generation
 from ocrlab.study.plots import COLOURS
 from tests.experiments.cells import shown_by
 
@@ -34,7 +33,7 @@ def judged() -> pd.DataFrame:
 
 
 def drawn(heading: str, judged: pd.DataFrame) -> Figure:
-    given = {"judged": judged, "margin": 0.005, "title": "tiny"}
+    given = {"judged": judged, "margin": 0.005, "title": "tiny", "OWN": "checkpoint's own"}
     if heading == FOREST:
         given |= {"model_id": "tiny", "some": [], "page_set": "labels"}
     return shown_by("05-generation", heading, **given)
@@ -85,10 +84,8 @@ def test_figures_stand_without_any_score_and_keep_their_budget(judged: pd.DataFr
 
 
 def test_the_table_rounds_last_and_says_what_speaks_against(judged: pd.DataFrame) -> None:
-    rows = pd.DataFrame()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation, "judge_settings", lambda *_: judged)
-        table = shown_by("05-generation", "## See", rows=rows, margin=0.005)
+    given = {"rows": pd.DataFrame(), "margin": 0.005, "judge_settings": lambda *_: judged}
+    table = shown_by("05-generation", "One line per setting", **given)
     assert table.loc["greedy", "CER"] == "10.00% (5.00% to 15.00%)" and table.loc["num_beams=2", "CER"] == "–"
     assert table.loc["repetition_penalty=1.3", "speaks against it"] == "loses 50.0%"
     assert table.loc["greedy", "ms per page"] == 100 and table.loc["repetition_penalty=1.3", "greedy's text"] == "25%"

@@ -20,12 +20,10 @@ from ocrlab.experiments.limits import (
     fit_matrix,
     fit_table,
     growth_exponents,
-    load_here,
     measure_growth,
 )
 from ocrlab.machine.hardware import Machine, card
 from ocrlab.pages import load_pages
-from ocrlab.reading.families import FAMILIES, Family
 from ocrlab.reading.limits import score_bytes
 from ocrlab.reading.settings import Settings
 from ocrlab.study.compare import name_variants
@@ -109,7 +107,7 @@ def test_loads_of_the_embedded_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     done = table.iloc[1]
     assert done["load_s"] > 0 and done["import_s"] > 0 and done["device"] == "cpu"
     assert done["weight_bytes"] == 4 * done["parameters"] and done["tokens"] == 4
-    found = load_here(Settings(weights="dummy", dtype="bfloat16"), page, 4)
+    found = CELLS["load_here"](Settings(weights="dummy", dtype="bfloat16"), page, 4)
     assert found["weight_bytes"] == 2 * found["parameters"] and found["dtype"] == "bfloat16"
     assert found["prefill_bytes"] >= 0 and found["decode_bytes"] >= 0
 
@@ -189,7 +187,7 @@ def test_tables_over_cards() -> None:
 def test_fit_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--model", "Qwen/Qwen2-VL-2B-Instruct", "--card", "RTX 5070 Ti"]) == 0
     said = capsys.readouterr().out
-    assert "RTX 5070 Ti, 16 GiB" in said and "nothing was loaded" in said and "no, 44" in said
+    assert "16 GiB: RTX 5070 Ti" in said and "nothing was loaded" in said and "no, 44" in said
     assert "weights: 4.11 GiB for 2,208,985,600 parameters" in said
     assert main(["fit", "--card", "RTX 2080"]) == 2
     assert "not in the list of cards" in capsys.readouterr().err
@@ -218,9 +216,8 @@ def test_fit_asks_about_rtx_50_about_all_or_about_any_size(capsys: pytest.Captur
 
 
 def test_fit_says_where_only_the_weights_are_known(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(FAMILIES, "glm_ocr", Family(cell_sides=(28,)))
     asked = ["fit", "--model", "zai-org/GLM-OCR", "--memory-gib", "2", "--card", "RTX 5060"]
     assert main(asked) == 0
     said = capsys.readouterr().out

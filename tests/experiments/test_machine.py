@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from ocrlab.commands.cli import main
-from ocrlab.experiments import machine
-from ocrlab.experiments.machine import Generation, Prepare, all_variants, run_canary
+from ocrlab.experiments.attention import Prepare, all_variants
 from ocrlab.machine import quarantine
 from ocrlab.machine.describe import describe_stack
 from ocrlab.machine.doctor import examine
@@ -22,6 +22,8 @@ from tests.experiments.cells import names_of
 from tests.machine import plants
 
 SDPA = Settings(dtype="float32", max_new_tokens=60)
+CELLS = names_of("01-machine")
+run_canary, compare = CELLS["run_canary"], CELLS["compare"]
 
 
 pytestmark = pytest.mark.usefixtures("own_quarantine")
@@ -100,33 +102,33 @@ def test_all_variants_cover_every_kernel_once() -> None:
     assert len(variants) == len(set(variants)) == (6 + 1) + (6 + 4)
 
 
-def made(tokens: str, gap: float = 1.0, finite: bool = True) -> Generation:
+def made(tokens: str, gap: float = 1.0, finite: bool = True) -> SimpleNamespace:
     """A generation whose highest logits are `gap` and 0 at every step."""
     ids = tuple(map(ord, tokens))
-    return Generation(ids, tokens, tuple((i, 0) for i in ids), tuple((gap, 0.0) for _ in ids), finite)
+    top = {"top_ids": tuple((i, 0) for i in ids), "top_logits": tuple((gap, 0.0) for _ in ids)}
+    return SimpleNamespace(tokens=ids, text=tokens, finite=finite, **top)
 
 
 def test_generations_are_compared_as_far_as_they_share_a_prefix() -> None:
-    assert machine.compare(made("abc"), made("abc"), 0.5)[0] == "same text"
-    verdict, _, numbers = machine.compare(made("abd", 0.1), made("abc", 0.1), 0.5)
+    assert compare(made("abc"), made("abc"), 0.5)[0] == "same text"
+    verdict, _, numbers = compare(made("abd", 0.1), made("abc", 0.1), 0.5)
     assert verdict == "within rounding" and numbers["first_difference"] == 2 and numbers["error"] == pytest.approx(0.1)
-    verdict, reason, numbers = machine.compare(made("abd", 2.0), made("abc", 2.0), 0.5)
+    verdict, reason, numbers = compare(made("abd", 2.0), made("abc", 2.0), 0.5)
     assert verdict == "faulty" and "differ from token 2 on" in reason and numbers["error"] == 2.0
-    assert machine.compare(made("abc", finite=False), made("abc"), 0.5)[0] == "faulty"
-    assert machine.compare(made("a the the", 0.1), made("a", 0.1), 0.5)[1].startswith("1 words are doubled")
-    assert machine.compare(made("a" + 20 * "!", 0.1), made("a", 0.1), 0.5)[1].startswith("one token is repeated")
-    assert machine.compare(made("a" + 20 * "!", 0.1), made("a", 0.1), 0.5, True)[0] == "within rounding"
+    assert compare(made("abc", finite=False), made("abc"), 0.5)[0] == "faulty"
+    assert compare(made("a the the", 0.1), made("a", 0.1), 0.5)[1].startswith("1 words are doubled")
+    assert compare(made("a" + 20 * "!", 0.1), made("a", 0.1), 0.5)[1].startswith("one token is repeated")
+    assert compare(made("a" + 20 * "!", 0.1), made("a", 0.1), 0.5, True)[0] == "within rounding"
 
 
 def test_stammering_is_counted() -> None:
-    assert machine.doubled_words("the the cat sat sat sat, на на весь весь") == 4
-    assert machine.longest_run((1, 2, 2, 2, 3)) == 3 and machine.longest_run(()) == 0
+    assert CELLS["doubled_words"]("the the cat sat sat sat, на на весь весь") == 4
+    assert CELLS["longest_run"]((1, 2, 2, 2, 3)) == 3 and CELLS["longest_run"](()) == 0
 
 
 # What the notebook defines: tables and a figure, from planted findings of every verdict.
 
 
-CELLS = names_of("01-machine")
 VERDICTS = ("works", "wrong", "unsupported", "not installed", "crashed", "timed out")
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -125,8 +126,16 @@ def test_huge_allocation_under_a_limit_is_out_of_memory() -> None:
 
 
 def test_what_cannot_be_sent_is_refused_before_anything_runs(worker: Worker) -> None:
-    with pytest.raises(ValueError, match="cannot be sent"):
-        worker.call(lambda: None)
+    lock = threading.Lock()
+    with pytest.raises(ValueError, match=r"<lambda>.*cannot be sent.*lock"):
+        worker.call(lambda: lock)
+
+
+def test_a_function_without_an_import_name_is_sent_whole(worker: Worker) -> None:
+    summand = 40
+    assert worker.call(lambda number: summand + number, 2).value == 42
+    failed = worker.call(lambda: 1 / (summand - 40))
+    assert (failed.kind, failed.reason) == ("exception", "ZeroDivisionError: division by zero")
 
 
 def test_children_of_a_worker_end_with_it() -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ocrlab.reading.checkpoints import CheckpointError, locate
-from ocrlab.reading.families import CONFIGS
+from ocrlab.reading.family import CONFIGS
 from ocrlab.reading.settings import Settings
 from tests.conftest import edit_json
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter
@@ -33,15 +32,15 @@ def nodes() -> Iterator[tuple[Any, Any]]:
     import ray
     from ray.cluster_utils import Cluster as Nodes
 
-    os.environ["PYTHONPATH"] = str(paths.ROOT)
     quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
     head = {"num_cpus": 1, "include_dashboard": False, "_system_config": quick}
-    cluster = Nodes(initialize_head=True, head_node_args=head)
-    other = cluster.add_node(num_cpus=1)
-    yield cluster, other
-    ray.shutdown()
-    cluster.shutdown()
-    del os.environ["PYTHONPATH"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(paths.ROOT))
+        cluster = Nodes(initialize_head=True, head_node_args=head)
+        other = cluster.add_node(num_cpus=1)
+        yield cluster, other
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def test_tasks_cost_alike_and_grow_small_towards_the_end() -> None:

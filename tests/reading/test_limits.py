@@ -13,8 +13,7 @@ from ocrlab import paths
 from ocrlab.machine import hardware
 from ocrlab.machine.hardware import Machine, UnknownCard, card, cards, measured_machine
 from ocrlab.reading.checkpoints import CheckpointError
-from ocrlab.reading.families import CONFIGS, FAMILIES, Family
-from ocrlab.reading.limits import PeakNotModelled, _weights, predict, shapes_of, weights_of
+from ocrlab.reading.limits import PeakNotModelled, predict, shapes_of, weights_of
 from ocrlab.reading.settings import PRESETS, Settings, load_preset
 from ocrlab.study.records import load_findings, settings_of
 
@@ -145,14 +144,12 @@ def test_quantised_weights_take_what_their_bits_say() -> None:
 
 def test_experts_that_are_no_linear_layers_stay_as_they_are_when_quantised() -> None:
     """DeepSeek-OCR-2 keeps its experts in tensors of three dimensions, which bitsandbytes and torchao pass over."""
-    config = (CONFIGS / "DeepSeek-OCR-2.json").read_text(encoding="utf-8")
-    weights = _weights(config, "model.vision_tower")
+    weights = weights_of(replace(TWO_B, model_id="deepseek-ai/DeepSeek-OCR-2"))
     experts = 11 * 64 * 3 * 1280 * 896
     assert weights.text - weights.text_linear == pytest.approx(experts, rel=1e-3)
 
 
-def test_a_family_whose_peaks_are_not_modelled_has_its_weights_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FAMILIES, "glm_ocr", Family(cell_sides=(28,)))
+def test_a_family_whose_peaks_are_not_modelled_has_its_weights_counted() -> None:
     settings = Settings(model_id="zai-org/GLM-OCR", weights="dummy", dtype="bfloat16")
     weights = weights_of(settings)
     assert weights.total == 1_107_405_824 and weights.head == weights.embedding == 59_392 * 1536
