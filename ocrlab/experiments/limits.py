@@ -214,7 +214,7 @@ def fit_matrix(table: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    names = {memory: ", ".join(mine["card"].unique()) for memory, mine in table.groupby("memory_gib", sort=True)}
+    names = table.groupby("memory_gib")["card"].agg(lambda one: ", ".join(one.unique())).to_dict()
     cards = {memory: f"{memory:g} GiB: {shorten(named, 44, placeholder=' …')}" for memory, named in names.items()}
     shown = table.assign(cards=table["memory_gib"].map(cards)).sort_values("memory_gib", kind="stable")
     if "peak_gib" not in table:

@@ -74,7 +74,8 @@ SOURCES = yaml.safe_load((CONFIGS / "sources.yaml").read_text(encoding="utf-8"))
 
 
 def test_every_config_names_its_source() -> None:
-    assert set(SOURCES) == {file.stem for file in CONFIGS.glob("*.json")}
+    released = {file.stem for file in CONFIGS.glob("*.json") if not file.stem.startswith("small-")}
+    assert set(SOURCES) == released, "a small- one is made up here"
     assert all(one["id"].endswith(f"/{name}") and one["source"] for name, one in SOURCES.items())
 
 
