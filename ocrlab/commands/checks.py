@@ -13,11 +13,12 @@ from ocrlab import paths
 from ocrlab.commands.parameters import CommandError
 from ocrlab.commands.plan import find_run_here, run_folder
 from ocrlab.commands.setting_flags import refuse_held, settings_of
-from ocrlab.experiments.limits import fit_matrix, fit_table
+from ocrlab.experiments.limits import BUDGETS, fit_matrix, fit_table
 from ocrlab.experiments.readiness import check_readiness
 from ocrlab.experiments.soak import run_soak
-from ocrlab.machine.hardware import card, cards as known_cards
+from ocrlab.machine.hardware import Machine, card, cards as known_cards
 from ocrlab.pages import load_pages
+from ocrlab.reading.limits import weights_of
 from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.study.provenance import read_record, start_record, write_record
 
@@ -43,27 +44,50 @@ def ready_run(run: str | None, threshold: float = 0.8) -> int:
     return 0 if found.score >= threshold else 1
 
 
-def fit(model: str, cards: Sequence[str] | None, preset: str | None, as_json: bool, **changes: Any) -> int:
+def fit(
+    model: str,
+    cards: Sequence[str] | None,
+    memory_gib: Sequence[float] | None,
+    every: bool,
+    preset: str | None,
+    as_json: bool,
+    **changes: Any,
+) -> int:
     """Print what fits and the time floors, and return 0; `changes` are settings, laid over the preset or the model's.
 
+    Without a card or a size of memory, the RTX 50 cards are asked about.
+
     Raises:
-        UnknownCard, CheckpointError, SettingError: no such card, model or setting.
+        UnknownCard, CheckpointError, SettingError: no such card, model or setting; CommandError: no size of memory.
     """
     base = load_preset(preset) if preset else Settings(model_id=model)
     settings = replace(base, **changes)
-    table = fit_table(settings, [card(name) for name in cards] if cards else list(known_cards().values()))
+    if wrong := [size for size in memory_gib or () if not 0 < size < 10_000]:
+        raise CommandError(f"--memory-gib {wrong[0]:g}: give a card's memory in GiB, such as 12")
+    machines = [card(name) for name in cards or ()] + [
+        Machine(f"any card of {n:g} GiB", int(n * 2**30)) for n in memory_gib or ()
+    ]
+    known = [one for name, one in known_cards().items() if every or (not machines and name.startswith("RTX 50"))]
+    table = fit_table(settings, [*machines, *known])
     if as_json:
         for line in table.to_dict("records"):
-            print(json.dumps(line))
+            print(json.dumps({name: None if value != value else value for name, value in line.items()}))
         return 0
     asked = f"{settings.dtype}, batch {settings.batch_size}, {settings.max_new_tokens} new tokens"
+    weights = weights_of(settings)
     print(f"{settings.model_id}, {asked}: predicted, nothing was loaded")
+    print(f"weights: {table['weights_gib'].iloc[0]:.2f} GiB for {weights.total:,} parameters; each peak holds them")
     print(fit_matrix(table).to_string())
+    if "peak_gib" not in table:
+        print("what a reading takes above its weights is not modelled for this family: measure it with a page")
+        return 0
     print("\nAt best, by the datasheets (seconds; real readings take several times as long):")
-    best = table[(table["attention"] == "sdpa") & table["image_tokens"].isin([256, 1280, 4096])]
+    best = table[(table["attention"] == "sdpa") & table["max_pixels"].isin([BUDGETS[0], BUDGETS[1], BUDGETS[3]])]
     for name, mine in best.groupby("card", sort=False):
         vision = ", ".join(f"{v:.2f} at {t}" for v, t in zip(mine["vision_s"], mine["image_tokens"], strict=True))
-        print(f"  {name}: vision {vision} image tokens; {1 / mine['tpot_s'].iloc[0]:.0f} tokens/s")
+        said = f"vision {vision} image tokens" if mine["vision_s"].notna().all() else "vision not known"
+        pace = mine["tpot_s"].iloc[0]
+        print(f"  {name}: {said}; {1 / pace:.0f} tokens/s" if pace == pace else f"  {name}: its rates are not known")
     return 0
 
 

@@ -251,7 +251,11 @@ def doctor(as_json: Annotated[bool, Option("--json", help="the lines as a JSON l
 @_command("checks:fit")
 def fit(
     model: Annotated[str, Option(help="a known Hub id, or a folder")] = "Qwen/Qwen2-VL-2B-Instruct",
-    cards: Annotated[list[str] | None, Option("--card", help="a card's name; may be repeated (default: all)")] = None,
+    cards: Annotated[
+        list[str] | None, Option("--card", help="a card's name; may be repeated (default: RTX 50)")
+    ] = None,
+    memory_gib: Annotated[list[float] | None, Option(help="a card of so much memory; may be repeated")] = None,
+    every: Annotated[bool, Option("--all", help="all cards that are known")] = False,
     preset: Annotated[str | None, Option(help="a preset whose settings are taken, not the model's alone")] = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
     batch_size: Annotated[int, Option("--batch_size", "--batch-size")] = 1,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +19,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ocrlab.machine.describe import choose_device, choose_dtype
-from ocrlab.machine.hardware import Machine
+from ocrlab.machine.hardware import CONTEXT_BYTES, Machine
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.isolated import attempt, reader_here
-from ocrlab.reading.limits import predict, shapes_of
+from ocrlab.reading.limits import PeakNotModelled, predict, shapes_of, weights_of
 from ocrlab.reading.reader import in_this_process
 from ocrlab.reading.settings import Settings
 from ocrlab.study.records import settings_of
@@ -175,35 +176,54 @@ BUDGETS = (200_704, 1_003_520, 2_007_040, 3_211_264, 12_845_056)
 
 
 def fit_table(settings: Settings, machines: Sequence[Machine], budgets: Sequence[int] = BUDGETS) -> pd.DataFrame:
-    """Return one line per machine, attention and pixel budget: predicted peak in GiB, whether it fits, least seconds.
+    """Return one line per machine, attention and pixel budget: weights and predicted peak in GiB, whether it fits.
 
-    Raises CheckpointError where the model's sizes are not at hand.
+    And the least seconds where the machine's rates are known.
+
+    For a family whose peaks are not modelled, one line per machine: `fits` is False where the weights alone do not, and
+    empty where they do. Raises CheckpointError where the model's sizes are not at hand.
     """
     import pandas as pd
 
-    cell = shapes_of(settings).cell_pixels
-    lines = []
-    for machine, attention, budget in product(machines, ("sdpa", "eager"), budgets):
-        asked = replace(settings, attn_implementation=attention, sdpa_kernel=None)  # type: ignore[arg-type]
-        found = predict(asked, budget // cell, machine)
-        assert found.floors is not None and found.margin_bytes is not None
-        line = {"card": machine.name, "memory_gib": machine.memory_bytes / 2**30, "attention": attention}
-        line |= {"max_pixels": budget, "image_tokens": budget // cell, "fits": bool(found.fits)}
-        line |= {"peak_gib": found.memory.peak_bytes / 2**30, "left_gib": found.margin_bytes / 2**30}
-        lines.append(line | asdict(found.floors))
+    weights = weights_of(settings).bytes_in(settings.dtype, settings.quantization)
+    try:
+        points = list(product(("sdpa", "eager"), [(n, n // shapes_of(settings).cell_pixels) for n in budgets]))
+    except PeakNotModelled:
+        points = []
+    lines: list[dict[str, Any]] = []
+    for machine in machines:
+        line = {"card": machine.name, "memory_gib": machine.memory_bytes / 2**30, "weights_gib": weights / 2**30}
+        for attention, (budget, tokens) in points:
+            asked = replace(settings, attn_implementation=attention, sdpa_kernel=None)  # type: ignore[arg-type]
+            found = predict(asked, tokens, machine)
+            assert found.floors is not None and found.margin_bytes is not None
+            point = {"attention": attention, "max_pixels": budget, "image_tokens": tokens, "fits": bool(found.fits)}
+            point |= {"peak_gib": found.memory.peak_bytes / 2**30, "left_gib": found.margin_bytes / 2**30}
+            lines.append(line | point | asdict(found.floors))
+        if not points:
+            left = (machine.memory_bytes - CONTEXT_BYTES - weights) / 2**30
+            lines.append(line | {"fits": False if left < 0 else None, "left_gib": left})
     return pd.DataFrame(lines)
 
 
 def fit_matrix(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table as people read it: a row per card and attention, a column per budget.
+    """Return the table as people read it: a row per size of card and attention, a column per budget.
 
-    `tight` leaves less than half a GiB: a desktop on the same card may hold that.
+    `tight` leaves less than half a GiB: a desktop on the same card may hold that. Where peaks are not modelled, the one
+    column says what the weights leave.
     """
-    says = np.select([table["left_gib"] < 0, table["left_gib"] < 0.5], ["no", "tight"], "yes")
-    shown = table.assign(
-        says=[f"{word}, {peak:.1f}" for word, peak in zip(says, table["peak_gib"], strict=True)],
-        budget=[f"{tokens:,} tokens" for tokens in table["image_tokens"]],
-        card=[f"{name}, {memory:.0f} GiB" for name, memory in zip(table["card"], table["memory_gib"], strict=True)],
+    import pandas as pd
+
+    names = table.groupby("memory_gib")["card"].agg(lambda one: ", ".join(one.unique())).to_dict()
+    cards = {memory: f"{memory:g} GiB: {shorten(named, 44, placeholder=' …')}" for memory, named in names.items()}
+    shown = table.assign(cards=table["memory_gib"].map(cards)).sort_values("memory_gib", kind="stable")
+    if "peak_gib" not in table:
+        left = ["weights do not fit" if n < 0 else f"weights fit and leave {n:.1f} GiB" for n in shown["left_gib"]]
+        return pd.DataFrame({"peak not modelled": left}, index=shown["cards"]).groupby(level=0, sort=False).first()
+    says = np.select([shown["left_gib"] < 0, shown["left_gib"] < 0.5], ["no", "tight"], "yes")
+    shown = shown.assign(
+        says=[f"{word}, {peak:.1f}" for word, peak in zip(says, shown["peak_gib"], strict=True)],
+        budget=[f"{tokens:,} tokens" for tokens in shown["image_tokens"]],
     )
-    wide = shown.pivot_table(index=["card", "attention"], columns="budget", values="says", aggfunc="first", sort=False)
+    wide = shown.pivot_table(index=["cards", "attention"], columns="budget", values="says", aggfunc="first", sort=False)
     return wide.rename_axis(columns="peak GiB at")

@@ -9,6 +9,7 @@ exact capability, `f` to its family, which is the same major capability from tha
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,14 +39,14 @@ Ceiling = Literal["copy", "gemv", "matmul"]
 class Machine:
     """What bounds a reading: memory in bytes, bandwidth in bytes per second, matmul rate in operations per second.
 
-    `source` says where the figures are from.
+    NaN stands for a rate that is not known; `source` says where the figures are from.
     """
 
     name: str
     memory_bytes: int
-    bandwidth_bytes_s: float
-    matmul_flops_s: float
-    source: str
+    bandwidth_bytes_s: float = math.nan
+    matmul_flops_s: float = math.nan
+    source: str = "asked for"
     device: str = "cuda"
 
 
@@ -58,9 +59,10 @@ def cards() -> dict[str, Machine]:
     """Return the cards of `cards.yaml` by name."""
     file = Path(__file__).parent / "cards.yaml"
     listed: dict[str, dict[str, Any]] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    known = {name: {"bf16_tflops": math.nan} | values for name, values in listed.items()}
     return {
         name: Machine(name, int(c["memory_gb"] * 2**30), c["bandwidth_gbs"] * 1e9, c["bf16_tflops"] * 1e12, "datasheet")
-        for name, c in listed.items()
+        for name, c in known.items()
     }
 
 
@@ -76,7 +78,8 @@ def card(name: str) -> Machine:
         return known[wanted]
     near = difflib.get_close_matches(wanted, known, 3, cutoff=0.3)
     hint = f"; did you mean {' or '.join(known[n].name for n in near)}?" if near else ""
-    raise UnknownCard(f"{name!r} is not in the list of cards ({', '.join(cards())}){hint}")
+    listed = ", ".join(cards())
+    raise UnknownCard(f"{name!r} is not in the list of cards ({listed}){hint}; any card is asked about by its memory")
 
 
 def measured_machine(dtype: str, device: str = "cpu") -> Machine:

@@ -304,8 +304,8 @@ class GraniteDocling(Tiles):
 # The embedded reader is a Qwen2-VL with cells of 16 pixels.
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(cell_sides=(28, 16), memory_modelled=True, served_without_videos=True),
-    "qwen2_5_vl": Family(cell_sides=(28,), served_without_videos=True),
-    "qwen3_vl": Family(cell_sides=(32,)),
+    "qwen2_5_vl": Family(cell_sides=(28,), memory_modelled=True, served_without_videos=True),
+    "qwen3_vl": Family(cell_sides=(32,), memory_modelled=True),
     "qwen3_5": Family(cell_sides=(32,), thinks=True),
     "glm_ocr": Frames(
         cell_sides=(28,),

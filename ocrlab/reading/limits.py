@@ -1,7 +1,8 @@
 """Will it fit, and how fast can it be at best? Memory and time floors from sizes, before anything is loaded.
 
-The terms follow transformers' Qwen2-VL code at its peak moments, one by one; each says what is alive then. Where
-batches are read, the vision tower takes its images one after another in eager and sdpa, and all rows are held at once.
+Weights are counted for every family, on the meta device. Peaks are known for Qwen2-VL, Qwen2.5-VL and Qwen3-VL: the
+terms follow transformers' code at its peak moments, one by one; each says what is alive then. Where batches are read,
+the vision tower takes its images one after another in eager and sdpa, and all rows are held at once.
 """
 
 from __future__ import annotations
@@ -21,11 +22,20 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PROMPT_TOKENS = 32
 #: What BLAS and the allocator add in a process on a CPU, by the dtype's size; measured here (LOG.md).
 CPU_BUFFERS_BYTES = {4: 3 * 2**20, 2: 7 * 2**20}
+#: Tensors of the MLP's width that a vision block holds at once: quick GELU and SiLU's product need one more than GELU.
+_MLP_TENSORS = {"qwen2_vl": 3, "qwen2_5_vl": 3, "qwen3_vl": 2}
+
+
+class PeakNotModelled(CheckpointError):
+    """A model whose weights can be counted and whose peak memory and time cannot be predicted."""
 
 
 @dataclass(frozen=True)
 class Tower:
-    """A stack of layers: their number and width, heads, heads of keys and values, widths of a head and of the MLP."""
+    """A stack of layers: their number and width, heads, heads of keys and values, widths of a head and of the MLP.
+
+    `mlp_tensors` of the MLP's width are held at once. Of the parameters, quantization takes those of linear layers.
+    """
 
     layers: int
     width: int
@@ -33,65 +43,131 @@ class Tower:
     key_heads: int
     head_width: int
     mlp_width: int
-    parameters: int
-    sees: bool
+    mlp_tensors: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's parameters by what holds them, and how many of a tower's are in linear layers, for quantization.
+
+    A tied head has none of its own; all that is neither vision tower nor embedding nor head counts as text.
+    """
+
+    vision: int
+    text: int
+    embedding: int
+    head: int
+    vision_linear: int
+    text_linear: int
+
+    @property
+    def total(self) -> int:
+        """All parameters that transformers holds; a checkpoint's files may have more, such as layers for training."""
+        return self.vision + self.text + self.embedding + self.head
+
+    def bytes_in(self, dtype: str, quantization: str | None = None) -> int:
+        """Return the bytes in memory; embedding and head keep the dtype, and so does a vision tower that is spared.
+
+        `auto` is taken for bfloat16, as by `predict`.
+        """
+        size = BYTES.get(dtype, 2)
+        per = BYTES_PER_WEIGHT.get(quantization or "", size)
+        linear = self.text_linear + (0 if quantization in SPARES_VISION else self.vision_linear)
+        return round(self.total * size - linear * (size - per))
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Vision tower, text layers, and what lies between, in parameters; a tied head has none of its own.
+    """Vision tower, text layers and weights; `cell_pixels` is one image token's area.
 
-    `cell_pixels` is one image token's area.
+    `learned_positions` says whether the tower adds positions of its own to its patches, in float32, and
+    `deepstack_levels` how many more sets of image tokens wait for the first text layers.
     """
 
     vision: Tower
     text: Tower
+    weights: Weights
     vocabulary: int
-    embedding_parameters: int
-    head_parameters: int
     patch_values: int
     merge: int
     cell_pixels: int
+    learned_positions: bool
+    deepstack_levels: int
+
+
+def weights_of(settings: Settings) -> Weights:
+    """Return the parameters of the settings' model, of whatever family, downloading nothing.
+
+    Raises:
+        CheckpointError: no config is at hand.
+    """
+    checkpoint = locate_shapes(settings)
+    return _weights(json.dumps(checkpoint.config), checkpoint.family.vision)
 
 
 def shapes_of(settings: Settings) -> Shapes:
     """Return the sizes of the settings' model, with the Hub's cache or the package's configs, downloading nothing.
 
     Raises:
-        CheckpointError: no config is at hand, or the family's memory is not modelled.
+        CheckpointError: no config is at hand; PeakNotModelled: the family's peaks are not known.
     """
     checkpoint = locate_shapes(settings)
     if not checkpoint.family.memory_modelled:
-        raise CheckpointError(
+        raise PeakNotModelled(
             f"{settings.model_id}: memory and time are not modelled for {checkpoint.config['model_type']}; "
             f"measure it instead"
         )
-    return _shapes(json.dumps(checkpoint.config))
+    return _shapes(json.dumps(checkpoint.config), checkpoint.family.vision)
 
 
 @lru_cache(maxsize=8)
-def _shapes(config_json: str) -> Shapes:
+def _built(config_json: str) -> Any:
+    """Return the config's model on the meta device, which holds shapes and no values."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     config: Any = AutoConfig.for_model(**json.loads(config_json))
     with torch.device("meta"):
-        model: Any = AutoModelForImageTextToText.from_config(config)
-    text, vision = config.text_config, config.vision_config
-    towers = {"visual": model.model.visual, "language_model": model.model.language_model}
-    count = {name: sum(p.numel() for p in tower.parameters()) for name, tower in towers.items()}
-    width, heads = vision.embed_dim, vision.num_heads
-    visual = Tower(
-        vision.depth, width, heads, heads, width // heads, int(width * vision.mlp_ratio), count["visual"], True
-    )
+        return AutoModelForImageTextToText.from_config(config)
+
+
+@lru_cache(maxsize=32)
+def _weights(config_json: str, vision: str) -> Weights:
+    from torch import nn
+
+    model = _built(config_json)
+    inside = tuple(model.get_submodule(vision).modules())
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings().weight
+    linear = {m for m in model.modules() if isinstance(m, nn.Linear) and m is not head}
+    seen = sum(p.numel() for p in model.get_submodule(vision).parameters())
+    own = 0 if head is None or head.weight is embedding else head.weight.numel()
+    text = sum(p.numel() for p in model.parameters()) - seen - embedding.numel() - own
+    in_vision, in_all = (sum(m.weight.numel() for m in some) for some in (linear & set(inside), linear))
+    return Weights(seen, text, embedding.numel(), own, in_vision, in_all - in_vision)
+
+
+@lru_cache(maxsize=8)
+def _shapes(config_json: str, family_vision: str) -> Shapes:
+    config = _built(config_json).config
+    text, vision, family = config.text_config, config.vision_config, config.model_type
+    width, heads = getattr(vision, "embed_dim", vision.hidden_size), vision.num_heads
+    mlp = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
+    visual = Tower(vision.depth, width, heads, heads, width // heads, mlp, _MLP_TENSORS[family])
     width, heads, keys = text.hidden_size, text.num_attention_heads, text.num_key_value_heads
-    embedding = text.vocab_size * width
-    layers = count["language_model"] - embedding
-    language = Tower(text.num_hidden_layers, width, heads, keys, width // heads, text.intermediate_size, layers, False)
-    head = 0 if config.tie_word_embeddings else embedding
+    head_width = getattr(text, "head_dim", None) or width // heads
+    language = Tower(text.num_hidden_layers, width, heads, keys, head_width, text.intermediate_size, 3)
     patch, merge = vision.patch_size, vision.spatial_merge_size
-    values = 3 * vision.temporal_patch_size * patch**2
-    return Shapes(visual, language, text.vocab_size, embedding, head, values, merge, (patch * merge) ** 2)
+    return Shapes(
+        visual,
+        language,
+        _weights(config_json, family_vision),
+        vocabulary=text.vocab_size,
+        patch_values=3 * vision.temporal_patch_size * patch**2,
+        merge=merge,
+        cell_pixels=(patch * merge) ** 2,
+        learned_positions=hasattr(vision, "num_position_embeddings"),
+        deepstack_levels=len(getattr(vision, "deepstack_visual_indexes", ())),
+    )
 
 
 @dataclass(frozen=True)
@@ -161,21 +237,14 @@ def _memory(settings: Settings, shapes: Shapes, image_tokens: int, dtype: str, o
     cached = pages * (settings.num_beams or 1) * longest
     score = score_bytes(settings, dtype, on_cpu)
     return Memory(
-        weights_bytes=_weight_bytes(settings, shapes.vision, size)
-        + _weight_bytes(settings, shapes.text, size)
-        + (shapes.embedding_parameters + shapes.head_parameters) * size,
+        weights_bytes=shapes.weights.bytes_in(dtype, settings.quantization),
         inputs_bytes=pages * patches * shapes.patch_values * 4 + (CPU_BUFFERS_BYTES[size] if on_cpu else 0),
-        vision_bytes=_vision_bytes(shapes.vision, patches, pages, size, score, shapes.patch_values),
-        prefill_bytes=_prefill_bytes(text, tokens, pages, size, score),
+        vision_bytes=_vision_bytes(shapes, patches, pages, size, score),
+        prefill_bytes=_prefill_bytes(text, tokens, pages, size, score)
+        + 2 * pages * image_tokens * shapes.deepstack_levels * text.width * size,  # split and joined again
         kv_cache_bytes=2 * text.layers * text.key_heads * text.head_width * cached * size,
         logits_bytes=pages * (settings.num_beams or 1) * shapes.vocabulary * (size + 4),
     )
-
-
-def _weight_bytes(settings: Settings, tower: Tower, size: int) -> int:
-    """Bytes of a tower's weights: nearly all of them are in linear layers, which quantization takes."""
-    spared = tower.sees and settings.quantization in SPARES_VISION
-    return round(tower.parameters * (size if spared else BYTES_PER_WEIGHT.get(settings.quantization or "", size)))
 
 
 def score_bytes(settings: Settings, dtype: str, on_cpu: bool) -> int:
@@ -190,20 +259,25 @@ def score_bytes(settings: Settings, dtype: str, on_cpu: bool) -> int:
     return 9 if settings.sdpa_kernel == "math" else 0
 
 
-def _vision_bytes(tower: Tower, patches: int, pages: int, size: int, score: int, values: int) -> int:
-    """The most of three moments in a block: turning queries and keys, attention, the MLP.
+def _vision_bytes(shapes: Shapes, patches: int, pages: int, size: int, score: int) -> int:
+    """The most of three moments in a block (turning queries and keys, attention, the MLP) and of the start.
 
     Alive throughout: the patches in the model's dtype, sines and cosines in float32, the residual before and after and
-    what went into the norm. Scores are of one page at a time.
+    what went into the norm, learned positions in float32, and in the end what waits for the text layers. Scores are of
+    one page at a time.
     """
+    tower, learned = shapes.vision, shapes.learned_positions
     rows, width = pages * patches, tower.width
-    always = (values * size if size < 4 else 0) + 2 * tower.head_width * 4 + 2 * width * size
+    always = (shapes.patch_values * size if size < 4 else 0) + 2 * tower.head_width * 4 + 2 * width * size
+    always += learned * 4 * width + shapes.deepstack_levels * shapes.text.width * size // shapes.merge**2
     # qkv; queries and keys in float32, the first result, and the second's two products and sum.
     turning = 3 * width * size + width * (2 * 4 * (size < 4) + 4 * 4)
-    # The first product, its scaled copy and the sigmoid of quick GELU.
-    mlp = width * size + 3 * tower.mlp_width * size
+    # The activation's tensors, quick GELU's being the first product, its scaled copy and the sigmoid.
+    mlp = width * size + tower.mlp_tensors * tower.mlp_width * size
+    # Four neighbours' positions, and weighed in float32.
+    start = learned * 4 * width * (size + 4)
     attention = rows * 5 * width * size + tower.heads * patches**2 * score
-    return rows * always + max(rows * turning, rows * mlp, attention)
+    return rows * always + max(rows * turning, rows * mlp, rows * start, attention)
 
 
 def _prefill_bytes(tower: Tower, tokens: int, pages: int, size: int, score: int) -> int:
@@ -220,11 +294,15 @@ def _floors(settings: Settings, shapes: Shapes, image_tokens: int, size: int, ma
     pages = settings.batch_size
     patches, tokens = image_tokens * shapes.merge**2, image_tokens + PROMPT_TOKENS
     vision, text = shapes.vision, shapes.text
-    vision_flops = 2 * vision.parameters * patches + 4 * vision.layers * patches**2 * vision.width
-    text_flops = 2 * text.parameters * tokens + 2 * text.layers * tokens**2 * text.heads * text.head_width
-    head = shapes.head_parameters or shapes.embedding_parameters
+    weights = shapes.weights
+    vision_flops = 2 * weights.vision * patches + 4 * vision.layers * patches**2 * vision.width
+    text_flops = 2 * weights.text * tokens + 2 * text.layers * tokens**2 * text.heads * text.head_width
+    head = weights.head or weights.embedding
     kv = 2 * text.layers * text.key_heads * text.head_width * (tokens + settings.max_new_tokens / 2) * size
-    read = _weight_bytes(settings, text, size) + head * size + pages * kv
+    layers = weights.text * size - weights.text_linear * (
+        size - BYTES_PER_WEIGHT.get(settings.quantization or "", size)
+    )
+    read = layers + head * size + pages * kv
     return Floors(
         vision_s=pages * vision_flops / machine.matmul_flops_s,
         prefill_s=pages * text_flops / machine.matmul_flops_s,

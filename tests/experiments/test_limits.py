@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from ocrlab import paths
 from ocrlab.commands.cli import main
 from ocrlab.experiments.limits import (
     against_floor,
@@ -130,6 +133,33 @@ def test_memory_is_within_fifteen_percent_and_refusals_keep_their_reason() -> No
     assert figure.axes[0].get_legend() is not None
 
 
+SHAPES = {  # the embedded reader's, in the other families' terms
+    "qwen2_5_vl": {"intermediate_size": 432, "window_size": 64, "fullatt_block_indexes": [1, 3]},
+    "qwen3_vl": {"intermediate_size": 640, "num_position_embeddings": 256, "deepstack_visual_indexes": [0, 1, 2]},
+}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator can be made exact")
+@pytest.mark.parametrize("family", SHAPES)
+def test_memory_of_other_families_is_within_fifteen_percent(family: str, tmp_path: Path) -> None:
+    tiny = json.loads((paths.MODELS / "tiny" / "config.json").read_text(encoding="utf-8"))
+    text, vision = tiny["text_config"], tiny["vision_config"]
+    text = {name: text[name] for name in text if name.endswith(("size", "heads", "num_hidden_layers", "token_id"))}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 200.0, "mrope_section": [6, 5, 5]}
+    vision = {name: vision[name] for name in ("depth", "num_heads", "patch_size", "spatial_merge_size")}
+    vision |= {"hidden_size": 160, "temporal_patch_size": 2, "out_hidden_size": text["hidden_size"]} | SHAPES[family]
+    tokens = {name: value for name, value in tiny.items() if name.endswith("token_id")}
+    heads = {"head_dim": 32} if family == "qwen3_vl" else {}
+    config = tokens | {"model_type": family, "tie_word_embeddings": True, "vision_config": vision}
+    for file in (paths.MODELS / "tiny").glob("*token*"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"text_config": text | heads}), encoding="utf-8")
+    settings = Settings(model_id=str(tmp_path), weights="dummy", dtype="float32")
+    compared = compare_memory([settings], [400, 1024])
+    above = (compared["predicted_bytes"] - compared["weights_bytes"]) / compared["peak_memory_bytes"]
+    assert len(compared) == 2 and above.between(0.85, 1.15).all(), compared[["status", "reason", "ratio"]]
+
+
 def test_shares_follow_the_machines_figures(tmp_path: Path) -> None:
     base = Settings(dtype="float32")
     runs = [base, replace(base, attn_implementation="eager", max_pixels=8192)]
@@ -143,9 +173,12 @@ def test_shares_follow_the_machines_figures(tmp_path: Path) -> None:
 
 def test_tables_over_cards() -> None:
     two_b = Settings(model_id="Qwen/Qwen2-VL-2B-Instruct", weights="dummy", dtype="bfloat16")
-    matrix = fit_matrix(fit_table(two_b, [card("RTX 5060"), card("RTX 5090")]))
-    assert matrix.loc[("RTX 5060, 8 GiB", "eager"), "4,096 tokens"].startswith("no")
-    assert matrix.loc[("RTX 5090, 32 GiB", "sdpa"), "4,096 tokens"].startswith("yes")
+    table = fit_table(two_b, [card("RTX 5090"), card("RTX 5060"), card("RTX 4060")])
+    matrix = fit_matrix(table)
+    assert table["weights_gib"].unique() == pytest.approx([4.115], rel=1e-3)
+    assert matrix.loc[("8 GiB: RTX 5060, RTX 4060", "eager"), "4,096 tokens"].startswith("no")
+    assert matrix.loc[("32 GiB: RTX 5090", "sdpa"), "4,096 tokens"].startswith("yes")
+    assert len(matrix) == 4, "cards of one size stand in one row"
     assert "tight" in set(matrix.stack().str.split(",").str[0])
     published = CELLS["published_table"]()
     assert published["share of the floor"].iloc[0] == pytest.approx(0.053, abs=0.003)
@@ -154,9 +187,42 @@ def test_tables_over_cards() -> None:
 def test_fit_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--model", "Qwen/Qwen2-VL-2B-Instruct", "--card", "RTX 5070 Ti"]) == 0
     said = capsys.readouterr().out
-    assert "RTX 5070 Ti, 16 GiB" in said and "nothing was loaded" in said and "no, 44" in said
-    assert main(["fit", "--card", "RTX 4090"]) == 2
+    assert "16 GiB: RTX 5070 Ti" in said and "nothing was loaded" in said and "no, 44" in said
+    assert "weights: 4.11 GiB for 2,208,985,600 parameters" in said
+    assert main(["fit", "--card", "RTX 2080"]) == 2
     assert "not in the list of cards" in capsys.readouterr().err
     assert main(["fit", "--model", "Qwen/Nothing", "--card", "RTX 5090", "--json"]) == 2
     assert main(["fit", "--card", "RTX 5090", "--json"]) == 0
     assert '"fits": true' in capsys.readouterr().out
+
+
+def test_fit_asks_about_rtx_50_about_all_or_about_any_size(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit"]) == 0
+    default = capsys.readouterr().out
+    assert "RTX 5050" in default and "RTX 5090 Laptop" in default and "RTX 4090" not in default
+    assert main(["fit", "--all"]) == 0
+    every = capsys.readouterr().out
+    assert "RTX 3060 12 GB: vision" in every and "RTX PRO 4000 Blackwell: vision not known; " in every
+    assert main(["fit", "--memory-gib", "10", "--model", "Qwen/Qwen3-VL-4B-Instruct"]) == 0
+    sized = capsys.readouterr().out
+    assert (
+        "weights: 8.27 GiB" in sized and "any card of 10 GiB: its rates are not known" in sized and "nan" not in sized
+    )
+    assert main(["fit", "--memory-gib", "10", "--json"]) == 0
+    line = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert line["vision_s"] is None and line["tpot_s"] is None and line["fits"] and line["memory_gib"] == 10
+    assert main(["fit", "--memory-gib", "0"]) == 2
+    assert "--memory-gib 0: give a card's memory in GiB" in capsys.readouterr().err
+
+
+def test_fit_says_where_only_the_weights_are_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ["fit", "--model", "zai-org/GLM-OCR", "--memory-gib", "2", "--card", "RTX 5060"]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert "weights: 2.06 GiB for 1,107,405,824 parameters" in said and "is not modelled for this family" in said
+    assert "weights do not fit" in said and "weights fit and leave 5.4 GiB" in said
+    assert main([*asked, "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["fits"] for line in lines] == [None, False], "what fits by its weights may still not fit"

@@ -9,8 +9,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ocrlab.reading.checkpoints import CheckpointError, locate
+from ocrlab.reading.family import CONFIGS
 from ocrlab.reading.settings import Settings
 from tests.conftest import edit_json
 
@@ -68,16 +70,27 @@ def test_dummy_shapes_need_no_download() -> None:
     assert "the package has the shapes of" in refusal(model_id="Qwen/Unknown", weights="dummy")
 
 
-@pytest.mark.parametrize(("model", "parameters"), [("2B", 2_208_985_600), ("7B", 8_291_375_616)])
-def test_dummy_configs_have_the_true_parameter_counts(model: str, parameters: int) -> None:
+SOURCES = yaml.safe_load((CONFIGS / "sources.yaml").read_text(encoding="utf-8"))
+
+
+def test_every_config_names_its_source() -> None:
+    released = {file.stem for file in CONFIGS.glob("*.json") if not file.stem.startswith("small-")}
+    assert set(SOURCES) == released, "a small- one is made up here"
+    assert all(one["id"].endswith(f"/{name}") and one["source"] for name, one in SOURCES.items())
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_configs_have_the_published_parameter_counts(name: str) -> None:
+    """Less what transformers does not load of the published files."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    config = locate(Settings(model_id=f"Qwen/Qwen2-VL-{model}-Instruct", weights="dummy")).config
-    kind = AutoConfig.for_model(**config)
+    config = AutoConfig.for_model(**json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8")))
     with torch.device("meta"):
-        built = AutoModelForImageTextToText.from_config(kind)
-    assert sum(p.numel() for p in built.parameters()) == parameters
+        built = AutoModelForImageTextToText.from_config(config)
+    one = SOURCES[name]
+    assert sum(p.numel() for p in built.parameters()) == one["parameters"] - one.get("not_loaded", 0)
+    assert type(built).__name__ in config.architectures
 
 
 class _Hub(BaseHTTPRequestHandler):

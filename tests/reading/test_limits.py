@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 from ocrlab import paths
-from ocrlab.machine.hardware import UnknownCard, card, cards, measured_machine
+from ocrlab.machine import hardware
+from ocrlab.machine.hardware import Machine, UnknownCard, card, cards, measured_machine
 from ocrlab.reading.checkpoints import CheckpointError
-from ocrlab.reading.limits import predict, shapes_of
+from ocrlab.reading.limits import PeakNotModelled, predict, shapes_of, weights_of
 from ocrlab.reading.settings import PRESETS, Settings, load_preset
 from ocrlab.study.records import load_findings, settings_of
 
@@ -18,10 +22,15 @@ GIB = 2**30
 
 
 def test_shapes_have_the_published_counts() -> None:
-    shapes = shapes_of(TWO_B)
-    parts = (shapes.vision.parameters, shapes.text.parameters, shapes.embedding_parameters, shapes.head_parameters)
-    assert sum(parts) == 2_208_985_600
-    assert parts == (665_271_296, 1_310_340_608, 233_373_696, 0) and shapes.cell_pixels == 784
+    weights = weights_of(TWO_B)
+    assert weights.total == 2_208_985_600
+    assert (weights.vision, weights.text, weights.embedding, weights.head) == (
+        665_271_296,
+        1_310_340_608,
+        233_373_696,
+        0,
+    )
+    assert shapes_of(TWO_B).cell_pixels == 784
 
 
 def test_weights_and_cache_by_hand() -> None:
@@ -75,6 +84,24 @@ def test_cards_are_found_by_name_and_the_nearest_is_named() -> None:
         card("RTX 5075")
 
 
+@pytest.mark.parametrize(
+    ("prefix", "capability", "least"),
+    [("RTX 30", "8.6", 3), ("RTX 40", "8.9", 12), ("RTX 50", "12.0", 13), ("RTX PRO", "12.0", 5)],
+)
+def test_cards_have_their_generations_capability(prefix: str, capability: str, least: int) -> None:
+    listed = yaml.safe_load((Path(hardware.__file__).parent / "cards.yaml").read_text(encoding="utf-8"))
+    mine = {name: values for name, values in listed.items() if name.startswith(prefix)}
+    assert len(mine) >= least and {values["capability"] for values in mine.values()} == {capability}
+    assert all(card(name).memory_bytes == values["memory_gb"] * GIB for name, values in mine.items())
+
+
+def test_what_is_not_known_of_a_card_leaves_its_floor_empty() -> None:
+    floors = predict(TWO_B, 1280, card("RTX PRO 4000 Blackwell")).floors
+    assert floors is not None and math.isnan(floors.vision_s) and floors.tpot_s > 0
+    found = predict(TWO_B, 1280, Machine("any", 12 * GIB))
+    assert found.fits and found.floors is not None and math.isnan(found.floors.tpot_s)
+
+
 def test_other_families_are_not_guessed(tmp_path: object) -> None:
     with pytest.raises(CheckpointError):
         shapes_of(Settings(model_id="Qwen/Unknown-VL"))
@@ -107,10 +134,32 @@ def test_the_blackwell_presets_fit_their_cards_at_their_full_budget(gigabytes: i
 
 
 def test_quantised_weights_take_what_their_bits_say() -> None:
-    sixteen = predict(TWO_B, 1280).memory.weights_bytes
+    weights, sixteen = weights_of(TWO_B), predict(TWO_B, 1280).memory.weights_bytes
     parts = {q: predict(replace(TWO_B, weights="pretrained", quantization=q), 1280).memory for q in ("int8", "nf4")}
-    embedding = 233_373_696 * 2
-    assert parts["int8"].weights_bytes - embedding == pytest.approx((sixteen - embedding) / 2, rel=1e-6)
-    vision = shapes_of(TWO_B).vision.parameters * 2
-    text = sixteen - embedding - vision
-    assert parts["nf4"].weights_bytes - embedding - vision == pytest.approx(text * 4.5 / 16, rel=1e-6)
+    # Norms, biases and the patches' projection are no linear layers' weights: 2 million of the towers' 1.98 billion.
+    assert weights.vision_linear + weights.text_linear == pytest.approx(weights.vision + weights.text, rel=2e-3)
+    assert sixteen - parts["int8"].weights_bytes == weights.vision_linear + weights.text_linear, "one byte less each"
+    assert sixteen - parts["nf4"].weights_bytes == pytest.approx(weights.text_linear * 23 / 16), "4.5 bits of 16"
+
+
+def test_experts_that_are_no_linear_layers_stay_as_they_are_when_quantised() -> None:
+    """DeepSeek-OCR-2 keeps its experts in tensors of three dimensions, which bitsandbytes and torchao pass over."""
+    weights = weights_of(replace(TWO_B, model_id="deepseek-ai/DeepSeek-OCR-2"))
+    experts = 11 * 64 * 3 * 1280 * 896
+    assert weights.text - weights.text_linear == pytest.approx(experts, rel=1e-3)
+
+
+def test_a_family_whose_peaks_are_not_modelled_has_its_weights_counted() -> None:
+    settings = Settings(model_id="zai-org/GLM-OCR", weights="dummy", dtype="bfloat16")
+    weights = weights_of(settings)
+    assert weights.total == 1_107_405_824 and weights.head == weights.embedding == 59_392 * 1536
+    with pytest.raises(PeakNotModelled, match="not modelled for glm_ocr"):
+        predict(settings, 100)
+
+
+def test_a_wider_head_than_the_width_says_counts_in_the_cache() -> None:
+    shapes = shapes_of(replace(TWO_B, model_id="Qwen/Qwen3-VL-4B-Instruct"))
+    assert (shapes.text.width, shapes.text.heads, shapes.text.head_width) == (2560, 32, 128)
+    assert shapes.learned_positions and shapes.deepstack_levels == 3 and shapes.cell_pixels == 1024
+    earlier = shapes_of(replace(TWO_B, model_id="Qwen/Qwen2.5-VL-3B-Instruct"))
+    assert not earlier.learned_positions and earlier.deepstack_levels == 0 and earlier.vision.mlp_width == 3420
