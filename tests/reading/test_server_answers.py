@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image, ImageChops
 
 from ocrlab.pages import Page, load_pages
 from ocrlab.reading import isolated, server_client, server_reader
@@ -181,3 +182,14 @@ def test_a_busy_server_is_not_one_that_loads(pages: list[Page]) -> None:
     with like("vllm") as fake, open_reader(settings(fake)) as reader:
         fake.turns = [status(503, "The server is overloaded")] * server_client.TRIES
         assert reader.read(pages[0]).status == "error" and len(fake.bodies) == server_client.TRIES
+
+
+def test_a_server_gets_upright_pixels(pages: list[Page], tmp_path: Path) -> None:
+    sideways = Image.Exif()
+    sideways[274] = 6  # turn by 90 degrees clockwise to see it upright
+    image = pages[0].open()
+    image.rotate(90, expand=True).save(tmp_path / "p.png", exif=sideways)
+    with fake_server() as fake, open_reader(settings(fake)) as reader:
+        assert reader.read(replace(pages[0], file=tmp_path / "p.png")).status == "ok"
+        (sent,) = fake.images
+    assert not ImageChops.difference(sent, image).getbbox() and not sent.getexif()
