@@ -237,9 +237,12 @@ def doctor(as_json: Annotated[bool, Option("--json", help="the lines as a JSON l
     """Say what is wrong with this installation, and what to do."""
     import json
 
+    from ocrlab import paths
+    from ocrlab.experiments.limits import measured_facts
     from ocrlab.machine.doctor import as_dicts, examine, exit_code
 
-    lines = examine()
+    runs = sorted(paths.runs_in(paths.RESULTS), key=lambda run: run.stat().st_mtime)
+    lines = examine(next(filter(None, map(measured_facts, reversed(runs))), {}))
     if as_json:
         print(json.dumps(as_dicts(lines), ensure_ascii=False, indent=1))
     for line in lines if not as_json else []:

@@ -50,9 +50,16 @@ def test_the_better_model_is_named_and_what_does_not_fit_is_grey_with_its_figure
     others = ["tiny", "Qwen/Qwen2-VL-2B-Instruct"]
     found = learned(tmp_path / "run", monkeypatch, model_id=str(worse), others=others)
     known = found["known"].set_index("model")
-    assert known["fits"].to_dict() == {"worse": True, "tiny": True, "Qwen2-VL-2B-Instruct": False, "small-glm-ocr": None}
+    assert known["fits"].to_dict() == {
+        "worse": True,
+        "tiny": True,
+        "Qwen2-VL-2B-Instruct": False,
+        "small-glm-ocr": None,
+    }
     assert known["peak_bytes"]["Qwen2-VL-2B-Instruct"] > 4 * 2**30
-    assert set(load_rows(tmp_path / "run", "models")["model_id"]) == {str(worse), "tiny"}, "what does not fit stays away"
+    assert set(load_rows(tmp_path / "run", "models")["model_id"]) == {str(worse), "tiny"}, (
+        "what does not fit stays away"
+    )
     assert "Read with tiny: CER 0" in found.said and "Too large for this machine: Qwen2-VL-2B-Instruct." in found.said
     words = [text.get_text() for text in found["left"].texts]
     assert words and words[0].startswith("does not fit: ") and "GiB predicted" in words[0]
