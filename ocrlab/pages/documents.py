@@ -1,4 +1,4 @@
-"""Pages inside a PDF (through pypdfium2) or a multipage TIFF: which there are, how large each is, and one opened.
+"""Pages inside a PDF (by pypdfium2), a multipage TIFF or a GIF: which there are, how large each is, and one opened.
 
 A damaged file can keep PDFium busy without end, or make it take all memory: it runs in a process that may be ended.
 """
@@ -21,10 +21,11 @@ from typing import Any
 from PIL import Image, ImageOps, ImageSequence
 
 from ocrlab.pages import images
-from ocrlab.pages.images import DECODER_ERRORS, PageError, begins_as, large_allowed, shape_problem, to_rgb
+from ocrlab.pages.images import DECODER_ERRORS, SEVERAL, PageError, begins_as, large_allowed, shape_problem, to_rgb
 
 #: Dots per inch at which a PDF page is drawn: print of 10 points is then some 20 pixels high.
 PDF_DPI = 150
+_FRAMED = ("TIFF", "GIF")
 _POINTS = 72  # per inch, on a PDF's canvas
 _SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF 6.0: bit 0 is set on a smaller copy of another page
 
@@ -51,7 +52,7 @@ def is_pdf(file: Path) -> bool:
 def pages_inside(file: Path, dpi: int) -> dict[int, str] | None:
     """Return a PDF's or multipage TIFF's pages, numbered from 1, each with its problem (or ""); None: one image.
 
-    Thumbnails inside a TIFF are no pages.
+    Each frame of a GIF is a page; thumbnails inside a TIFF are none.
 
     Raises:
         PageError: a PDF that cannot be opened or has no pages.
@@ -60,7 +61,7 @@ def pages_inside(file: Path, dpi: int) -> dict[int, str] | None:
     if kind == "PDF":
         return {number: _pdf_problem(size, dpi) for number, size in enumerate(_sizes(file, True), 1)}
     try:
-        sizes = _sizes(file, False) if kind == "TIFF" else ()
+        sizes = _sizes(file, False) if kind in SEVERAL else ()
     except PageError:
         return None  # opening it as an image says what is wrong
     if len(sizes) < 2:
@@ -82,7 +83,7 @@ def open_inside(file: Path, number: int, dpi: int) -> Image.Image:
     name = f"{file}: page {number}"
     try:
         # By a file object: from a path, Pillow 13 maps an uncompressed turned frame with its sides exchanged.
-        with file.open("rb") as opened, large_allowed(), Image.open(opened, formats=("TIFF",)) as image:
+        with file.open("rb") as opened, large_allowed(), Image.open(opened, formats=_FRAMED) as image:
             image.seek(number - 1)
             if problem := shape_problem(*image.size):
                 raise PageError(f"{name}: {problem}")
@@ -198,15 +199,18 @@ def _sizes_in(file: Path) -> list[Size]:
 
 
 def _frame_sizes(file: Path) -> Iterator[Size]:
-    """Yield the size of each frame of a TIFF, None for a smaller copy of another."""
+    """Yield the size of each frame of a TIFF or GIF, None for a smaller copy of another."""
     try:
-        with large_allowed(), Image.open(file, formats=("TIFF",)) as image:
+        with large_allowed(), Image.open(file, formats=_FRAMED) as image:
+            if image.format == "GIF":  # to go through its frames is to decode them
+                yield from [image.size] * int(getattr(image, "n_frames", 1))
+                return
             frame: Any  # a TIFF's image has its tags
             for frame in ImageSequence.Iterator(image):
                 tags = getattr(frame, "tag_v2", {})
                 yield None if tags.get(_SUBFILE_TYPE, 0) & _REDUCED else frame.size
     except DECODER_ERRORS as error:
-        raise PageError(f"{file}: damaged TIFF ({error}); export it again or remove it") from error
+        raise PageError(f"{file}: damaged {_kind(file)} ({error}); export it again or remove it") from error
 
 
 def _drawn_size(size: tuple[float, float], dpi: int) -> tuple[int, int]:

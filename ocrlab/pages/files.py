@@ -14,15 +14,15 @@ from pathlib import Path, PurePath
 from typing import TypeVar
 
 from ocrlab.pages.documents import PDF_DPI, is_pdf, pages_inside
-from ocrlab.pages.images import SUFFIXES, PageError
+from ocrlab.pages.images import KINDS, SUFFIXES, UNREAD, PageError, unread
 from ocrlab.pages.page import Page
 from ocrlab.pages.truth import UTF_8, truth_beside
 
-LISTED = (*SUFFIXES, ".pdf")
-#: How files end that may hold several pages.
-SEVERAL = (".pdf", ".tif", ".tiff")
+LISTED = (*SUFFIXES, ".pdf", *UNREAD)
+#: How files end whose bytes say how many pages they hold.
+SEVERAL = (".pdf", ".tif", ".tiff", ".gif")
 MANIFEST = "manifest.jsonl"
-NO_PAGE = "not a page; give an image (PNG, JPEG, WebP, BMP, TIFF) or a PDF"
+NO_PAGE = f"not a page; give a PDF or an image ({KINDS})"
 _THREADS, _AT_ONCE = 4, 512
 _P = TypeVar("_P", bound=Page)
 _Named = TypeVar("_Named", str, Path)
@@ -53,7 +53,7 @@ def in_order(place: object, found: Iterable[_Named], recursive: bool) -> list[_N
     pages = sorted(found, key=natural)
     if not pages:
         remedy = "give a folder that holds some" if recursive else "folders below are read with recursive=True"
-        raise PageError(f"{place}: no images here ({', '.join(s[1:] for s in LISTED)}); {remedy}")
+        raise PageError(f"{place}: no images here (PDF, {KINDS}); {remedy}")
     return pages
 
 
@@ -115,6 +115,8 @@ def _pages(files: Sequence[Path], root: Path, dpi: int, encoding: str) -> Iterat
 
 def parts_of(whole: _P) -> list[_P]:
     """Return the pages of a file, given as one; what is wrong with the whole file is one refused page."""
+    if problem := unread(whole.where):
+        return [replace(whole, problem=problem, refused=True)]
     try:
         with whole.local() as file:
             inside = pages_inside(file, whole.dpi)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ocrlab.pages.files import MANIFEST, SEVERAL, in_order, is_page, parts_of
-from ocrlab.pages.images import PageError, size_from
+from ocrlab.pages.images import PageError, size_from, unread
 from ocrlab.pages.page import Page
 from ocrlab.pages.truth import Found, names_beside, truth_among
 
@@ -93,7 +93,7 @@ def _pages(store: Any, path: str, url: str, recursive: bool, dpi: int, encoding:
     for name, at in urls.items():
         sha256 = hashlib.sha256(f"{at} {store.checksum(keys[name])}".encode()).hexdigest()
         page = StoredPage(name, Path(at), sha256, place.name, dpi=dpi, where=at, name=name.lstrip("/"), version=sha256)
-        parts = parts_of(page) if name.lower().endswith(SEVERAL) else [page]
+        parts = parts_of(page) if name.lower().endswith(SEVERAL) or unread(at) else [page]
         for one in parts:
             yield one if one.refused else _with_truth(store, one, PurePosixPath(name), keys, encoding)
 

@@ -13,6 +13,7 @@ import ipywidgets as w
 
 from ocrlab.pages import Page, PageError, load_pages, set_names
 from ocrlab.pages.files import MANIFEST, hash_of
+from ocrlab.pages.images import SUFFIXES
 from ocrlab.pages.load import is_url
 from ocrlab.pages.truth import keep_truth, truth_beside
 from ocrlab.paths import write_whole
@@ -21,6 +22,7 @@ from ocrlab.playground.html import file_name, note
 
 #: What an upload may hold; `make app` and `make lab` let messages of this size through (Jupyter's own: 10 MiB).
 UPLOAD_LIMIT_BYTES = 50 * 2**20
+_ACCEPTED = ",".join(("image/*", *SUFFIXES, ".pdf"))  # browsers do not know every suffix as an image's
 _SET, _UPLOAD, _PATH = "a page of a set", "upload", "path"
 
 
@@ -51,7 +53,9 @@ class Picker:
     def _make_widgets(self) -> None:
         self.source = w.ToggleButtons(options=(_SET, _UPLOAD, _PATH), style={"button_width": "auto"}, layout=wide())
         self.sets, self.pages = w.Dropdown(layout=wide()), w.Dropdown(layout=wide())
-        self.upload = w.FileUpload(accept="image/*,.pdf,.tif,.tiff", description="choose a file", layout=wide())
+        self.upload = w.FileUpload(
+            accept="image/*,.heic,.heif,.avif,.jp2,.pdf,.tif,.tiff", description="choose a file", layout=wide()
+        )
         self.path = w.Text(placeholder="/path/to/page.png, .pdf, .tif", continuous_update=False, layout=wide())
         self.image, self.status = w.Image(layout={"display": "none"}), w.HTML()
         self.truth = w.Textarea(rows=4, placeholder="what is printed there", continuous_update=False, layout=wide())
