@@ -48,7 +48,7 @@ def gather(
     sources: Sequence[str],
     *,
     limit: int | None,
-    dpi: int,
+    dpi: int | None,
     truth: Truth = "beside",
     degrade: Degrade = "",
     truth_encoding: str = UTF_8,
@@ -84,7 +84,7 @@ def gather(
     return Sourced(kept, [name for _, name in found.values()], roots[0] or Path.cwd())
 
 
-def list_truths(paths: Sequence[str], dpi: int) -> None:
+def list_truths(paths: Sequence[str], dpi: int | None) -> None:
     """Print how many pages have a truth, of which source, and why others have none, with the first three of each."""
     found: dict[str, list[str]] = {}
     for page in gather(paths, limit=None, dpi=dpi, truth="pdf").pages:

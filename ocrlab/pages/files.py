@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import TypeVar
 
-from ocrlab.pages.documents import PDF_DPI, is_pdf, pages_inside
+from ocrlab.pages.documents import is_pdf, pages_inside
 from ocrlab.pages.images import KINDS, SUFFIXES, UNREAD, PageError, unread
 from ocrlab.pages.page import Page
 from ocrlab.pages.truth import UTF_8, truth_beside
@@ -92,7 +92,7 @@ def natural(path: str | PurePath) -> tuple[list[tuple[int, int, str]], str]:
 
 
 def as_pages(
-    files: Sequence[Path], root: Path, *, limit: int | None = None, dpi: int = PDF_DPI, encoding: str = UTF_8
+    files: Sequence[Path], root: Path, *, limit: int | None = None, dpi: int | None = None, encoding: str = UTF_8
 ) -> list[Page]:
     """Return each file's page, or pages where it is a PDF or a multipage TIFF; at most `limit` in all.
 
@@ -101,7 +101,7 @@ def as_pages(
     return list(islice(_pages(files, root, dpi, encoding), limit))
 
 
-def _pages(files: Sequence[Path], root: Path, dpi: int, encoding: str) -> Iterator[Page]:
+def _pages(files: Sequence[Path], root: Path, dpi: int | None, encoding: str) -> Iterator[Page]:
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(files), _AT_ONCE):  # so that a limit does not hash what it leaves out
             some = files[start : start + _AT_ONCE]
@@ -120,7 +120,7 @@ def parts_of(whole: _P) -> list[_P]:
     try:
         with whole.local() as file:
             inside = pages_inside(file, whole.dpi)
-            drawn = f"@{whole.dpi}" if inside and is_pdf(file) else ""
+            drawn = f"@{whole.dpi}" if inside and whole.dpi and is_pdf(file) else ""
     except PageError as error:
         return [replace(whole, problem=str(error), refused=True)]
     if inside is None:

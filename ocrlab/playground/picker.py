@@ -11,7 +11,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from ocrlab.pages import Page, PageError, load_pages, set_names
+from ocrlab.pages import Page, PageError, load_pages, page_size, set_names
 from ocrlab.pages.files import MANIFEST, hash_of
 from ocrlab.pages.images import SUFFIXES
 from ocrlab.pages.load import is_url
@@ -129,6 +129,16 @@ class Picker:
         size = f"{self.size[0]:,} × {self.size[1]:,} pixels"
         self.status.value = note(f"{page.id}: {size}; {truth}") + note(page.problem, "warn")
         self._changed()
+
+    def size_within(self, max_pixels: int | None) -> tuple[int, int] | None:
+        """Return the chosen page's width and height in pixels where a reader has this budget; None without a page.
+
+        Raises:
+            PageError: its file is gone.
+        """
+        if self.page is None:
+            return None
+        return self.size if self.page.page_number is None else page_size(self.page, max_pixels)
 
     def _take_truth(self) -> None:
         if self.page is not None and self.truth.value != (self.page.truth or ""):

@@ -170,6 +170,10 @@ class Builder(Protocol):
     def cell_pixels(self) -> int:
         """Pixels of the resized image behind one image token."""
 
+    @property
+    def max_pixels(self) -> int | None:
+        """The pixel budget that was asked for; None is the checkpoint's or server's own."""
+
     def limits(self) -> tuple[int, int]:
         """Return the pixel limits in force: (min_pixels, max_pixels) of the resized image."""
 
@@ -188,6 +192,7 @@ class InputBuilder:
         self.image_token_id = tokenizer.convert_tokens_to_ids(family.image_token)
         self._own_limits = family.limits(image_processor)
         self.system_prompt: str | None = None
+        self.max_pixels: int | None = None
         tokenizer.padding_side = "left"  # decoding appends on the right (transformers#36100)
 
     @property
@@ -201,6 +206,7 @@ class InputBuilder:
 
     def set_limits(self, low: int | None, high: int | None) -> None:
         """Put pixel limits in force; None is the checkpoint's own."""
+        self.max_pixels = high
         own_low, own_high = self._own_limits
         self.family.set_limits(self.image_processor, low or own_low, high or own_high)
 
