@@ -228,9 +228,15 @@ def _sizes_of(file: Path, pdf: bool, _changed: int, length: int) -> tuple[Size, 
 
 
 def _sizes_in(file: Path) -> list[Size]:
+    from pypdfium2 import raw
+
     with open_pdf(file) as document:
         if not len(document):
             raise PageError(f"{file}: a PDF without pages; export it again or remove it")
+        if document.get_formtype() == raw.FORMTYPE_XFA_FULL:
+            raise PageError(
+                f"{file}: an XFA form, which Adobe Reader alone draws; print it to PDF there"
+            )
         return [_pdf_size(document, index) for index in range(len(document))]
 
 
