@@ -234,9 +234,7 @@ def _sizes_in(file: Path) -> list[Size]:
         if not len(document):
             raise PageError(f"{file}: a PDF without pages; export it again or remove it")
         if document.get_formtype() == raw.FORMTYPE_XFA_FULL:
-            raise PageError(
-                f"{file}: an XFA form, which Adobe Reader alone draws; print it to PDF there"
-            )
+            raise PageError(f"{file}: an XFA form, which Adobe Reader alone draws; print it to PDF there")
         return [_pdf_size(document, index) for index in range(len(document))]
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from ocrlab.pages.documents import is_pdf, pages_inside
 from ocrlab.pages.images import KINDS, SUFFIXES, UNREAD, PageError, unread
-from ocrlab.pages.page import Page
+from ocrlab.pages.page import Page, stamp_of
 from ocrlab.pages.truth import UTF_8, truth_beside
 
 LISTED = (*SUFFIXES, ".pdf", *UNREAD)
@@ -105,9 +105,9 @@ def _pages(files: Sequence[Path], root: Path, dpi: int | None, encoding: str) ->
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(files), _AT_ONCE):  # so that a limit does not hash what it leaves out
             some = files[start : start + _AT_ONCE]
-            for file, (sha256, problem) in zip(some, pool.map(hash_of, some), strict=True):
+            for file, (sha256, problem, stamp) in zip(some, pool.map(_known, some), strict=True):
                 name = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
-                page = Page(name, file, sha256, root.name, problem=problem, refused=bool(problem), dpi=dpi)
+                page = Page(name, file, sha256, root.name, problem=problem, refused=bool(problem), dpi=dpi, stamp=stamp)
                 for one in [page] if problem else parts_of(page):
                     truth, facts, unusable = truth_beside(file, one.page_number, encoding)
                     yield replace(one, truth=truth, facts=facts, problem=one.problem or unusable)
@@ -133,6 +133,14 @@ def _part(whole: _P, number: int, wrong: str, drawn: str) -> _P:
     problem = f"{whole.where}: page {number}: {wrong}" if wrong else ""
     name = f"{whole.id}#{number}"
     return replace(whole, id=name, sha256=sha256, page_number=number, problem=problem, refused=bool(wrong))
+
+
+def _known(file: Path) -> tuple[str, str, tuple[int, int] | None]:
+    try:
+        stamp = stamp_of(file)  # before the hash, so that no later change goes unseen
+    except (OSError, ValueError):
+        stamp = None  # the hash says why
+    return *hash_of(file), stamp
 
 
 def hash_of(file: Path) -> tuple[str, str]:

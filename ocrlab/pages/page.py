@@ -31,6 +31,8 @@ class Page:
     and its `sha256` is another. `facts` are a second sort of truth, beside the text or without it
     (`scoring.content.fact_holds`).
 
+    `stamp` is the file's when it was listed: one that was changed since then is not read in place of the other.
+
     `problem` is empty, or a sentence for the user. With `refused` it forbids reading the image (its hash is not the
     manifest's, it lies outside the manifest's folder, it is missing); without, only the truth is unusable.
     """
@@ -52,6 +54,7 @@ class Page:
     truth_source: str = ""
     degrade: Degrade = ""
     facts: tuple[Fact, ...] = field(default=(), hash=False)
+    stamp: tuple[int, int] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "truth_source", "" if self.truth is None else self.truth_source or "file")
@@ -68,12 +71,14 @@ class Page:
         gives of that size the one that its reader makes of it, at which it is drawn. A degraded page is one of 150.
 
         Raises:
-            PageError: the page is refused, or its file cannot be read as an image.
+            PageError: the page is refused, or its file cannot be read as an image or was changed since it was listed.
         """
         if self.refused:
             raise PageError(self.problem)
         with self.local() as file:
             number = self.page_number
+            if self.stamp and file.exists() and stamp_of(file) != self.stamp:
+                raise PageError(f"{file}: was changed after it was listed; give the same command again")
             wanted = (PDF_DPI,) if self.degrade and not self.dpi else (self.dpi, max_pixels, resized)
             image = open_whole(file) if number is None else open_inside(file, number, *wanted)
         if not self.degrade:
@@ -97,6 +102,12 @@ class Page:
     def where(self) -> str:
         """The page's file as a person names it: a path, or the URL of an object in a store."""
         return str(self.file)
+
+
+def stamp_of(file: Path) -> tuple[int, int]:
+    """Return a file's time of change in nanoseconds and its length in bytes; raises OSError where there is none."""
+    stat = file.stat()
+    return stat.st_mtime_ns, stat.st_size
 
 
 def page_size(page: Page, max_pixels: int | None = None) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ocrlab.pages import Page, PageError, images as images_module, load_pages, page_size
+from ocrlab.pages import Page, PageError, files, images as images_module, load_pages, page_size
 from ocrlab.pages.files import natural
 
 
@@ -320,3 +320,25 @@ def test_a_manifest_that_is_none(tmp_path: Path) -> None:
     assert [page.id for page in load_pages(path)] == ["a.png"]
     (tmp_path / "folder.jsonl").mkdir()
     assert "no images here" in message(tmp_path / "folder.jsonl")
+
+
+def test_a_large_folder_asks_the_file_system_as_often_per_file_as_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    real = os.stat
+    monkeypatch.setattr(os, "stat", lambda *given, **options: asked.append(1) or real(*given, **options))
+    compared = []
+    real_key = files.natural
+    monkeypatch.setattr(files, "natural", lambda path: compared.append(1) or real_key(path))
+    costs = []
+    for count in (40, 400):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for number in range(count):
+            (folder / f"{number}.png").touch()
+        asked.clear()
+        compared.clear()
+        assert len(load_pages(folder, recursive=True)) == count
+        costs.append((len(asked) / count, len(compared) / count))
+    assert costs[1] <= (costs[0][0] + 0.1, costs[0][1] + 0.1) and costs[1][0] < 16

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from PIL import Image
@@ -22,6 +25,7 @@ from ocrlab.reading.server_reader import ServerInputs
 from ocrlab.reading.settings import Settings
 from ocrlab.study.records import reading_record, row_key
 from tests.pages import pdfs
+from tests.pages.test_images import UNDO, oriented
 
 A4 = "0 0 595.28 841.89"
 SETTINGS = Settings(dtype="float32", max_new_tokens=2)
@@ -127,6 +131,35 @@ def test_a_server_gets_the_page_at_the_size_that_it_is_to_keep(sheet: Page) -> N
     built = within.build([image], "x")
     assert built.image_tokens == (math.prod(image.size) // 784,) == (page_tokens(sheet, within.count, 500_000),)
     assert open_for(ServerInputs(None, None, None), sheet).size == resized(1241, 1754, 28)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_server_gets_upright_pixels_of_a_turned_page_in_a_store(orientation: int) -> None:
+    upright = Image.new("L", (56, 28), 255)
+    upright.paste(0, (0, 0, 42, 14))
+    held = io.BytesIO()
+    stored = upright.transpose(UNDO[orientation]) if orientation > 1 else upright
+    stored.save(held, "TIFF" if orientation % 2 else "JPEG", **oriented(".tif" if orientation % 2 else "", orientation))
+    fsspec.filesystem("memory").pipe_file(f"/turned/{orientation}.jpg", held.getvalue())
+    (page,) = load_pages(f"memory://turned/{orientation}.jpg")
+    builder = ServerInputs(28, None, 500_000)
+    (url,) = builder.build([open_for(builder, page)], "x").tensors["urls"]
+    sent = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    assert sent.size == (56, 28) and not sent.getexif()
+    assert [sent.getpixel(at)[0] > 128 for at in ((14, 7), (50, 7), (14, 21), (50, 21))] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_a_pdf_page_is_drawn_turned_as_it_says(reader: PageReader, tmp_path: Path, turn: int) -> None:
+    # Dark where the upper left is once the page is turned.
+    corner = {0: "0 100", 90: "0 0", 180: "100 0", 270: "100 100"}[turn]
+    page = pdfs.one_page(f"0 g {corner} 100 100 re f", box="0 0 200 200", page=f"/Rotate {turn}")
+    (tmp_path / "p.pdf").write_bytes(page)
+    reader.apply(replace(SETTINGS, max_pixels=50_176))
+    image = open_for(reader.builder, load_pages(tmp_path)[0])
+    quarter = image.width // 4
+    at = [(x, y) for y in (quarter, 3 * quarter) for x in (quarter, 3 * quarter)]
+    assert [image.getpixel(one)[0] > 128 for one in at] == [False, True, True, True]
 
 
 def test_keys_and_records_tell_a_dpi_only_where_one_was_given(reader: PageReader, sheet: Page) -> None:
