@@ -34,8 +34,8 @@ from ocrlab.pages.images import (
 )
 
 #: Dots per inch at which a PDF page is drawn where nobody says how many pixels it may have: print of 10 points is then
-#: some 20 pixels high. And the most at which it is drawn to fill a pixel budget: what scanners take for text.
-PDF_DPI, FILLING_DPI = 150, 300
+#: some 20 pixels high. And the most at which it is drawn to fill a pixel budget: A4 is then 3.9 megapixels (LOG.md).
+PDF_DPI, FILLING_DPI = 150, 200
 #: What gives the size in pixels that a reader makes of another one.
 Resized = Callable[[int, int], tuple[int, int]]
 _FRAMED = ("TIFF", "GIF")

@@ -67,7 +67,7 @@ class Page:
     def open(self, max_pixels: int | None = None, resized: Resized | None = None) -> Image.Image:
         """Return the page's image as upright 8-bit RGB, in any thread or process.
 
-        A PDF page without a dpi is drawn to fill `max_pixels`, at 300 dots per inch at most, or else at 150; `resized`
+        A PDF page without a dpi is drawn to fill `max_pixels`, at 200 dots per inch at most, or else at 150; `resized`
         gives of that size the one that its reader makes of it, at which it is drawn. A degraded page is one of 150.
 
         Raises:

@@ -128,7 +128,7 @@ def _peak_kib(process: int) -> int:
     return int(status.partition("VmHWM:")[2].split()[0])
 
 
-def tried(count: int, seed: int, kept: Path) -> Counter[str]:
+def tried(count: int, seed: int, kept: Path, slow_s: float = SLOW_S) -> Counter[str]:
     """Return how often each outcome came; files that crashed, were slow or took much memory lie in `kept`."""
     found: Counter[str] = Counter()
     context, process, line = get_context("spawn"), None, None
@@ -150,8 +150,8 @@ def tried(count: int, seed: int, kept: Path) -> Counter[str]:
                 process.join()
                 outcome = f"crashed with {process.exitcode}"
             seconds = time.perf_counter() - started
-            if seconds > SLOW_S and outcome in ("opened", "refused"):
-                outcome = f"took more than {SLOW_S:g} s"
+            if seconds > slow_s and outcome in ("opened", "refused"):
+                outcome = f"took more than {slow_s:g} s"
             if peak > LARGE_BYTES:
                 outcome = "took more than 2 GiB"
             found[outcome] += 1

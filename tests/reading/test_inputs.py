@@ -69,8 +69,8 @@ def test_a_pdf_page_is_drawn_once_and_fills_its_budget(
     reader.apply(replace(SETTINGS, max_pixels=max_pixels))
     image = open_for(reader.builder, sheet)
     pixels = math.prod(image.size)
-    at_300 = 595.28 * 841.89 * (300 / 72) ** 2
-    assert 0.85 * min(max_pixels, at_300) < pixels <= min(max_pixels, 1.01 * at_300)
+    at_200 = 595.28 * 841.89 * (200 / 72) ** 2
+    assert 0.85 * min(max_pixels, at_200) < pixels <= min(max_pixels, 1.01 * at_200)
     counted = token_counter(reader.settings)
     assert page_tokens(sheet, counted, max_pixels) == reader.size_of(sheet) == pixels // 256
     if max_pixels < 300_000:
