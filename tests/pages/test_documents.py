@@ -217,9 +217,11 @@ def test_a_leaf_that_is_gone_by_the_time_it_is_opened(tmp_path: Path) -> None:
     for suffix in (".pdf", ".tif"):
         page = load_pages(three(tmp_path, suffix))[2]
         drawn(page.file, *[Image.new("RGB", (20, 10))] * 2)
+        with pytest.raises(PageError, match=rf"three\{suffix}: was changed after it was listed"):
+            page.open()
         for use in (Page.open, page_size):
             with pytest.raises(PageError, match=r"page 3"):
-                use(page)
+                use(replace(page, stamp=None))
         page.file.unlink()
         for use in (Page.open, page_size):
             with pytest.raises(PageError, match=rf"three\{suffix}"):
