@@ -286,6 +286,10 @@ class Builder(Protocol):
     def cell_pixels(self) -> int:
         """Pixels of the resized image behind one image token."""
 
+    @property
+    def max_pixels(self) -> int | None:
+        """The pixel budget that was asked for; None is the checkpoint's or server's own."""
+
     def limits(self) -> tuple[int, int]:
         """Return the pixel limits in force: (min_pixels, max_pixels) of the resized image."""
 
@@ -307,6 +311,7 @@ class InputBuilder:
         self.image_token_id = tokenizer.convert_tokens_to_ids(family.token(tokenizer))
         self._own_limits, self._own_prompt = family.limits(image_processor), prompt
         self.system_prompt: str | None = None
+        self.max_pixels: int | None = None
         tokenizer.padding_side = "left"  # decoding appends on the right (transformers#36100)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -326,6 +331,7 @@ class InputBuilder:
         Raises:
             SettingNotApplied: the family cannot have them.
         """
+        self.max_pixels = high
         low, high = self.family.nearest(self.image_processor, low, high)
         own_low, own_high = self._own_limits
         self.family.set_limits(self.image_processor, low or own_low, high or own_high)

@@ -348,4 +348,4 @@ def image_tokens_of(settings: Settings, pages: Sequence[Page]) -> list[int]:
         count = token_counter(settings)
     except (CheckpointError, Unsupported, SettingNotApplied):
         return [0] * len(pages)
-    return [page_tokens(page, count) for page in pages]
+    return [page_tokens(page, count, settings.max_pixels) for page in pages]
