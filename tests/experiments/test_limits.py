@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -258,3 +259,14 @@ def test_fit_says_where_only_the_weights_are_known(
     assert main([*asked, "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["fits"] for line in lines] == [None, False], "what fits by its weights may still not fit"
+
+
+def test_a_model_that_this_machine_cannot_hold_is_not_loaded_and_the_figures_are_named() -> None:
+    too_large = names_of("07-limits")["too_large"]
+    asked = Settings(model_id="Qwen/Qwen2-VL-2B-Instruct", weights="dummy", dtype="float32", max_pixels=50176)
+    laptop = Machine("a laptop", 4 * 2**30, 1e10, 1e11, "planted", "cpu")
+    assert re.fullmatch(
+        r".*2B.* in float32 takes 8\.\d GiB, and a laptop has 4\.0: not measured\. Set .*", too_large(asked, laptop)
+    )
+    assert too_large(asked, replace(laptop, memory_bytes=16 * 2**30)) == ""
+    assert too_large(replace(asked, model_id="small-glm-ocr"), laptop) == "", "not predicted: it is tried"
