@@ -92,7 +92,8 @@ def test_a_batch_of_pages_of_different_sizes_reads_as_one_by_one(
     assert all(one.vision_s for one in single)
     together = _logits(reader, pages)
     for alone, row in zip(logits, together.split(1, dim=1), strict=True):
-        torch.testing.assert_close(row, alone, atol=1e-4, rtol=0)
+        # 1e-4 would do for rounding, but a page's number in the batch shows at 2e-5 in a model as small as these.
+        torch.testing.assert_close(row, alone, atol=5e-6, rtol=0)
     assert all((logits[0] - other).abs().max() > 1e-3 for other in logits[1:]), "what is on a page does not matter"
 
 
@@ -100,7 +101,8 @@ def _logits(reader: Reader, pages: list[Page]) -> torch.Tensor:
     """Return the scores of each step as (steps, pages, words), as `generate` has them."""
     built = reader.builder.build([page.open() for page in pages], reader.settings.prompt)
     with torch.inference_mode():
-        made = reader.model.generate(**built.tensors, return_dict_in_generate=True, output_logits=True)
+        tensors = built.tensors | reader.family.positions(reader.model, built.tensors)
+        made = reader.model.generate(**tensors, return_dict_in_generate=True, output_logits=True)
     return torch.stack(made.logits)
 
 
