@@ -90,6 +90,8 @@ class LongestSide(OcrFamily):
         side = patch if isinstance(patch, int) else patch["height"]
         page = np.broadcast_to(np.uint8(0), (3, height, width))  # takes no memory
         rows, columns = get_resize_output_image_size(page, image_processor.size["longest_edge"], side, "channels_first")
+        if min(rows, columns) < cell:
+            raise ValueError(f"an image of {width} by {height} is less than one cell of {cell} pixels here: too narrow")
         return (rows // cell) * (columns // cell)
 
 

@@ -170,6 +170,13 @@ def test_a_page_that_does_not_fit_at_one_tile_stays_what_it_is(
     assert (again is too_large) == (name == "got_ocr2") and bool(again.retried) == (name != "got_ocr2")
 
 
+def test_a_narrow_page_costs_its_row_only(name: str, reader: Reader, pages: list[Page], tmp_path: Path) -> None:
+    Image.new("RGB", (800, 9), "white").save(tmp_path / "narrow.png")
+    narrow, ordinary = reader.read([*load_pages(tmp_path / "narrow.png"), pages[0]])
+    assert ordinary.status == "ok" and narrow.status == ("error" if name == "lighton_ocr" else "ok"), narrow.reason
+    assert name != "lighton_ocr" or "less than one cell of 28 pixels" in narrow.reason
+
+
 def test_each_family_asks_what_it_was_trained_on(name: str, reader: Reader, settings: Settings) -> None:
     page = Image.new("RGB", (64, 64))
     asked = reader.actual.get("actual_prompt", DEFAULT_PROMPT)
