@@ -40,6 +40,15 @@ class Rows(OcrFamily):
         rows, columns = image_processor.get_number_of_image_patches(height, width)
         return int(rows // image_processor.merge_size * (columns // image_processor.merge_size + 1) + 2)
 
+    def positions(self, model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Return each page's positions as if it were alone: transformers 5.23 numbers images over the whole batch."""
+        names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+        rows = zip(*(tensors[name].split(1) for name in names), strict=True)
+        import torch
+
+        alone = [model.model.get_rope_index(*row)[0] for row in rows]
+        return {"position_ids": torch.cat(alone, 1)}
+
 
 class LongestSide(OcrFamily):
     """LightOnOCR: the longest side is limited and not the pixels; smaller images stay as they are, padded to cells."""
@@ -81,6 +90,8 @@ class LongestSide(OcrFamily):
         side = patch if isinstance(patch, int) else patch["height"]
         page = np.broadcast_to(np.uint8(0), (3, height, width))  # takes no memory
         rows, columns = get_resize_output_image_size(page, image_processor.size["longest_edge"], side, "channels_first")
+        if min(rows, columns) < cell:
+            raise ValueError(f"an image of {width} by {height} is less than one cell of {cell} pixels here: too narrow")
         return (rows // cell) * (columns // cell)
 
 

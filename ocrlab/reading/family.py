@@ -161,6 +161,10 @@ class Family:
         """Return the image processor's tensors for a batch of one image each, as the model takes them."""
         return dict(image_processor(images=images, return_tensors="pt"))
 
+    def positions(self, model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Return positions for a batch on the model's device where the model's own would be wrong, else nothing."""
+        return {}
+
     def attention(self, asked: str) -> str:
         """Return the vision part's attention where this one is asked for."""
         return asked if asked in (self.vision_attentions or (asked,)) else self.vision_attentions[0]

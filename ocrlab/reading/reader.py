@@ -249,6 +249,7 @@ class Reader(PageReader):
         started = time.perf_counter()
         with torch.inference_mode(), self._memory.measure() as memory:
             tensors = {name: tensor.to(self.device) for name, tensor in inputs.tensors.items()}
+            tensors |= self.family.positions(self.model, tensors)
             length = tensors["input_ids"].shape[1]
             if self.settings.cache_implementation in {"static", "offloaded_static"}:
                 # Rounded up: a cache of another length makes torch compile the step again (7 s; LOG.md).

@@ -92,7 +92,8 @@ def test_a_batch_of_pages_of_different_sizes_reads_as_one_by_one(
     assert all(one.vision_s for one in single)
     together = _logits(reader, pages)
     for alone, row in zip(logits, together.split(1, dim=1), strict=True):
-        torch.testing.assert_close(row, alone, atol=1e-4, rtol=0)
+        # 1e-4 would do for rounding, but a page's number in the batch shows at 2e-5 in a model as small as these.
+        torch.testing.assert_close(row, alone, atol=5e-6, rtol=0)
     assert all((logits[0] - other).abs().max() > 1e-3 for other in logits[1:]), "what is on a page does not matter"
 
 
@@ -100,7 +101,8 @@ def _logits(reader: Reader, pages: list[Page]) -> torch.Tensor:
     """Return the scores of each step as (steps, pages, words), as `generate` has them."""
     built = reader.builder.build([page.open() for page in pages], reader.settings.prompt)
     with torch.inference_mode():
-        made = reader.model.generate(**built.tensors, return_dict_in_generate=True, output_logits=True)
+        tensors = built.tensors | reader.family.positions(reader.model, built.tensors)
+        made = reader.model.generate(**tensors, return_dict_in_generate=True, output_logits=True)
     return torch.stack(made.logits)
 
 
@@ -166,6 +168,13 @@ def test_a_page_that_does_not_fit_at_one_tile_stays_what_it_is(
     too_large = replace(reader.read(pages[2]), status="oom")
     again = isolated._smaller(reader, settings, pages[2], too_large).reading
     assert (again is too_large) == (name == "got_ocr2") and bool(again.retried) == (name != "got_ocr2")
+
+
+def test_a_narrow_page_costs_its_row_only(name: str, reader: Reader, pages: list[Page], tmp_path: Path) -> None:
+    Image.new("RGB", (800, 9), "white").save(tmp_path / "narrow.png")
+    narrow, ordinary = reader.read([*load_pages(tmp_path / "narrow.png"), pages[0]])
+    assert ordinary.status == "ok" and narrow.status == ("error" if name == "lighton_ocr" else "ok"), narrow.reason
+    assert name != "lighton_ocr" or "less than one cell of 28 pixels" in narrow.reason
 
 
 def test_each_family_asks_what_it_was_trained_on(name: str, reader: Reader, settings: Settings) -> None:
