@@ -43,6 +43,7 @@ LESS: dict[str, dict[str, Any]] = {
     "10-engines": {"repeats": 1, "max_new_tokens": 8},
     "embedded-reader": {"tesseract": False, "new_prompts": ["Please give me every word you can see"]},
     "fast-path": {"new_tokens": 2},
+    "models": {"max_new_tokens": 8, "speed_tokens": 2},
 }
 
 

@@ -20,7 +20,7 @@ from ocrlab.commands.setting_flags import takes_settings
 
 _Json = Annotated[bool, Option("--json", help="one JSON object per line on standard output, all else on error")]
 _Limit = Annotated[int | None, Option(help="only the first so many pages of each path")]
-_Dpi = Annotated[int, Option(help="at which PDF pages are drawn")]
+_Dpi = Annotated[int | None, Option(help="at which PDF pages are drawn (default: as large as max_pixels keeps)")]
 _Quarantined = Annotated[bool, Option("--quarantined", help="read even with a quarantined setting")]
 _PRESET_HELP = (
     "a preset, a YAML file, or recommended: what the newest run here recommends (default: tiny; a server: none)"
@@ -102,7 +102,7 @@ def read(
     beside: Annotated[bool, Option("--beside", help="text files go beside the pages, as NAME.png.txt")] = False,
     as_json: _Json = False,
     limit: _Limit = None,
-    dpi: _Dpi = 150,
+    dpi: _Dpi = None,
     truth: Annotated[Literal["beside", "pdf"], Option(help="pdf: also from PDFs' text layers")] = "beside",
     degrade: Annotated[Literal["scan"] | None, Option(help="scan: pages as if scanned or photographed")] = None,
     truth_encoding: Annotated[str, Option(help="of text files beside pages, e.g. cp1251")] = "utf-8",
@@ -127,7 +127,7 @@ def read(
 
 
 @_command("library:list_truths", "truth")
-def truths(paths: Annotated[list[str], Argument(help="a set, folder, file, glob or URL")], dpi: _Dpi = 150) -> None:
+def truths(paths: Annotated[list[str], Argument(help="a set, folder, file, glob or URL")], dpi: _Dpi = None) -> None:
     """How many pages have a truth: in a file, in their PDF's text layer, or none, and why."""
 
 
@@ -237,9 +237,12 @@ def doctor(as_json: Annotated[bool, Option("--json", help="the lines as a JSON l
     """Say what is wrong with this installation, and what to do."""
     import json
 
+    from ocrlab import paths
+    from ocrlab.experiments.limits import measured_facts
     from ocrlab.machine.doctor import as_dicts, examine, exit_code
 
-    lines = examine()
+    runs = sorted(paths.runs_in(paths.RESULTS), key=lambda run: run.stat().st_mtime)
+    lines = examine(next(filter(None, map(measured_facts, reversed(runs))), {}))
     if as_json:
         print(json.dumps(as_dicts(lines), ensure_ascii=False, indent=1))
     for line in lines if not as_json else []:

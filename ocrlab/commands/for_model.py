@@ -81,6 +81,7 @@ def _here(model_id: str) -> Model:
     from ocrlab.machine.hardware import CONTEXT_BYTES, measured_machine
     from ocrlab.reading.checkpoints import CheckpointError, locate
     from ocrlab.reading.limits import predict, shapes_of
+    from ocrlab.reading.loading import image_processor_of
 
     device = choose_device("auto").value
     on_cpu, dtype = device == "cpu", fastest_dtype(device)
@@ -88,8 +89,7 @@ def _here(model_id: str) -> Model:
     found = locate(settings)
     if re.fullmatch(r"[0-9a-f]{40}", found.revision):
         settings = replace(settings, revision=found.revision)  # what is pinned is not looked for on the Hub again
-    config = found.config.get("vision_config", {})
-    cell = (config.get("patch_size", 14) * config.get("spatial_merge_size", 2)) ** 2
+    cell = found.family.cell_pixels(image_processor_of(found))
     try:
         shapes_of(settings)
     except CheckpointError as error:  # a family whose memory is not modelled

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
@@ -23,6 +25,7 @@ from ocrlab.study.experiment import pinned_revision
 from ocrlab.study.records import GOES_ON, RecordError, RecordFile, read_records, reading_record, row_key, row_of
 
 RECORDS = "readings.jsonl"
+_LONGEST_BYTES = 240  # of a page's name in that of its text; file systems take 255
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def gather(
     sources: Sequence[str],
     *,
     limit: int | None,
-    dpi: int,
+    dpi: int | None,
     truth: Truth = "beside",
     degrade: Degrade = "",
     truth_encoding: str = UTF_8,
@@ -84,7 +87,7 @@ def gather(
     return Sourced(kept, [name for _, name in found.values()], roots[0] or Path.cwd())
 
 
-def list_truths(paths: Sequence[str], dpi: int) -> None:
+def list_truths(paths: Sequence[str], dpi: int | None) -> None:
     """Print how many pages have a truth, of which source, and why others have none, with the first three of each."""
     found: dict[str, list[str]] = {}
     for page in gather(paths, limit=None, dpi=dpi, truth="pdf").pages:
@@ -143,11 +146,19 @@ def target_files(pages: Sequence[Page], names: Sequence[str], folder: Path | Non
             raise PageError(f"{page.where}: nothing is written into a store; choose a folder with --out")
         number = f".p{page.page_number:04d}" if page.page_number is not None else ""
         place = folder / name if folder is not None else page.file
-        file = place.with_name(f"{place.name}{number}.txt")
+        file = place.with_name(_text_name(f"{place.name}{number}"))
         if file in seen:
             raise PageError(f"{file}: both {seen[file].where} and {page.where} would go there; read each alone")
         seen[file] = page
     return list(seen)
+
+
+def _text_name(name: str) -> str:
+    """Return a page's name with `.txt` behind; one too long for a file is cut, and its hash tells it from others."""
+    data = os.fsencode(name)
+    if len(data) > _LONGEST_BYTES:
+        name = f"{data[: _LONGEST_BYTES - 9].decode(errors='ignore')}~{hashlib.sha256(data).hexdigest()[:8]}"
+    return f"{name}.txt"
 
 
 class Output:

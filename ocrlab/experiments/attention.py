@@ -23,6 +23,7 @@ from ocrlab.machine.attention import SDPA_KERNELS, pinned
 from ocrlab.machine.hardware import tf32
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
+from ocrlab.reading.inputs import open_for
 from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.page_reader import held_in_quarantine
 from ocrlab.reading.reader import Reader, in_this_process
@@ -133,7 +134,7 @@ def teacher_forced_logits(reader: Reader, page: Page, tokens: Sequence[int]) -> 
     import torch
     from torch.nn.functional import pad
 
-    inputs = reader.builder.build([page.open()], reader.settings.prompt)
+    inputs = reader.builder.build([open_for(reader.builder, page)], reader.settings.prompt)
     tensors = dict(inputs.tensors)
     config = reader.model.config
     places = {config.image_token_id, config.video_token_id}  # random weights say them; in a prompt they ask for pixels

@@ -18,7 +18,7 @@ import psutil
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ocrlab.machine.describe import choose_device, choose_dtype
+from ocrlab.machine.describe import choose_device, choose_dtype, describe_machine, machine_name
 from ocrlab.machine.hardware import CONTEXT_BYTES, Machine
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
@@ -27,7 +27,7 @@ from ocrlab.reading.isolated import attempt, reader_here
 from ocrlab.reading.limits import PeakNotModelled, predict, shapes_of, weights_of
 from ocrlab.reading.reader import in_this_process
 from ocrlab.reading.settings import Settings
-from ocrlab.study.records import settings_of
+from ocrlab.study.records import load_findings, settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +40,8 @@ _GROWTH = ("image_tokens", "patches", "vision_heads", "peak_memory_bytes", "visi
 _TOKENS = 2  # enough for the prompt's pass and one step
 _PATCHES_PER_TOKEN = 4
 _TIMEOUT_S = 900
+#: A step's share of what the bandwidth allows from which on it is not called low.
+LOW_SHARE = 0.1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -158,8 +160,30 @@ def against_floor(rows: pd.DataFrame, machine: Machine) -> pd.DataFrame:
             low, middle, high = group[name].quantile([0.25, 0.5, 0.75])
             line |= {name: middle, f"{name}_low": low, f"{name}_high": high}
             line[f"{name.removesuffix('_s')}_share"] = getattr(floors, name) / middle
+        line |= {"of_floor": floor_words(line["tpot_share"]), "held_bytes": group["reserved_memory_bytes"].max()}
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def floor_words(share: float) -> str:
+    """Return a step's share of what the bandwidth allows, in words, with what to look at where it is low."""
+    low = ", low: fast-path says what the card waits for, the doctor what else may be wrong" * (share < LOW_SHARE)
+    return f"{share:.0%}{low}" if share == share else ""
+
+
+def measured_facts(run: Path) -> dict[str, int]:
+    """Return what a run's 07-limits found of this card, for the doctor: whole percent, ms per token; the best setting.
+
+    The embedded reader lives in a card's cache, so that its steps say nothing.
+    """
+    found, total = load_findings("speed", run), describe_machine().get("gpu_memory_bytes")
+    if not total or "held_bytes" not in found:
+        return {}
+    mine = found[(found["machine"] == machine_name()) & (found["model_id"] != "tiny")].sort_values("tpot_share")
+    best = {"floor_percent": 100 * mine["tpot_share"], "step_ms": 1000 * mine["tpot_s"]}
+    facts = {name: values.tail(1).max() for name, values in best.items()}
+    facts["held_percent"] = 100 * mine["held_bytes"].max() / total
+    return {name: round(value) for name, value in facts.items() if value == value}
 
 
 def on_this(settings: Settings) -> Settings:

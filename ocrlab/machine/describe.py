@@ -123,6 +123,10 @@ def gpu_details() -> dict[str, Any]:
         ("power_limit_w", lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
         ("sm_clock_mhz", lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM)),
         ("memory_clock_mhz", lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM)),
+        ("memory_free_bytes", lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).free),
+        ("memory_bytes", lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+        ("clock_reasons", lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
+        ("others", lambda: ", ".join(f"process {p.pid}" for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle))),
     ):
         try:
             details[name] = read()
@@ -148,6 +152,7 @@ def describe_stack() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "machine": describe_machine(),
         "gpu_details": gpu_details(),
+        "nvidia_on_bus": any(f.read_text() == "0x10de\n" for f in Path("/sys/bus/pci/devices").glob("*/vendor")),
         "laptop": laptop(),
     }
 

@@ -8,8 +8,8 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,8 @@ from ocrlab.machine.quarantine import quarantined
 Level = Literal["ok", "warning", "problem"]
 _GIB = 2**30
 CUDA_13_DRIVER = 580  # the oldest that takes CUDA 13
+#: Reasons for low clocks by their bits in NVIDIA's management library, those of an idle card left out.
+SLOWED = {0x4: "power limit", 0x8: "hardware slowdown", 0x20: "heat", 0x40: "heat (hardware)", 0x80: "power brake"}
 KNOWN_PAIRS = Path(__file__).parent / "known_pairs.yaml"
 
 
@@ -89,7 +91,8 @@ def _websocket() -> Line:
 class Installed:
     """What the checks look at, so that broken environments can be made for tests: versions by package name,
     torch's CUDA version and architecture list, the card's compute capability, the driver's version (empty: unknown;
-    None: no driver), the folders in use, the system, and the command that sets up this environment."""
+    None: no driver), the folders in use, the system, and the command that sets up this environment. `facts` are what
+    `known_pairs.yaml` asks about beside them, by name; one that is absent is not known."""
 
     versions: dict[str, str]
     torch_cuda: str | None
@@ -99,10 +102,11 @@ class Installed:
     root: Path = paths.ROOT
     system: str = "Linux"
     setup: str = "make setup"
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def examine() -> list[Line]:
-    """Return all lines for this machine."""
+def examine(measured: Mapping[str, Any] | None = None) -> list[Line]:
+    """Return all lines for this machine; `measured` are facts that runs here have found."""
     stack = describe_stack()
     machine = stack["machine"]
     card = tuple(int(n) for n in machine["compute_capability"].split(".")) if machine["gpu"] else None
@@ -114,8 +118,22 @@ def examine() -> list[Line]:
         driver=stack["gpu_details"].get("driver") or (None if shutil.which("nvidia-smi") is None else ""),
         system=platform.system(),
         setup=_setup_command(),
+        facts=facts_of(stack) | dict(measured or {}),
     )
     return [_hardware(stack), *check(installed), *_room(), _cache(), _websocket(), _quarantine()]
+
+
+def facts_of(stack: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `known_pairs.yaml` asks about, from `describe_stack`; shares in whole percent."""
+    gpu = stack["gpu_details"]
+    free, total, slowed = (gpu.get(name) for name in ("memory_free_bytes", "memory_bytes", "clock_reasons"))
+    facts = {name: stack[name] for name in ("laptop", "nvidia_on_bus")} | ({"system": "WSL"} if stack["wsl"] else {})
+    return facts | {
+        "free_percent": round(100 * free / total) if free is not None and total else None,
+        "others": gpu.get("others") or "which the driver does not name",
+        "slowed": ", ".join(words for bit, words in SLOWED.items() if (slowed or 0) & bit),
+        "library_path": "cuda" in os.environ.get("LD_LIBRARY_PATH", "").lower(),
+    }
 
 
 def _setup_command() -> str:
@@ -127,7 +145,7 @@ def _setup_command() -> str:
 
 def check(installed: Installed) -> list[Line]:
     """Return the lines that follow from versions, build, card and system alone."""
-    lines = [*_pins(installed), _card(installed), *_triton(installed), *_pairs(installed), _embedded(installed)]
+    lines = [*_pins(installed), _card(installed), *_pairs(installed), _embedded(installed)]
     return [replace(line, remedy=line.remedy.replace("make setup", installed.setup)) for line in lines]
 
 
@@ -190,23 +208,30 @@ def _card(installed: Installed) -> Line:
     return Line("card", "ok" if found.how == "native" else "warning", found.reason)
 
 
-def _triton(installed: Installed) -> Iterator[Line]:
-    """torch for Windows comes without Triton, which compile=True needs on a card."""
-    if installed.system == "Windows" and installed.torch_cuda and "triton-windows" not in installed.versions:
-        yield Line("compile", "warning", "compile=True needs Triton, which is not installed", "make setup")
-
-
 def _pairs(installed: Installed) -> Iterator[Line]:
     build = "cpu" if installed.torch_cuda is None else "cuda"
     card = installed.card and "{}.{}".format(*installed.card)
+    driver = {None: "none", "": "silent"}.get(installed.driver, "works")
+    facts = {"system": installed.system, "driver": driver, "torch_cuda": installed.torch_cuda, **installed.facts}
     for pair in yaml.safe_load(KNOWN_PAIRS.read_text(encoding="utf-8")):
-        version = installed.versions.get(pair["package"])
-        applies = _within(version, pair.get("versions", "")) and pair.get("build", build) == build
+        version = installed.versions.get(pair.get("package", ""))
+        applies = pair.get("build", build) == build and pair.get("absent") not in installed.versions
+        applies &= "package" not in pair or _within(version, pair.get("versions", ""))
+        applies &= "beside" not in pair or pair["beside"] in installed.versions
         applies &= "torch" not in pair or _within(installed.versions.get("torch"), pair["torch"])
+        applies &= all(_holds(facts.get(name), asked) for name, asked in pair.get("when", {}).items())
         if applies and ("card" not in pair or _within(card, pair["card"])):
-            found = f"{pair['package']} {version}: {pair['what']} ({pair['reference']})"
-            windows = installed.system == "Windows" and pair.get("remedy_windows")
-            yield Line(pair["id"], pair["level"], found, windows or pair["remedy"])
+            about = f"{pair['package']} {version}: " if version else ""
+            found = f"{about}{pair['what'].format(**facts)} ({pair['reference']})"
+            remedy = pair.get(f"remedy_{facts['system'].lower()}") or pair["remedy"]
+            yield Line(pair["id"], pair["level"], found, remedy)
+
+
+def _holds(value: Any, asked: Any) -> bool:
+    """Return whether a fact is as asked: within a range of whole numbers, one of a list, or there at all."""
+    if isinstance(asked, str):
+        return value is not None and _within(str(value), asked)
+    return value in asked if isinstance(asked, list) else bool(value) is asked
 
 
 def _within(version: str | None, asked: str) -> bool:

@@ -1,6 +1,7 @@
-"""Pages inside a PDF (through pypdfium2) or a multipage TIFF: which there are, how large each is, and one opened.
+"""Pages inside a PDF (by pypdfium2), a multipage TIFF or a GIF: which there are, how large each is, and one opened.
 
-A damaged file can keep PDFium busy without end, or make it take all memory: it runs in a process that may be ended.
+A damaged file can keep a decoder busy without end, or make it take all memory: PDFium and those of the newer image
+formats run in a process that may be ended.
 """
 
 from __future__ import annotations
@@ -21,16 +22,31 @@ from typing import Any
 from PIL import Image, ImageOps, ImageSequence
 
 from ocrlab.pages import images
-from ocrlab.pages.images import DECODER_ERRORS, PageError, begins_as, large_allowed, shape_problem, to_rgb
+from ocrlab.pages.images import (
+    DECODER_ERRORS,
+    SEVERAL,
+    PageError,
+    begins_as,
+    large_allowed,
+    open_image,
+    shape_problem,
+    to_rgb,
+)
 
-#: Dots per inch at which a PDF page is drawn: print of 10 points is then some 20 pixels high.
-PDF_DPI = 150
+#: Dots per inch at which a PDF page is drawn where nobody says how many pixels it may have: print of 10 points is then
+#: some 20 pixels high. And the most at which it is drawn to fill a pixel budget: A4 is then 3.9 megapixels (LOG.md).
+PDF_DPI, FILLING_DPI = 150, 200
+#: What gives the size in pixels that a reader makes of another one.
+Resized = Callable[[int, int], tuple[int, int]]
+_FRAMED = ("TIFF", "GIF")
+_APART = ("JPEG2000", "AVIF", "HEIF", "JXL")  # what takes seconds or gigabytes for a page of few bytes
 _POINTS = 72  # per inch, on a PDF's canvas
 _SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF 6.0: bit 0 is set on a smaller copy of another page
 
-#: Seconds for which a PDF is listed, drawn or searched for its text before it is refused; the variable gives others.
-#: Bytes of address space, where a system limits that.
-DEADLINE_S, DEADLINE_VARIABLE, _MEMORY_BYTES = 20.0, "OCRLAB_PDF_DEADLINE_S", 4 << 30
+#: Seconds for which a file is listed, drawn, decoded or searched for its text before it is refused; the variable gives
+#: others. Bytes of address space, where a system limits that: a page of as many pixels as are allowed fits.
+DEADLINE_S, DEADLINE_VARIABLE, _MEMORY_BYTES = 20.0, "OCRLAB_PDF_DEADLINE_S", 10 << 28
+_LARGEST_PIXELS = 1 << 25  # of a PDF page that nobody gave a size: A0 at 150 dots per inch is about as large
 
 # One process serves all threads. Held over a fork too, so that no child begins in the middle of somebody's drawing.
 _LOCK = threading.RLock()
@@ -48,10 +64,10 @@ def is_pdf(file: Path) -> bool:
     return _kind(file) == "PDF"
 
 
-def pages_inside(file: Path, dpi: int) -> dict[int, str] | None:
+def pages_inside(file: Path, dpi: int | None) -> dict[int, str] | None:
     """Return a PDF's or multipage TIFF's pages, numbered from 1, each with its problem (or ""); None: one image.
 
-    Thumbnails inside a TIFF are no pages.
+    Each frame of a GIF is a page; thumbnails inside a TIFF are none.
 
     Raises:
         PageError: a PDF that cannot be opened or has no pages.
@@ -60,7 +76,7 @@ def pages_inside(file: Path, dpi: int) -> dict[int, str] | None:
     if kind == "PDF":
         return {number: _pdf_problem(size, dpi) for number, size in enumerate(_sizes(file, True), 1)}
     try:
-        sizes = _sizes(file, False) if kind == "TIFF" else ()
+        sizes = _sizes(file, False) if kind in SEVERAL else ()
     except PageError:
         return None  # opening it as an image says what is wrong
     if len(sizes) < 2:
@@ -68,21 +84,38 @@ def pages_inside(file: Path, dpi: int) -> dict[int, str] | None:
     return {n: shape_problem(int(size[0]), int(size[1])) for n, size in enumerate(sizes, 1) if size is not None}
 
 
-def open_inside(file: Path, number: int, dpi: int) -> Image.Image:
-    """Return page `number` (from 1) as upright 8-bit RGB, in any thread; a PDF's is drawn on white at `dpi`.
+def open_whole(file: Path) -> Image.Image:
+    """Return what `images.open_image` does, decoded where it cannot do harm.
+
+    Raises:
+        PageError: as `open_image`, or its decoder took too long or too much memory.
+    """
+    return guarded(open_image, file) if file.is_file() and _kind(file) in _APART else open_image(file)
+
+
+def open_inside(
+    file: Path, number: int, dpi: int | None, max_pixels: int | None = None, resized: Resized | None = None
+) -> Image.Image:
+    """Return page `number` (from 1) as upright 8-bit RGB, in any thread; a PDF's is drawn on white.
+
+    It is drawn at `dpi`; without one, at the size that `resized` makes of its `size_inside`, so that it is drawn once.
 
     Raises:
         PageError: no such page, or one that cannot be read or is too large.
     """
     if is_pdf(file):
-        size_inside(file, number, dpi)  # or it is absent
+        size = size_inside(file, number, dpi, max_pixels)  # or it is absent
         if problem := _pdf_problem(_sizes(file, True)[number - 1], dpi):
             raise PageError(f"{file}: page {number}: {problem}")
-        return guarded(_draw, file, number, dpi)
+        return guarded(_draw, file, number, size if resized is None or dpi else resized(*size))
+    return guarded(_frame, file, number) if _kind(file) == "GIF" else _frame(file, number)
+
+
+def _frame(file: Path, number: int) -> Image.Image:
     name = f"{file}: page {number}"
     try:
         # By a file object: from a path, Pillow 13 maps an uncompressed turned frame with its sides exchanged.
-        with file.open("rb") as opened, large_allowed(), Image.open(opened, formats=("TIFF",)) as image:
+        with file.open("rb") as opened, large_allowed(), Image.open(opened, formats=_FRAMED) as image:
             image.seek(number - 1)
             if problem := shape_problem(*image.size):
                 raise PageError(f"{name}: {problem}")
@@ -94,8 +127,8 @@ def open_inside(file: Path, number: int, dpi: int) -> Image.Image:
         raise PageError(f"{name} is damaged or absent ({error}); export the file again or remove it") from error
 
 
-def size_inside(file: Path, number: int, dpi: int) -> tuple[int, int]:
-    """Return the pixels that page `number` has once opened, without decoding it.
+def size_inside(file: Path, number: int, dpi: int | None, max_pixels: int | None = None) -> tuple[int, int]:
+    """Return the pixels that page `number` has once opened, without decoding it; a PDF's fills `max_pixels`.
 
     Raises:
         PageError: no such page, or its file cannot be read.
@@ -104,7 +137,7 @@ def size_inside(file: Path, number: int, dpi: int) -> tuple[int, int]:
     size = sizes[number - 1] if 1 <= number <= len(sizes) else None
     if size is None:
         raise PageError(f"{file}: page {number} of {len(sizes)} is absent or cannot be opened; export the file again")
-    return _drawn_size(size, dpi) if pdf else (int(size[0]), int(size[1]))
+    return _drawn_size(size, dpi, max_pixels) if pdf else (int(size[0]), int(size[1]))
 
 
 def _kind(file: Path) -> str:
@@ -117,7 +150,7 @@ def _kind(file: Path) -> str:
 
 
 def guarded(function: Callable[..., Any], file: Path, *args: Any) -> Any:
-    """Return `function(file, *args)` from the process in which PDFs are opened; it and its arguments are picklable.
+    """Return `function(file, *args)` from the process in which such files are opened; all of it can be pickled.
 
     Raises:
         PageError: what the function raised, or that its process ended over this file: by the deadline, for memory, or
@@ -138,7 +171,9 @@ def guarded(function: Callable[..., Any], file: Path, *args: Any) -> Any:
             _helpers[os.getpid()] = helper
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             code = helper.wait()
-            how = f"keeps PDFium busy for {deadline_s:g} s" if code == 1 else f"ends its process (exit code {code})"
+            how = (
+                f"keeps its decoder busy for {deadline_s:g} s" if code == 1 else f"ends its process (exit code {code})"
+            )
             remedy = f"export the file again, or give it more seconds ({DEADLINE_VARIABLE}=60)"
             problem = _ended[tried] = f"{file}: {f'page {args[0]}' if args else 'it'} {how}; {remedy}"
     if problem:
@@ -162,17 +197,19 @@ def serve() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    answer: tuple[Any, str] = (None, "")
+    answer = pickle.dumps((None, ""))
     with suppress(EOFError), Path(os.devnull).open("w") as nowhere:
         while True:
-            sys.stdout.buffer.write(pickle.dumps(answer))
+            sys.stdout.buffer.write(answer)
             sys.stdout.buffer.flush()
+            answer = b""  # or a page's pixels would be held beside the next one's
             deadline_s, function, file, args = pickle.load(sys.stdin.buffer)
             faulthandler.dump_traceback_later(deadline_s, exit=True, file=nowhere)  # by a thread that nothing holds up
             try:
-                answer = (function(file, *args), "")
+                answer = pickle.dumps((function(file, *args), ""))
             except Exception as error:
-                answer = (None, str(error) if isinstance(error, PageError) else f"{file}: {error!r}; export it again")
+                problem = str(error) if isinstance(error, PageError) else f"{file}: {error!r}; export it again"
+                answer = pickle.dumps((None, problem))
             faulthandler.cancel_dump_traceback_later()
 
 
@@ -191,29 +228,39 @@ def _sizes_of(file: Path, pdf: bool, _changed: int, length: int) -> tuple[Size, 
 
 
 def _sizes_in(file: Path) -> list[Size]:
+    from pypdfium2 import raw
+
     with open_pdf(file) as document:
         if not len(document):
             raise PageError(f"{file}: a PDF without pages; export it again or remove it")
+        if document.get_formtype() == raw.FORMTYPE_XFA_FULL:
+            raise PageError(f"{file}: an XFA form, which Adobe Reader alone draws; print it to PDF there")
         return [_pdf_size(document, index) for index in range(len(document))]
 
 
 def _frame_sizes(file: Path) -> Iterator[Size]:
-    """Yield the size of each frame of a TIFF, None for a smaller copy of another."""
+    """Yield the size of each frame of a TIFF or GIF, None for a smaller copy of another."""
     try:
-        with large_allowed(), Image.open(file, formats=("TIFF",)) as image:
+        with large_allowed(), Image.open(file, formats=_FRAMED) as image:
+            if image.format == "GIF":  # to go through its frames is to decode them
+                yield from [image.size] * int(getattr(image, "n_frames", 1))
+                return
             frame: Any  # a TIFF's image has its tags
             for frame in ImageSequence.Iterator(image):
                 tags = getattr(frame, "tag_v2", {})
                 yield None if tags.get(_SUBFILE_TYPE, 0) & _REDUCED else frame.size
     except DECODER_ERRORS as error:
-        raise PageError(f"{file}: damaged TIFF ({error}); export it again or remove it") from error
+        raise PageError(f"{file}: damaged {_kind(file)} ({error}); export it again or remove it") from error
 
 
-def _drawn_size(size: tuple[float, float], dpi: int) -> tuple[int, int]:
+def _drawn_size(size: tuple[float, float], dpi: float | None, max_pixels: int | None = None) -> tuple[int, int]:
+    if dpi is None:
+        most = min(max_pixels or _LARGEST_PIXELS, 0.99 * images.MAX_IMAGE_PIXELS)
+        dpi = min(FILLING_DPI if max_pixels else PDF_DPI, _POINTS * math.sqrt(most / (size[0] * size[1])))
     return math.ceil(size[0] * (dpi / _POINTS)), math.ceil(size[1] * (dpi / _POINTS))  # as pypdfium2 rounds
 
 
-def _pdf_problem(size: Size, dpi: int) -> str:
+def _pdf_problem(size: Size, dpi: int | None) -> str:
     """Return why a PDF page of this size is not drawn, with what to do; empty where it is."""
     if size is None:
         return "cannot be opened; export the file again"
@@ -227,12 +274,20 @@ def _pdf_problem(size: Size, dpi: int) -> str:
     )
 
 
-def _draw(file: Path, number: int, dpi: int) -> Image.Image:
+def _draw(file: Path, number: int, size: tuple[int, int]) -> Image.Image:
     import pypdfium2
+    from pypdfium2 import raw
 
     with open_pdf(file) as document:
         try:
-            return document[number - 1].render(scale=dpi / _POINTS).to_pil().convert("RGB")
+            page, bitmap = document[number - 1], pypdfium2.PdfBitmap.new_native(*size, raw.FPDFBitmap_BGR)
+            bitmap.fill_rect((255, 255, 255, 255), 0, 0, *size)
+            # Not page.render, whose scale is the same for both sides: a reader's sizes are of whole cells.
+            drawing = (bitmap, page, 0, 0, *size, 0, raw.FPDF_ANNOT)
+            raw.FPDF_RenderPageBitmap(*drawing)
+            if page.formenv:
+                raw.FPDF_FFLDraw(page.formenv, *drawing)
+            return bitmap.to_pil()
         except (pypdfium2.PdfiumError, ValueError, MemoryError) as error:
             raise PageError(f"{file}: page {number} cannot be drawn ({error}); export the file again") from error
 

@@ -13,16 +13,16 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import TypeVar
 
-from ocrlab.pages.documents import PDF_DPI, is_pdf, pages_inside
-from ocrlab.pages.images import SUFFIXES, PageError
-from ocrlab.pages.page import Page
+from ocrlab.pages.documents import is_pdf, pages_inside
+from ocrlab.pages.images import KINDS, SUFFIXES, UNREAD, PageError, unread
+from ocrlab.pages.page import Page, stamp_of
 from ocrlab.pages.truth import UTF_8, truth_beside
 
-LISTED = (*SUFFIXES, ".pdf")
-#: How files end that may hold several pages.
-SEVERAL = (".pdf", ".tif", ".tiff")
+LISTED = (*SUFFIXES, ".pdf", *UNREAD)
+#: How files end whose bytes say how many pages they hold.
+SEVERAL = (".pdf", ".tif", ".tiff", ".gif")
 MANIFEST = "manifest.jsonl"
-NO_PAGE = "not a page; give an image (PNG, JPEG, WebP, BMP, TIFF) or a PDF"
+NO_PAGE = f"not a page; give a PDF or an image ({KINDS})"
 _THREADS, _AT_ONCE = 4, 512
 _P = TypeVar("_P", bound=Page)
 _Named = TypeVar("_Named", str, Path)
@@ -53,7 +53,7 @@ def in_order(place: object, found: Iterable[_Named], recursive: bool) -> list[_N
     pages = sorted(found, key=natural)
     if not pages:
         remedy = "give a folder that holds some" if recursive else "folders below are read with recursive=True"
-        raise PageError(f"{place}: no images here ({', '.join(s[1:] for s in LISTED)}); {remedy}")
+        raise PageError(f"{place}: no images here (PDF, {KINDS}); {remedy}")
     return pages
 
 
@@ -92,7 +92,7 @@ def natural(path: str | PurePath) -> tuple[list[tuple[int, int, str]], str]:
 
 
 def as_pages(
-    files: Sequence[Path], root: Path, *, limit: int | None = None, dpi: int = PDF_DPI, encoding: str = UTF_8
+    files: Sequence[Path], root: Path, *, limit: int | None = None, dpi: int | None = None, encoding: str = UTF_8
 ) -> list[Page]:
     """Return each file's page, or pages where it is a PDF or a multipage TIFF; at most `limit` in all.
 
@@ -101,13 +101,13 @@ def as_pages(
     return list(islice(_pages(files, root, dpi, encoding), limit))
 
 
-def _pages(files: Sequence[Path], root: Path, dpi: int, encoding: str) -> Iterator[Page]:
+def _pages(files: Sequence[Path], root: Path, dpi: int | None, encoding: str) -> Iterator[Page]:
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(files), _AT_ONCE):  # so that a limit does not hash what it leaves out
             some = files[start : start + _AT_ONCE]
-            for file, (sha256, problem) in zip(some, pool.map(hash_of, some), strict=True):
+            for file, (sha256, problem, stamp) in zip(some, pool.map(_known, some), strict=True):
                 name = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
-                page = Page(name, file, sha256, root.name, problem=problem, refused=bool(problem), dpi=dpi)
+                page = Page(name, file, sha256, root.name, problem=problem, refused=bool(problem), dpi=dpi, stamp=stamp)
                 for one in [page] if problem else parts_of(page):
                     truth, facts, unusable = truth_beside(file, one.page_number, encoding)
                     yield replace(one, truth=truth, facts=facts, problem=one.problem or unusable)
@@ -115,10 +115,12 @@ def _pages(files: Sequence[Path], root: Path, dpi: int, encoding: str) -> Iterat
 
 def parts_of(whole: _P) -> list[_P]:
     """Return the pages of a file, given as one; what is wrong with the whole file is one refused page."""
+    if problem := unread(whole.where):
+        return [replace(whole, problem=problem, refused=True)]
     try:
         with whole.local() as file:
             inside = pages_inside(file, whole.dpi)
-            drawn = f"@{whole.dpi}" if inside and is_pdf(file) else ""
+            drawn = f"@{whole.dpi}" if inside and whole.dpi and is_pdf(file) else ""
     except PageError as error:
         return [replace(whole, problem=str(error), refused=True)]
     if inside is None:
@@ -131,6 +133,14 @@ def _part(whole: _P, number: int, wrong: str, drawn: str) -> _P:
     problem = f"{whole.where}: page {number}: {wrong}" if wrong else ""
     name = f"{whole.id}#{number}"
     return replace(whole, id=name, sha256=sha256, page_number=number, problem=problem, refused=bool(wrong))
+
+
+def _known(file: Path) -> tuple[str, str, tuple[int, int] | None]:
+    try:
+        stamp = stamp_of(file)  # before the hash, so that no later change goes unseen
+    except (OSError, ValueError):
+        stamp = None  # the hash says why
+    return *hash_of(file), stamp
 
 
 def hash_of(file: Path) -> tuple[str, str]:

@@ -22,7 +22,7 @@ import yaml
 
 from ocrlab import paths
 from ocrlab.pages import files
-from ocrlab.pages.images import SUFFIXES, PageError, begins_as
+from ocrlab.pages.images import SEVERAL, SUFFIXES, PageError, begins_as
 from ocrlab.pages.page import Page
 from ocrlab.pages.truth import names_beside
 
@@ -234,7 +234,7 @@ def _page(found: _Set, name: str, row: _Row, image: str, truth: str) -> list[Pag
         file.parent.mkdir(parents=True, exist_ok=True)
         paths.write_whole(file, data)
     page = replace(page, file=file, sha256=sha256, truth=text)
-    return files.parts_of(page) if kind in ("PDF", "TIFF") else [page]
+    return files.parts_of(page) if kind in SEVERAL else [page]
 
 
 def _bytes(found: _Set, value: Any) -> bytes:

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import cache
+from importlib import import_module
+from pathlib import Path, PurePath
+from shlex import quote
 from typing import Any
 
 import numpy as np
+import yaml
 from PIL import Image, ImageOps
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_TABLE: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("formats.yaml").read_text(encoding="utf-8"))
+_READ: dict[str, dict[str, Any]] = _TABLE["read"]
+_BEGINS = {name: re.compile(one["begins"].encode("latin-1"), re.DOTALL) for name, one in _READ.items()}
+_CONVERTED = {f".{end}": command for command, ends in _TABLE["converted"].items() for end in ends}
+#: How the names of images end that are read, and of files that hold pages and are not.
+SUFFIXES = tuple(f".{end}" for one in _READ.values() for end in one["ends"])
+UNREAD = tuple(_CONVERTED)
+#: Formats whose files may hold several pages.
+SEVERAL = ("PDF", "TIFF", "GIF")
+KINDS = "PNG, JPEG, HEIC, AVIF, WebP, TIFF, GIF, BMP, JPEG 2000 or PBM/PGM/PPM"
 #: Larger images are refused before they are decoded: Pillow's own limit for a decompression bomb.
 MAX_IMAGE_PIXELS = 178_956_970
 #: Qwen2-VL's `smart_resize` refuses what is longer than 200 times its width.
 MAX_ASPECT_RATIO = 200
 
-_MAGIC = {
-    "PNG": (b"\x89PNG",),
-    "JPEG": (b"\xff\xd8\xff",),
-    "WEBP": (b"WEBP",),
-    "BMP": (b"BM",),
-    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-}
-_FORMATS = tuple(_MAGIC)
 #: What Pillow's decoders raise on damaged files.
 DECODER_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError, MemoryError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
+    *(RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
 )
 
 
@@ -56,9 +62,9 @@ def open_image(path: str | Path) -> Image.Image:
         upright = ImageOps.exif_transpose(image)
     except DECODER_ERRORS as error:
         raise PageError(_decoding_problem(path, image.format or "image", error)) from error
-    # A phone's JPEG (MPO) carries a preview behind the photograph; every other format means pages or an animation.
-    if pages > 1 and image.format != "MPO":
-        remedy = "load_pages gives each as a page" if image.format == "TIFF" else "save the one to read as a file"
+    # A phone's JPEG (MPO) or HEIF carries more behind the photograph; other formats mean pages or an animation.
+    if pages > 1 and image.format not in ("MPO", "HEIF"):
+        remedy = "load_pages gives each as a page" if image.format in SEVERAL else "save the one to read as a file"
         raise PageError(f"{path}: holds {pages} pages or frames; {remedy}")
     return to_rgb(path, upright, dict(getattr(image, "tag_v2", {})))
 
@@ -79,9 +85,11 @@ def size_from(beginning: bytes) -> tuple[int, int] | None:
 
 def _size(file: Path | io.BytesIO) -> tuple[int, int] | None:
     try:
-        with large_allowed(), Image.open(file, formats=_FORMATS) as image:
-            return image.size
-    except DECODER_ERRORS:
+        with io.BytesIO(file.getvalue()) if isinstance(file, io.BytesIO) else file.open("rb") as opened:
+            kind = begins_as(opened.read(1024))
+            with large_allowed(), Image.open(opened, formats=(decodable(kind),)) as image:
+                return image.size
+    except (PageError, *DECODER_ERRORS):
         return None
 
 
@@ -125,8 +133,41 @@ def begins_as(start: bytes) -> str:
     """Return the format that a file's first bytes announce, by Pillow's name or "PDF", or an empty string."""
     if start[:1024].lstrip().startswith(b"%PDF"):
         return "PDF"
-    start = start[8:] if start.startswith(b"RIFF") else start
-    return next((name for name, magic in _MAGIC.items() if start.startswith(magic)), "")
+    return next((name for name, begins in _BEGINS.items() if begins.match(start)), "")
+
+
+@cache
+def decodable(kind: str) -> str:
+    """Return a format's name once Pillow can open it.
+
+    Raises:
+        PageError: no such format, or the package for it is not installed.
+    """
+    if module := _READ.get(kind, {}).get("module"):
+        try:
+            import_module(module)
+            if kind == "HEIF":
+                import_module(module).register_heif_opener()
+        except ImportError as error:
+            package = _READ[kind]["package"]
+            raise PageError(f"{kind} is read with {package}; install it (pip install {package})") from error
+    if kind not in _READ:
+        raise PageError(f"not a {KINDS} file; export it as PNG or remove it")
+    return kind
+
+
+def unread(name: str | PurePath) -> str:
+    """Return why a file of this name is not read though it holds pages, with what to do; empty where it may be."""
+    suffix = PurePath(name).suffix.lower()
+    if suffix in UNREAD:
+        file = PurePath(name)
+        words = _CONVERTED[suffix].replace("{}.", f"{quote(file.stem)}.").replace("{}", quote(file.name))
+        return f"{name}: {suffix[1:].upper()} is not read here; turn it into what is ({words})"
+    try:
+        decodable(next((kind for kind, one in _READ.items() if suffix[1:] in one["ends"]), "PNG"))
+    except PageError as error:
+        return f"{name}: {error}"
+    return ""
 
 
 def to_rgb(path: str | Path, image: Image.Image, tags: dict[int, Any]) -> Image.Image:
@@ -175,7 +216,9 @@ def _read(path: Path) -> bytes:
 def _identify(path: Path, data: bytes) -> Image.Image:
     try:
         with large_allowed():
-            return Image.open(io.BytesIO(data), formats=_FORMATS)
+            return Image.open(io.BytesIO(data), formats=(decodable(begins_as(data)),))
+    except PageError as error:
+        raise PageError(_header_problem(path, data, error)) from error
     except Image.DecompressionBombError as error:
         raise PageError(f"{path}: {error}; scale the page down before it is read") from error
     except DECODER_ERRORS as error:
@@ -183,14 +226,14 @@ def _identify(path: Path, data: bytes) -> Image.Image:
 
 
 def _header_problem(path: Path, data: bytes, error: Exception) -> str:
-    kinds = "PNG, JPEG, WebP, BMP or TIFF"
-    if name := begins_as(data):
+    if begins_as(data) and not isinstance(error, PageError):
+        name = begins_as(data)
         return _decoding_problem(path, name, "its header is incomplete" if "BytesIO" in str(error) else error)
     start = data[:4096]
     if all(byte >= 32 or byte in b"\t\r\n\f" for byte in start):
         beginning = start.decode("utf-8", "replace").strip()[:40]
-        return f"{path}: is text, not an image (it begins with {beginning!r}); give a {kinds} file or remove it"
-    return f"{path}: not a {kinds} file; export it as PNG or remove it"
+        return f"{path}: is text, not an image (it begins with {beginning!r}); give a {KINDS} file or remove it"
+    return unread(path) or f"{path}: {error}"
 
 
 def _decoding_problem(path: Path, name: str, error: Exception | str) -> str:

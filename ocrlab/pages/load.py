@@ -37,14 +37,15 @@ def load_pages(
     kind: str | None = None,
     spread: int | None = None,
     recursive: bool = False,
-    dpi: int = PDF_DPI,
+    dpi: int | None = None,
     truth: Truth = "beside",
     degrade: Degrade = "",
     truth_encoding: str = UTF_8,
 ) -> list[Page]:
     """Return the pages of a set, folder, `manifest.jsonl`, image, PDF or glob, in order; no image is decoded.
 
-    A PDF or a multipage TIFF gives each of its pages, a PDF's drawn at `dpi` dots per inch when opened. `recursive`
+    A PDF, a multipage TIFF or a GIF gives each of its pages, a PDF's drawn when opened: at `dpi` dots per inch, or else
+    as large as the reader's `max_pixels` takes it (`Page.open`). `recursive`
     takes the folders below a folder too (one with a `manifest.jsonl` is what that says). A URL that fsspec knows
     (`s3://bucket/scans`) is a folder or file of a store; its pages are fetched where they are opened;
     `hub:owner/name` is a set of the Hub, fetched here (`hub_pages`). A set's name
@@ -85,7 +86,7 @@ def finished(page: Page, truth: Truth, degrade: Degrade) -> Page:
     return page.degraded(degrade)
 
 
-def expand(listed: bytes, *, dpi: int = PDF_DPI, truth_encoding: str = UTF_8) -> list[Page]:
+def expand(listed: bytes, *, dpi: int | None = None, truth_encoding: str = UTF_8) -> list[Page]:
     """Return the pages of the files that a list names, in its order; a file named twice is taken once.
 
     The list is UTF-8 (UTF-16 with its mark), with one path per line, or with NUL between paths as `find -print0`
@@ -122,8 +123,8 @@ def _names(listed: bytes) -> list[bytes]:
     return listed.split(b"\0") if b"\0" in listed else listed.replace(b"\r\n", b"\n").split(b"\n")
 
 
-def _check_dpi(dpi: int) -> None:
-    if dpi < 1:
+def _check_dpi(dpi: int | None) -> None:
+    if dpi is not None and dpi < 1:
         raise PageError(f"dpi={dpi}: give a whole number of dots per inch from 1 on; {PDF_DPI} suits most print")
 
 
@@ -136,7 +137,7 @@ def _root_of(found: Sequence[Path]) -> Path:
 
 
 def _load(
-    source: str | Path, limit: int | None, kind: str | None, recursive: bool, dpi: int, encoding: str
+    source: str | Path, limit: int | None, kind: str | None, recursive: bool, dpi: int | None, encoding: str
 ) -> list[Page]:
     place = None if is_url(source) else place_of(source)
     if place is not None:

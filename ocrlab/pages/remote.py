@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ocrlab.pages.files import MANIFEST, SEVERAL, in_order, is_page, parts_of
-from ocrlab.pages.images import PageError, size_from
+from ocrlab.pages.images import PageError, size_from, unread
 from ocrlab.pages.page import Page
 from ocrlab.pages.truth import Found, names_beside, truth_among
 
@@ -35,10 +35,10 @@ class StoredPage(Page):
     name: str = ""
     version: str = ""
 
-    def size(self) -> tuple[int, int]:
+    def size(self, max_pixels: int | None = None) -> tuple[int, int]:
         """Return width and height in pixels, of an image from its first 64 KiB where they show it."""
         start = b"" if self.page_number else _read(self.where, self.version, end=1 << 16)
-        return size_from(start) or super().size()
+        return size_from(start) or super().size(max_pixels)
 
     @contextmanager
     def local(self) -> Iterator[Path]:
@@ -56,7 +56,7 @@ class StoredPage(Page):
                 raise PageError(str(error).replace(str(file), self.where)) from error
 
 
-def pages_at(url: str, *, limit: int | None, recursive: bool, dpi: int, encoding: str) -> list[StoredPage]:
+def pages_at(url: str, *, limit: int | None, recursive: bool, dpi: int | None, encoding: str) -> list[StoredPage]:
     """Return the pages of a store's folder or object, in natural order, hidden ones left out; at most `limit`.
 
     Truths beside them are fetched, and PDFs and TIFFs once, as only their bytes show how many pages they hold. For a
@@ -72,7 +72,7 @@ def pages_at(url: str, *, limit: int | None, recursive: bool, dpi: int, encoding
         return list(islice(_pages(store, path, url, recursive, dpi, encoding), limit))
 
 
-def _pages(store: Any, path: str, url: str, recursive: bool, dpi: int, encoding: str) -> Iterator[StoredPage]:
+def _pages(store: Any, path: str, url: str, recursive: bool, dpi: int | None, encoding: str) -> Iterator[StoredPage]:
     place = PurePosixPath(path)
     # A web server's folder is a file to fsspec.
     if store.info(path)["type"] == "file" and is_page(place):
@@ -93,7 +93,7 @@ def _pages(store: Any, path: str, url: str, recursive: bool, dpi: int, encoding:
     for name, at in urls.items():
         sha256 = hashlib.sha256(f"{at} {store.checksum(keys[name])}".encode()).hexdigest()
         page = StoredPage(name, Path(at), sha256, place.name, dpi=dpi, where=at, name=name.lstrip("/"), version=sha256)
-        parts = parts_of(page) if name.lower().endswith(SEVERAL) else [page]
+        parts = parts_of(page) if name.lower().endswith(SEVERAL) or unread(at) else [page]
         for one in parts:
             yield one if one.refused else _with_truth(store, one, PurePosixPath(name), keys, encoding)
 

@@ -6,6 +6,7 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -36,7 +37,9 @@ def truth_beside(file: Path, page_number: int | None = None, encoding: str = UTF
 
     def find(name: str) -> Found:
         beside = file.with_name(name)
-        return (str(beside), beside.read_bytes) if beside.is_file() else None
+        with suppress(OSError):  # a page's name may be as long as a name can be
+            return (str(beside), beside.read_bytes) if beside.is_file() else None
+        return None
 
     return truth_among(names_beside(file.stem, page_number), find, encoding)
 

@@ -13,7 +13,7 @@ import ipywidgets as w
 from IPython.display import Javascript, display
 
 from ocrlab import paths
-from ocrlab.pages import Page
+from ocrlab.pages import Page, PageError
 from ocrlab.playground.capabilities import Capabilities, Helper, HelperError, find_capabilities, forecast
 from ocrlab.playground.column import Column, Correction
 from ocrlab.playground.form import MARKED, SettingsForm, card, side_by_side, wide
@@ -147,11 +147,11 @@ class Playground:
         settings = column.show_settings()
         if settings is None:
             return
-        page_size = self.picker.size if self.picker.page is not None else None
         choices = {name: column.form.choices(name) for name in MARKED}
         try:
-            found = self.helper.call(forecast, settings, page_size, self.known, choices, self.session.rows)
-        except HelperError as error:
+            size = self.picker.size_within(settings.max_pixels)
+            found = self.helper.call(forecast, settings, size, self.known, choices, self.session.rows)
+        except (HelperError, PageError) as error:
             if not self.helper.closed:
                 column.show_forecast(note(f"no forecast: {error}", "warn"), "", "")
             return

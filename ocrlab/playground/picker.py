@@ -11,8 +11,9 @@ from typing import Any
 
 import ipywidgets as w
 
-from ocrlab.pages import Page, PageError, load_pages, set_names
+from ocrlab.pages import Page, PageError, load_pages, page_size, set_names
 from ocrlab.pages.files import MANIFEST, hash_of
+from ocrlab.pages.images import SUFFIXES
 from ocrlab.pages.load import is_url
 from ocrlab.pages.truth import keep_truth, truth_beside
 from ocrlab.paths import write_whole
@@ -21,6 +22,7 @@ from ocrlab.playground.html import file_name, note
 
 #: What an upload may hold; `make app` and `make lab` let messages of this size through (Jupyter's own: 10 MiB).
 UPLOAD_LIMIT_BYTES = 50 * 2**20
+_ACCEPTED = ",".join(("image/*", *SUFFIXES, ".pdf"))  # browsers do not know every suffix as an image's
 _SET, _UPLOAD, _PATH = "a page of a set", "upload", "path"
 
 
@@ -51,7 +53,9 @@ class Picker:
     def _make_widgets(self) -> None:
         self.source = w.ToggleButtons(options=(_SET, _UPLOAD, _PATH), style={"button_width": "auto"}, layout=wide())
         self.sets, self.pages = w.Dropdown(layout=wide()), w.Dropdown(layout=wide())
-        self.upload = w.FileUpload(accept="image/*,.pdf,.tif,.tiff", description="choose a file", layout=wide())
+        self.upload = w.FileUpload(
+            accept="image/*,.heic,.heif,.avif,.jp2,.pdf,.tif,.tiff", description="choose a file", layout=wide()
+        )
         self.path = w.Text(placeholder="/path/to/page.png, .pdf, .tif", continuous_update=False, layout=wide())
         self.image, self.status = w.Image(layout={"display": "none"}), w.HTML()
         self.truth = w.Textarea(rows=4, placeholder="what is printed there", continuous_update=False, layout=wide())
@@ -125,6 +129,16 @@ class Picker:
         size = f"{self.size[0]:,} × {self.size[1]:,} pixels"
         self.status.value = note(f"{page.id}: {size}; {truth}") + note(page.problem, "warn")
         self._changed()
+
+    def size_within(self, max_pixels: int | None) -> tuple[int, int] | None:
+        """Return the chosen page's width and height in pixels where a reader has this budget; None without a page.
+
+        Raises:
+            PageError: its file is gone.
+        """
+        if self.page is None:
+            return None
+        return self.size if self.page.page_number is None else page_size(self.page, max_pixels)
 
     def _take_truth(self) -> None:
         if self.page is not None and self.truth.value != (self.page.truth or ""):

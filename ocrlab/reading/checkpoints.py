@@ -184,16 +184,18 @@ def _refuse_elsewhere(key: str, value: str | None, model_id: str) -> None:
 
 def _refuse_config(config: dict[str, Any], settings: Settings) -> None:
     known = ", ".join(FAMILIES)
-    if "auto_map" in config and settings.weights != "dummy" and not settings.trust_remote_code:
+    family = FAMILIES.get(config.get("model_type", ""))
+    ignored = settings.weights == "dummy" or (family is not None and family.code_ignored)
+    if "auto_map" in config and not ignored and not settings.trust_remote_code:
         raise CheckpointError(
             f"{settings.model_id}: its config asks to run Python code from its repository (auto_map), which is not "
             f"allowed; use a model that transformers carries itself ({known}), or trust one commit of it: "
             f"trust_remote_code=True with its full hash as revision"
         )
-    if (found := config.get("model_type")) not in FAMILIES:
+    if family is None:
         raise CheckpointError(
-            f"{settings.model_id}: model_type {found!r} is not one that the reader knows ({known}); serve it with "
-            f"vLLM, llama.cpp or Ollama and give model_id='endpoint:http://127.0.0.1:8000/v1#NAME'"
+            f"{settings.model_id}: model_type {config.get('model_type')!r} is not one that the reader knows "
+            f"({known}); serve it with vLLM, llama.cpp or Ollama and give model_id='endpoint:http://127.0.0.1:8000/v1#NAME'"
         )
 
 

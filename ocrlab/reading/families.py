@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -94,6 +93,7 @@ class Tiles(OcrFamily):
 
     takes_token_types: bool = False
     crops: bool | None = None
+    key: str = "max_patches"
     #: What the image processor returns and the model does not take.
     unused: tuple[str, ...] = ("num_patches",)
 
@@ -141,7 +141,7 @@ class Tiles(OcrFamily):
 
     def budget(self, image_processor: Any) -> str:
         fewest, most = (pixels // self.tile_side(image_processor) ** 2 for pixels in self.limits(image_processor))
-        return f"min_patches={fewest}, max_patches={most} of {self.tile_side(image_processor)} pixels"
+        return f"{self.key}={most} of {self.tile_side(image_processor)} pixels a side, no fewer than {fewest}"
 
     def count(self, image_processor: Any, width: int, height: int) -> int:
         return int(image_processor.tile_tokens * image_processor.get_number_of_image_patches(height, width))
@@ -154,42 +154,31 @@ class Tiles(OcrFamily):
 class MiniCpmOcr(Tiles):
     """MiniCPM-OCR: a whole page and slices of about one area but of any shape; its image processor is torchvision's."""
 
-    def load_image_processor(self, folder: Path, config: dict[str, Any]) -> Any:
-        return self.image_processor_class().from_pretrained(folder, local_files_only=True)
-
-    def image_processor_class(self) -> Any:
-        from transformers.models.minicpm_ocr.image_processing_minicpm_ocr import MiniCPMOcrImageProcessor
-
-        return MiniCPMOcrImageProcessor
-
     def dummy_values(self, config: Any) -> dict[str, Any]:
         return {"patch_size": config.vision_config.patch_size, "downsample_mode": config.downsample_mode}
 
     def fitted(self, image_processor: Any, config: dict[str, Any]) -> Any:
+        """Return the image processor.
+
+        Raises:
+            SettingNotApplied: it chooses sizes by what is on a page, which nothing here can foresee.
+        """
+        if image_processor.small_image_upsize == "adaptive":
+            raise SettingNotApplied("small_image_upsize='adaptive' is not read; set 'always' in the checkpoint's files")
         return image_processor
 
     def tile_side(self, image_processor: Any) -> int:
         return int(image_processor.scale_resolution)
 
     def limits(self, image_processor: Any) -> tuple[int, int]:
-        area = self.tile_side(image_processor) ** 2
-        return area, area * image_processor.max_slice_nums
+        return (area := self.tile_side(image_processor) ** 2), area * image_processor.max_slice_nums
 
     def set_limits(self, image_processor: Any, low: int, high: int) -> None:
         image_processor.max_slice_nums = high // self.tile_side(image_processor) ** 2
 
-    def budget(self, image_processor: Any) -> str:
-        return f"max_slice_nums={image_processor.max_slice_nums} of {self.tile_side(image_processor)} pixels"
-
     def grid(self, image_processor: Any, width: int, height: int) -> tuple[int, int, int, int]:
-        """Return the image tokens of the whole page and of a slice, and the rows and columns of slices.
-
-        Raises:
-            ValueError: the checkpoint chooses sizes by what is on the page, which a header does not tell.
-        """
+        """Return the image tokens of the whole page and of a slice, and the rows and columns of slices."""
         own, size = image_processor, (height, width)
-        if own.small_image_upsize == "adaptive":
-            raise ValueError("small_image_upsize='adaptive' is not predicted; set 'always' in the checkpoint's files")
         grid = own.get_sliced_grid(size, own.max_slice_nums, own.scale_resolution) if own.slice_mode else None
         rest, area = (own.scale_resolution, own.patch_size, own.downsample_mode), own.patch_size**2
         area *= 4 if own.downsample_mode == "4x" else 16
@@ -207,8 +196,7 @@ class MiniCpmOcr(Tiles):
     def expanded(self, tokenizer: Any, image_processor: Any, width: int, height: int) -> str:
         """Return the page's number, its tokens, and each slice's, a row of slices a line."""
         whole, tokens, rows, columns = self.grid(image_processor, width, height)
-        image = self.token(tokenizer)
-        marks = {name: getattr(tokenizer, f"{name}_token", "") for name in _MINICPM_MARKS}
+        image, marks = self.token(tokenizer), {m: getattr(tokenizer, f"{m}_token", "") for m in _MINICPM_MARKS}
         number = f"{marks['image_id_start']}0{marks['image_id_end']}" if image_processor.use_image_id else ""
         row = f"{marks['slice_start']}{image * tokens}{marks['slice_end']}" * columns
         return f"{number}{marks['image_start']}{image * whole}{marks['image_end']}" + "\n".join([row] * rows)
@@ -309,7 +297,7 @@ class GraniteDocling(Tiles):
         text = re.sub(r"<loc_\d+>|<\|[^|<>]*\|>", "", text)
         text = re.sub(r"<(?:fcel|ecel|lcel|ucel|xcel|ched|rhed|srow)>", "\t", text)
         text = re.sub(r"</\w+>|<nl>|<page_break>|<br/?>", "\n", text)
-        lines = (line.strip() for line in re.sub(r"<\w+/?>", "", text).splitlines())
+        lines = (line.strip() for line in re.sub(r"<[a-z]\w*(?:\s+\w+=\"[^\"]*\")*\s*/?>", "", text).splitlines())
         return "\n".join(line for line in lines if line)
 
 
@@ -324,27 +312,27 @@ FAMILIES: dict[str, Family] = {
         prompt="Text Recognition:",
         image_token="<|image|>",
         special_tokens=("<|endoftext|>", "<|image|>"),
-        image_processor="Glm46VImageProcessorPil",
+        image_processor="glm46v.image_processing_pil_glm46v.Glm46VImageProcessorPil",
     ),
     "paddleocr_vl": OcrFamily(
         cell_sides=(28,),
         prompt="OCR:",
         image_token="<|IMAGE_PLACEHOLDER|>",
         special_tokens=("<|end_of_sentence|>", "<|IMAGE_PLACEHOLDER|>"),
-        image_processor="PaddleOCRVLImageProcessorPil",
+        image_processor="paddleocr_vl.image_processing_pil_paddleocr_vl.PaddleOCRVLImageProcessorPil",
     ),
     "lighton_ocr": LongestSide(
         prompt="",
         vision="model.vision_encoder",
         takes_token_types=False,
-        image_processor="PixtralImageProcessorPil",
+        image_processor="pixtral.image_processing_pil_pixtral.PixtralImageProcessorPil",
     ),
     "hunyuan_vl": Rows(
         prompt="Extract the text from the image.",
         image_token="<|hy_place▁holder▁no▁102|>",
         special_tokens=("<|hy_▁pad▁|>", "<|hy_place▁holder▁no▁102|>"),
         vision="model.vision_tower",
-        image_processor="HunYuanVLImageProcessorPil",
+        image_processor="hunyuan_vl.image_processing_pil_hunyuan_vl.HunYuanVLImageProcessorPil",
     ),
     "deepseek_ocr2": DeepseekOcr(
         prompt="Free OCR.",
@@ -355,7 +343,7 @@ FAMILIES: dict[str, Family] = {
         vision_attentions=("sdpa", "eager"),
         keeps_special_tokens=True,
         unused=(),
-        image_processor="DeepseekOcr2ImageProcessorPil",
+        image_processor="deepseek_ocr2.image_processing_pil_deepseek_ocr2.DeepseekOcr2ImageProcessorPil",
     ),
     "got_ocr2": GotOcr(
         templated=False,
@@ -365,7 +353,7 @@ FAMILIES: dict[str, Family] = {
         vision="model.vision_tower",
         vision_attentions=("eager",),
         crops=False,
-        image_processor="GotOcr2ImageProcessorPil",
+        image_processor="got_ocr2.image_processing_pil_got_ocr2.GotOcr2ImageProcessorPil",
     ),
     "granite_docling": GraniteDocling(
         prompt="<doclang>",
@@ -375,7 +363,7 @@ FAMILIES: dict[str, Family] = {
         language="model.text_model",
         keeps_special_tokens=True,
         unused=("rows", "cols"),
-        image_processor="GraniteDoclingImageProcessorPil",
+        image_processor="granite_docling.image_processing_pil_granite_docling.GraniteDoclingImageProcessorPil",
     ),
     "qianfan_ocr": QianfanOcr(
         prompt="Parse this document to Markdown.",
@@ -383,14 +371,15 @@ FAMILIES: dict[str, Family] = {
         special_tokens=("<|endoftext|>", "<img>", "</img>", "<IMG_CONTEXT>"),
         vision="model.vision_tower",
         crops=True,
-        image_processor="GotOcr2ImageProcessorPil",
+        image_processor="got_ocr2.image_processing_pil_got_ocr2.GotOcr2ImageProcessorPil",
     ),
     # Refused by name where torchvision does not import, as beside a CPU build of torch.
     "minicpm_ocr": MiniCpmOcr(
         vision="model.vision_tower",
         needs="torchvision",
-        thinks=True,
+        key="max_slice_nums",
         unused=("grids", "num_patches_per_image"),
+        image_processor="minicpm_ocr.image_processing_minicpm_ocr.MiniCPMOcrImageProcessor",
     ),
 }
 CELL_SIDES = sorted({side for family in FAMILIES.values() for side in family.cell_sides})

@@ -10,6 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Protocol
 
 from jinja2 import TemplateError
@@ -44,8 +45,9 @@ class Family:
     first in place of any other, none where it has what the text has. `takes_token_types` says whether the model is told
     which tokens are the image's, `keeps_special_tokens` whether an answer's marks are special tokens, `templated`
     whether it has a chat template, `thinks` whether that must be told not to. `needs` is a module without which its
-    image processor does not exist. `memory_modelled` says whether `limits.predict` knows it, `served_without_videos`
-    whether `transformers serve` reads it with Qwen2-VL's processor less its video part.
+    image processor does not exist. `code_ignored`: its repositories bring code from before transformers had it, which
+    is not run, and no reason to refuse them. `memory_modelled` says whether `limits.predict` knows it,
+    `served_without_videos` whether `transformers serve` reads it with Qwen2-VL's processor less its video part.
     """
 
     cell_sides: tuple[int, ...] = ()
@@ -59,6 +61,7 @@ class Family:
     takes_token_types: bool = True
     keeps_special_tokens: bool = False
     templated: bool = True
+    code_ignored: bool = False
     thinks: bool = False
     needs: str = ""
     memory_modelled: bool = False
@@ -205,10 +208,11 @@ class Family:
 class OcrFamily(Family):
     """A family that is not Qwen-VL: its checkpoints bring chat template, names of tokens and image processor.
 
-    `image_processor` is the PIL one's class in transformers, which dummies need.
+    `image_processor` is where the class of its image processor stands, in the PIL form where there is one.
     """
 
     image_processor: str = ""
+    code_ignored: bool = True
 
     def template_beside(self, folder: Path) -> str:
         """Return the chat template from a file of its own, as older repositories have it."""
@@ -223,10 +227,11 @@ class OcrFamily(Family):
         return int(image_processor.get_number_of_image_patches(height, width)) // image_processor.merge_size**2
 
     def image_processor_class(self) -> Any:
-        """Return the image processor's class."""
-        import transformers
+        """Return the image processor's class, by where it stands in transformers."""
+        return resolve_name(f"transformers.models.{self.image_processor}")
 
-        return getattr(transformers, self.image_processor)
+    def load_image_processor(self, folder: Path, config: dict[str, Any]) -> Any:
+        return self.fitted(self.image_processor_class().from_pretrained(folder, local_files_only=True), config)
 
     def dummy_image_processor(self, config: dict[str, Any]) -> Any:
         return self.fitted(self.image_processor_class()(**self.dummy_values(resolved(config))), config)
@@ -281,6 +286,10 @@ class Builder(Protocol):
     def cell_pixels(self) -> int:
         """Pixels of the resized image behind one image token."""
 
+    @property
+    def max_pixels(self) -> int | None:
+        """The pixel budget that was asked for; None is the checkpoint's or server's own."""
+
     def limits(self) -> tuple[int, int]:
         """Return the pixel limits in force: (min_pixels, max_pixels) of the resized image."""
 
@@ -302,6 +311,7 @@ class InputBuilder:
         self.image_token_id = tokenizer.convert_tokens_to_ids(family.token(tokenizer))
         self._own_limits, self._own_prompt = family.limits(image_processor), prompt
         self.system_prompt: str | None = None
+        self.max_pixels: int | None = None
         tokenizer.padding_side = "left"  # decoding appends on the right (transformers#36100)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -321,6 +331,7 @@ class InputBuilder:
         Raises:
             SettingNotApplied: the family cannot have them.
         """
+        self.max_pixels = high
         low, high = self.family.nearest(self.image_processor, low, high)
         own_low, own_high = self._own_limits
         self.family.set_limits(self.image_processor, low or own_low, high or own_high)

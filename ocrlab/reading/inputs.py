@@ -11,20 +11,35 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from math import isqrt
 from typing import Any, TypeVar
+
+from PIL import Image
 
 from ocrlab.pages import Page, page_size
 from ocrlab.pages.images import is_blank
-from ocrlab.reading.family import Builder, Inputs
+from ocrlab.reading.family import Builder, Inputs, resized
 from ocrlab.reading.result import Reading, failed
 
 
-def page_tokens(page: Page, count: Callable[[int, int], int]) -> int:
+def page_tokens(page: Page, count: Callable[[int, int], int], max_pixels: int | None) -> int:
     """Return a page's image tokens from its header alone, as `count` gives them for width and height; 0: not known."""
     try:
-        return count(*page_size(page))
+        return count(*page_size(page, max_pixels))
     except (ValueError, OSError):
         return 0
+
+
+def open_for(builder: Builder, page: Page) -> Image.Image:
+    """Return a page's image as a reader takes it: a PDF's is drawn once, at the size that its pixel limits keep.
+
+    Where image tokens are not square cells, it is as large as the limits allow, and the image processor cuts it.
+    Raises what `page.open` raises.
+    """
+    (low, high), side = builder.limits(), isqrt(builder.cell_pixels)
+    side = side if side**2 == builder.cell_pixels else 1
+    return page.open(builder.max_pixels, partial(resized, side=side, low=low, high=high))
 
 
 _Item = TypeVar("_Item")
@@ -73,7 +88,7 @@ def prepare(builder: Builder, prompt: str, pages: Sequence[Page]) -> Prepared:
     images, failures = {}, []
     for page in pages:
         try:
-            images[page] = page.open()
+            images[page] = open_for(builder, page)
         except (ValueError, OSError) as error:
             failures.append(failed(page.id, error))
     inputs = None
@@ -100,13 +115,13 @@ class Background:
     """
 
     def __init__(self, builder: Builder, prompt: str, processes: int) -> None:
-        self._held = (builder, builder.limits(), builder.system_prompt, prompt, processes)
+        self._held = _held(builder, prompt, processes)
         self._source, self._batches = _Source(builder, prompt), _Batches()
         self._loader = self._load(processes) if processes else None
 
     def serves(self, builder: Builder, prompt: str, processes: int) -> bool:
         """Return whether batches made ready here are what these would give."""
-        return self._held == (builder, builder.limits(), builder.system_prompt, prompt, processes)
+        return self._held == _held(builder, prompt, processes)
 
     def stream(self, batches: Iterable[Sequence[Page]]) -> Iterator[Prepared]:
         """Yield the batches in order, made ready while the caller works; they are asked for two per process ahead.
@@ -136,6 +151,10 @@ class Background:
             # A worker was spawned and would spawn in its turn, which imports torch again: seconds. No GPU is needed.
             multiprocessing_context="fork" if sys.platform == "linux" else None,
         )
+
+
+def _held(builder: Builder, *others: Any) -> tuple[Any, ...]:
+    return builder, builder.limits(), builder.max_pixels, builder.system_prompt, *others
 
 
 @dataclass

@@ -218,10 +218,14 @@ def _smaller(reader: PageReader, settings: Settings, page: Page, reading: Readin
     most = min(reader.builder.limits()[1], reader.size_of(page) * reader.builder.cell_pixels)
     for part in FEWER_PIXELS:
         fewer = max(most // part, settings.min_pixels or 1)
-        reader.apply(replace(settings, max_pixels=fewer))
+        _, status, reason = guarded(reader.apply, replace(settings, max_pixels=fewer))
+        if status != "ok":
+            reading = replace(reading, reason=f"{reading.reason}; fewer pixels cannot be asked for: {reason}")
+            break
         again = reader.read(page)
         if again.status != "oom":
-            note = f"out of memory at {most} pixels, read at no more than {fewer}"
+            full = "too large for the server" if is_endpoint(settings.model_id) else "out of memory"
+            note = f"{full} at {most} pixels, read at no more than {fewer}"
             return PageResult(replace(again, retried=note), reader.actual, reader.load_s)
     return PageResult(reading, reader.actual, reader.load_s)
 

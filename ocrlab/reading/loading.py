@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import Checkpoint, CheckpointError, locate_shapes
+from ocrlab.reading.families import USUAL_SIDE
 from ocrlab.reading.family import Family, InputBuilder, resolved
 from ocrlab.reading.inputs import page_tokens
 from ocrlab.reading.settings import SettingNotApplied, Settings
@@ -23,6 +24,7 @@ for _name in ("torchao", "torch.utils._pytree"):
 
 MODULES = {"int8": "torchao", "nf4": "bitsandbytes"}
 _NF4_BLOCK = 64
+COMPILED_TOKENS = 65_536
 #: int8 keeps one scale per row, which is little; nf4 a float32 scale for every 64 weights (bitsandbytes' default).
 BYTES_PER_WEIGHT = {"int8": 1.0, "nf4": 0.5 + 4 / _NF4_BLOCK}
 #: Whose linear layers in the vision tower stay as they are: 4 bits there break Qwen2-VL-2B (unsloth, dynamic 4-bit).
@@ -35,11 +37,28 @@ class Unsupported(RuntimeError):
     """This machine or installation cannot run what was asked; the message says why and what would."""
 
 
+def refuse_compiled(settings: Settings, card: tuple[int, int]) -> None:
+    """Raise Unsupported where compiled SDPA would see 65,536 tokens or more on sm_120, which gave NaN.
+
+    Reference: pytorch/pytorch#171389. A page counts its most image tokens, where max_pixels says so, and its text.
+    """
+    tokens = settings.batch_size * (settings.max_new_tokens + (settings.max_pixels or 0) // USUAL_SIDE**2)
+    if settings.compile and settings.attn_implementation == "sdpa" and card[0] == 12 and tokens >= COMPILED_TOKENS:
+        raise Unsupported(
+            f"compile=True: on sm_120 compiled SDPA gives NaN from {COMPILED_TOKENS:,} tokens in a batch on (pytorch/"
+            f"pytorch#171389), and {tokens:,} may come; lower batch_size, or leave compile out"
+        )
+
+
 def refuse_before_loading(settings: Settings, device: str, dtype: str) -> None:
-    """Raise Unsupported where the attention or the quantization cannot be had here.
+    """Raise Unsupported where the attention, the quantization or a compiled batch cannot be had here.
 
     transformers itself would quietly take a Hub kernel where flash-attn is not installed.
     """
+    if device.startswith("cuda"):
+        import torch
+
+        refuse_compiled(settings, torch.cuda.get_device_capability(device))
     module, name = MODULES.get(settings.quantization or ""), settings.attn_implementation
     if module is not None and not _installed(module):
         words = f"{module} is not installed; pip install {module}, or leave it out"
@@ -78,7 +97,7 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
             f"already; leave it out"
         )
     try:
-        image_processor = _image_processor(checkpoint)
+        image_processor = image_processor_of(checkpoint)
         own = not checkpoint.dummy or (folder / "tokenizer.json").is_file()
         tokenizer = family.load_tokenizer(folder) if own else family.dummy_tokenizer(checkpoint.config)
         builder = InputBuilder(family, tokenizer, image_processor, checkpoint.known.get("prompt"))
@@ -97,7 +116,7 @@ def load(settings: Settings, checkpoint: Checkpoint, device: str, dtype: str) ->
     return model.eval(), builder
 
 
-def _image_processor(checkpoint: Checkpoint) -> Any:
+def image_processor_of(checkpoint: Checkpoint) -> Any:
     """Return the checkpoint's image processor under the pixels that are its own, or those known of such a model.
 
     Raises:
@@ -316,7 +335,7 @@ def token_counter(settings: Settings) -> Callable[[int, int], int]:
         Unsupported, SettingNotApplied: its image processor is not to be had, or cannot have such limits.
     """
     checkpoint = locate_shapes(settings)
-    family, processor = checkpoint.family, _image_processor(checkpoint)
+    family, processor = checkpoint.family, image_processor_of(checkpoint)
     own_low, own_high = family.limits(processor)
     low, high = family.nearest(processor, settings.min_pixels, settings.max_pixels)
     family.set_limits(processor, low or own_low, high or own_high)
@@ -329,4 +348,4 @@ def image_tokens_of(settings: Settings, pages: Sequence[Page]) -> list[int]:
         count = token_counter(settings)
     except (CheckpointError, Unsupported, SettingNotApplied):
         return [0] * len(pages)
-    return [page_tokens(page, count) for page in pages]
+    return [page_tokens(page, count, settings.max_pixels) for page in pages]

@@ -62,7 +62,7 @@ class PageReader(Closes):
 
     def size_of(self, page: Page) -> int:
         """Return a page's image tokens under the settings in force, from its header alone; 0 where that fails."""
-        return page_tokens(page, self.builder.count)
+        return page_tokens(page, self.builder.count, self.builder.max_pixels)
 
 
 def held_in_quarantine(settings: Settings) -> str | None:

@@ -15,7 +15,7 @@ from ocrlab.machine.worker import sticky
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.family import InputBuilder, Inputs
-from ocrlab.reading.inputs import Prepared, prepare
+from ocrlab.reading.inputs import Prepared, open_for, prepare
 from ocrlab.reading.loading import (
     SPARES_VISION,
     Unsupported,
@@ -202,7 +202,7 @@ class Reader(PageReader):
         """
         import torch
 
-        tensors = self.tensors(page.open())
+        tensors = self.tensors(open_for(self.builder, page))
         with torch.inference_mode(), pinned(self.settings.sdpa_kernel):
             output = self.model.generate(**tensors, **options)
         return [int(token) for token in output[0, tensors["input_ids"].shape[1] :]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import threading
 import time
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ocrlab.pages import Page
 from ocrlab.reading.families import CELL_SIDES, USUAL_SIDE
@@ -27,19 +28,23 @@ from ocrlab.reading.inputs import Prepared
 from ocrlab.reading.loading import Unsupported
 from ocrlab.reading.page_reader import PageReader
 from ocrlab.reading.result import FIXED_LENGTH, Reading, failed
-from ocrlab.reading.server_client import Answer, Client, EndpointError, Kind
+from ocrlab.reading.server_client import Answer, Client, EndpointError, Kind, remedy
 from ocrlab.reading.settings import GENERATION, SettingNotApplied, Settings, parse_address, refuse_another_load
+from ocrlab.scoring.clean import clean
 from ocrlab.scoring.outcomes import Status, StopReason, judge
 
 #: How many pages in a row a server may fail before the next ones get one hurried try each.
 LOST_IN_A_ROW = 3
 #: Sizes in pixels of the blank images whose token counts tell the side of what an image token shows.
 TRIALS = ((320, 320), (640, 320))
+#: What is asked when a server is opened; the variable in the environment keeps it from being asked.
+CHECK_WORDS, CHECK_SIZE, CHECK_TOKENS, UNCHECKED = ("APRIL 1827", "zebra"), (336, 112), 48, "OCRLAB_NO_TWO_PAGE_CHECK"
+_NEARLY_FULL = 0.97  # of a context
 _COMMON = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p"}
 _ENGINES = _COMMON | {"top_k": "top_k", "repetition_penalty": "repetition_penalty", "min_new_tokens": "min_tokens"}
 # vLLM's and SGLang's names are from their documentation and have not been tried here.
 #: A setting's name in the body of a request, by kind of server; `transformers serve` takes all of them as one JSON.
-NAMES: dict[Kind, dict[str, str]] = {"vllm": _ENGINES, "sglang": _ENGINES, "unknown": _COMMON}
+NAMES: dict[Kind, dict[str, str]] = {"vllm": _ENGINES, "sglang": _ENGINES}
 _AT_LOAD = ("device", "dtype", "quantization", "attn_implementation")
 #: Settings that are decided when the server is started.
 BY_THE_SERVER = ("revision", "trust_remote_code", "weights", *_AT_LOAD, "sdpa_kernel", "compile")
@@ -83,7 +88,7 @@ def compose(settings: Settings, kind: Kind) -> Request:
         config = {name: value for name, value in asked.items() if name != "max_new_tokens"}
         body, carried = {"max_tokens": asked["max_new_tokens"], "generation_config": json.dumps(config)}, asked
     else:
-        names = NAMES[kind]
+        names = NAMES.get(kind, _COMMON)
         for name, value in settings.changed().items():
             if name in GENERATION and value is not None and name not in {*names, "do_sample"}:
                 raise Unsupported(
@@ -153,6 +158,12 @@ def _data_url(image: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
 
 
+def _with_words(words: str) -> Image.Image:
+    image = Image.new("RGB", CHECK_SIZE, "white")
+    ImageDraw.Draw(image).text((16, 30), words, "black", ImageFont.load_default(size=48))
+    return image
+
+
 def _measured(counts: Sequence[int | None]) -> tuple[int | None, int | None]:
     """Return the side of what an image token shows and the text's tokens from the trials' counts; None: not known."""
     first, second = (count or 0 for count in counts)
@@ -185,7 +196,11 @@ class ServerReader(PageReader):
         self._lost, self._lock = 0, threading.Lock()
         try:
             self.kind, self.offers = self.client.survey()
+            self.context: int | None = None
             self.apply(settings)
+            self._refuse_copies()
+            self.context = self.client.context(self.kind)
+            self.actual = self._known()
         except BaseException:
             self.client.close()
             raise
@@ -224,6 +239,7 @@ class ServerReader(PageReader):
             "actual_not_read_back": ", ".join(name for name in _ACTUAL if name not in sent),
             "actual_revision": _served_revision(self.kind, self.client.address.model),
             "actual_server": self.kind,
+            "actual_context_tokens": self.context,
             "actual_address": self.at,
         }
 
@@ -242,6 +258,16 @@ class ServerReader(PageReader):
                     raise
                 raise Unsupported(f"{error}; it lists {', '.join(self.offers[:20])}, not {name!r}") from error
         return self._trials[key]
+
+    def _refuse_copies(self) -> None:
+        """Raise EndpointError where two images give one text, whatever prompt is in force: with the package's own."""
+        asked = Settings(model_id=self.settings.model_id, max_new_tokens=CHECK_TOKENS)
+        images = () if os.environ.get(UNCHECKED) else [_data_url(_with_words(words)) for words in CHECK_WORDS]
+        texts = {self.client.ask(image, asked, compose(asked, self.kind).body).text.strip() for image in images}
+        if len(texts) == 1 and (text := texts.pop()):
+            words = f"two images with different words gave one text ({text[:60]!r}), as from a cache that looks at"
+            words += f" the prompt alone; {remedy('same_text', self.kind)} ({UNCHECKED}=1 goes without this check)"
+            raise EndpointError(f"{self.at}: {words}")
 
     def close(self) -> None:
         """Close the connections; the server stays as it is."""
@@ -264,7 +290,7 @@ class ServerReader(PageReader):
         hurried = self._lost >= LOST_IN_A_ROW
         try:
             if hurried:
-                self.client.survey()  # where nothing answers, this says so at once
+                self.client.survey(patient=False)  # where nothing answers, this says so at once
             answer = self.client.ask(url, self.settings, self.request.body, hurried=hurried, **self.followers)
             reading = self._reading(page, answer, expected)
         except (EndpointError, Unsupported, SettingNotApplied) as error:
@@ -297,15 +323,38 @@ class ServerReader(PageReader):
         image_tokens = answer.prompt_tokens - self._text_tokens if known else 0  # type: ignore[operator]
         self._confirm(tokens, image_tokens, expected)
         text = answer.text.strip()
+        if answer.thought and not text:
+            words = f"no text, but {answer.thought}, which is thinking; {remedy('thinking', self.kind)}"
+            raise EndpointError(f"{self.at}: {words}")
         status, reason = (
             FIXED_LENGTH if self.settings.min_new_tokens is not None else _judged(text, tokens, stop_reason)
         )
+        status, reason = self._in_context(answer, tokens, status, reason)
+        thought = answer.thought and f"beside the text came {answer.thought}, thinking that the times hold"
+        reason = "; ".join(filter(None, (reason, answer.note, thought)))
         decode_s = None if answer.first_s is None else answer.last_s - answer.first_s
         phases: dict[str, Any] = {"ttft_s": answer.first_s, "decode_s": decode_s}
         if decode_s and tokens > 1:
             phases |= {"tpot_s": decode_s / (tokens - 1), "tokens_per_second": (tokens - 1) / decode_s}
         prompt_tokens = answer.prompt_tokens or 0
         return Reading(page.id, text, status, reason, stop_reason, tokens, image_tokens, prompt_tokens, **phases)
+
+    def _in_context(self, answer: Answer, tokens: int, status: Status, reason: str) -> tuple[Status, str]:
+        """Return status and reason with what a context that is too short for the page did to it."""
+        size, used = self.context, (answer.prompt_tokens or 0) + (answer.new_tokens or 0)
+        words = f"{answer.prompt_tokens} tokens of prompt and {answer.new_tokens} of text" + f" of {size}" * bool(size)
+        words = f"{words.replace('None', '?')}; {remedy('context', self.kind)}, or lower max_pixels"
+        # Ended by a length that is not the one that was asked for.
+        early = answer.finish_reason == "length" and 0 < (answer.new_tokens or 0) < self.settings.max_new_tokens
+        full = early or (size is not None and used >= size - 1)
+        if status in {"ok", "empty"} and self.settings.min_new_tokens is None and not clean(answer.text).text.strip():
+            known = "the server's context was full" if full else "a context too short for the page leaves this, too"
+            reason = "an empty code fence is all that came" if answer.text.strip() else reason
+            return "empty", reason + f"; {known}: {words}" * (full or size is None)
+        if full and status != "loop":
+            return "truncated", f"the server's context was full: {words}"
+        nearly = size is not None and used >= _NEARLY_FULL * size
+        return status, reason + f"{'; ' * bool(reason)}the context was nearly full: {words}" * nearly
 
     def _confirm(self, tokens: int, image_tokens: int, expected: int) -> None:
         settings, pixels = self.settings, image_tokens * self.builder.cell_pixels

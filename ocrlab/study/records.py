@@ -189,7 +189,7 @@ def reading_record(
         "degradation",
         "truth",
         "truth_source",
-        *(() if page.page_number is None else ("page_number", "dpi")),
+        *(name for name in ("page_number", "dpi") if page.page_number and getattr(page, name)),
         *(("degrade",) if page.degrade else ()),
         *(("facts",) if page.facts else ()),
     )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ocrlab.pages import Page, load_pages
-from ocrlab.pages.documents import PDF_DPI
 from ocrlab.pages.images import PageError
 from ocrlab.pages.load import OWN_SETS
 from ocrlab.reading.isolated import Refused
@@ -103,8 +102,8 @@ def _again(one: Mapping[str, Any], outcome: Outcome, reason: str = "", differenc
 def pages_by_hash(sources: Iterable[str | Path] = OWN_SETS, dpis: Iterable[int] = ()) -> dict[str, Page]:
     """Return the pages of sets, folders with those below, or files by sha256; absent and refused ones are left out.
 
-    Where the same bytes lie in several sources the first is taken. A PDF's pages are drawn, and so hashed, at the
-    default resolution and at `dpis`.
+    Where the same bytes lie in several sources the first is taken. A PDF's pages are hashed as drawn for their reader,
+    and at `dpis`.
     """
     found: dict[str, Page] = {}
     for page in _pages(sources, dpis):
@@ -124,7 +123,7 @@ def absent_pages(
     for reading in readings:
         then = reading["page_sha256"]
         if then not in here:
-            drawn = reading.get("dpi", PDF_DPI), str(reading.get("degrade", ""))
+            drawn = reading.get("dpi"), str(reading.get("degrade", ""))
             now = by_name.get((reading["set"], reading["page"], *drawn))
             changed = now and f"its file has changed since (sha256 {then[:12]}… then, {now.sha256[:12]}… now)"
             absent[reading["page"]] = changed or "not found here; name the folder that holds it"
@@ -137,7 +136,7 @@ def dpis_of(readings: Iterable[Mapping[str, Any]]) -> set[int]:
 
 
 def _pages(sources: Iterable[str | Path], dpis: Iterable[int]) -> Iterator[Page]:
-    further = sorted(set(dpis) - {PDF_DPI})
+    further = sorted(set(dpis))
     for source in sources:
         try:
             pages = load_pages(source, recursive=True)

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from ocrlab import paths
+from ocrlab.commands import read
 from ocrlab.commands.cli import main
 from ocrlab.commands.library import RECORDS
 from ocrlab.pages import load_pages
+from ocrlab.scoring.outcomes import WITH_TEXT
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
@@ -163,3 +165,63 @@ def test_the_recommended_preset_is_the_newest_run_of_this_machine(
     assert main(["read", "lines", "--limit", "2", "--preset", "recommended", "--json"]) == 1
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert {(line["max_new_tokens"], line["batch_pages"]) for line in said} == {(5, 2)}
+
+
+def test_names_of_every_sort_and_files_of_one_stem_keep_their_texts_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out, longest = tmp_path / "in", tmp_path / "out", "x" * 251 + ".png"
+    folder.mkdir()
+    images = [page.open() for page in load_pages("lines", limit=9)]
+    names = [
+        "a.png",
+        "a.jpg",
+        "two words.png",
+        "📄 счёт.png",
+        "דף אחד.png",
+        "line\nbreak.png",
+        longest,
+        "é" * 123 + ".jpg",
+    ]
+    for name, image in zip(names, images, strict=False):
+        image.save(folder / name)
+    longer = longest.replace(".png", ".gif")  # cut, it would have the text file of the other one
+    images[8].save(folder / longer)
+    (folder / "letter.docx").write_bytes(b"PK\x03\x04")
+    command = ["read", str(folder), "--out", str(out), "--batch_size", "4", "--max_new_tokens", "8", "--json"]
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert "soffice --headless --convert-to pdf letter.docx" in said.out
+    kept = {record["file"]: record for record in records(out)}
+    assert len(kept) == 10 and [Path(f).name for f in kept if kept[f]["status"] == "error"] == ["letter.docx"]
+    written = sorted(file.read_text(encoding="utf-8").rstrip("\n") for file in out.glob("*.txt"))
+    assert written == sorted(record["text"] for record in kept.values() if record["status"] in WITH_TEXT)
+    assert {"a.png.txt", "a.jpg.txt", "line\nbreak.png.txt"} <= set(texts(out))
+    assert main(command) in (0, 1) and len(records(out)) == 10
+
+
+def test_a_folder_that_changes_while_it_is_read_costs_the_pages_that_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    images = [page.open() for page in load_pages("lines", limit=4)]
+    for name, image in zip(("gone.png", "other.png", "shorter.png", "stays.png"), images, strict=True):
+        image.save(folder / name)
+    listed = read.gather
+
+    def gather(*given: Any, **options: Any) -> Any:
+        found = listed(*given, **options)
+        (folder / "gone.png").unlink()
+        images[0].save(folder / "other.png")
+        (folder / "shorter.png").write_bytes((folder / "shorter.png").read_bytes()[:99])
+        return found
+
+    monkeypatch.setattr(read, "gather", gather)
+    assert main(["read", str(folder), "--out", str(out), "--max_new_tokens", "8"]) == 1
+    capsys.readouterr()
+    kept = {Path(record["file"]).name: record for record in records(out)}
+    assert [kept[name]["status"] == "error" for name in ("gone.png", "other.png", "shorter.png")] == [True] * 3
+    assert kept["stays.png"]["status"] in WITH_TEXT
+    assert "no such file" in kept["gone.png"]["reason"] and str(folder / "gone.png") in kept["gone.png"]["reason"]
+    assert f"{folder / 'other.png'}: was changed after it was listed" in kept["other.png"]["reason"]

@@ -17,7 +17,7 @@ _opened = 0
 class Leak(Page):
     """Keeps a megabyte each time, written to so that it is held; from the ninth time on, pages are misread."""
 
-    def open(self) -> Image.Image:
+    def open(self, *_: object) -> Image.Image:
         global _opened
         _kept.append(bytearray(os.urandom(1)) * 1_000_000)
         _opened += 1
@@ -29,7 +29,7 @@ class Leak(Page):
 class Death(Page):
     """Ends its process the fifth time; the next process dies later than the soak lasts."""
 
-    def open(self) -> Image.Image:
+    def open(self, *_: object) -> Image.Image:
         global _opened
         _opened += 1
         if _opened == 5:

@@ -47,6 +47,7 @@ def test_engines_are_held_against_this_process() -> None:
     )
     table = NAMES["engine_table"](readings, choices, [1]).set_index("engine")
     assert table["same"].tolist()[:2] == [2, 1] and table.loc[SERVED, "difference"].startswith("p1: at letter 5")
+    assert table["letters"].tolist()[:2] == ["", "x → s: 2"] and table["digits"].tolist()[:2] == ["", ""]
     assert table.loc[HERE, "pages_per_s"] == pytest.approx(7.5)
     assert (table.loc[HERE, "pages_per_s_low"], table.loc[HERE, "pages_per_s_high"]) == (5, 10)
     assert table["status"].tolist() == ["ok", "ok", "crashed", "unsupported"]
@@ -68,3 +69,11 @@ def test_where_no_server_starts_the_engines_are_the_others(monkeypatch: pytest.M
         assert choices[GIVEN] == (REMOTE, ""), "dtype is the given server's own"
     with NAMES["engines"](Settings(weights="dummy", model_id="Qwen/Qwen2-VL-2B-Instruct")) as choices:
         assert choices[SERVED][1].startswith("weights:")
+
+
+def test_single_letters_are_listed_by_what_they_became_and_digits_apart() -> None:
+    first = {"p0": "Total 10.20", "p1": "Milch"}
+    both = pd.DataFrame({"page": ["p0", "p1", "p1"], "text": ["Tota1 18.20", "Mi1ch", "Milc"]})
+    found = NAMES["swapped"](first, both)
+    assert found["digits"].startswith("l → 1: 2") and "0 → 8: 1" in found["digits"]
+    assert found["letters"] == "h → nothing: 1"

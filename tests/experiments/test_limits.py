@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +15,27 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.commands.cli import main
+from ocrlab.experiments import limits
 from ocrlab.experiments.limits import (
     against_floor,
     compare_memory,
     fit_matrix,
     fit_table,
+    floor_words,
     growth_exponents,
     measure_growth,
+    measured_facts,
 )
+from ocrlab.machine.doctor import check
 from ocrlab.machine.hardware import Machine, card
 from ocrlab.pages import load_pages
 from ocrlab.reading.limits import score_bytes
 from ocrlab.reading.settings import Settings
 from ocrlab.study.compare import name_variants
+from ocrlab.study.records import keep_findings
 from ocrlab.study.speed import run_speed
 from tests.experiments.cells import names_of
+from tests.machine.test_doctor import HEALTHY
 
 SDPA = Settings(dtype="float32")
 EAGER = replace(SDPA, attn_implementation="eager")
@@ -169,6 +176,32 @@ def test_shares_follow_the_machines_figures(tmp_path: Path) -> None:
     assert len(table) == 2 and (table["tpot_s"] > 0).all()
     assert (table["tpot_share"] / twice["tpot_share"]).tolist() == pytest.approx([2, 2])
     assert (table["vision_share"] == twice["vision_share"]).all()
+    assert table["of_floor"].tolist() == [floor_words(share) for share in table["tpot_share"]]
+
+
+def test_a_low_share_of_the_floor_has_a_word() -> None:
+    assert floor_words(0.31) == "31%" and floor_words(float("nan")) == ""
+    assert floor_words(0.04).startswith("4%, low: fast-path says") and "doctor" in floor_words(0.04)
+
+
+def test_the_doctor_hears_what_a_run_measured_of_this_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_findings(
+        "speed",
+        [
+            {"model_id": "tiny", "tpot_share": 0.9, "tpot_s": 0.001, "held_bytes": None},
+            {"model_id": "Qwen/Qwen2-VL-2B-Instruct", "tpot_share": 0.02, "tpot_s": 0.16, "held_bytes": 15.72 * 2**30},
+            {"model_id": "Qwen/Qwen2-VL-2B-Instruct", "tpot_share": 0.01, "tpot_s": 0.31, "held_bytes": 14e9},
+        ],
+        tmp_path,
+    )
+    assert measured_facts(tmp_path) == {}, "no card here"
+    monkeypatch.setattr(limits, "describe_machine", lambda: {"gpu_memory_bytes": 12 * 2**30})
+    facts = measured_facts(tmp_path)
+    assert facts == {"floor_percent": 2, "step_ms": 160, "held_percent": 131}
+    lines = {line.check for line in check(replace(HEALTHY, facts=facts | {"system": "WSL"}))}
+    assert {"memory-spilled", "steps-far-from-floor"} <= lines
+    monkeypatch.setattr(limits, "machine_name", lambda: "another")
+    assert measured_facts(tmp_path) == {} == measured_facts(tmp_path / "none")
 
 
 def test_tables_over_cards() -> None:
@@ -226,3 +259,14 @@ def test_fit_says_where_only_the_weights_are_known(
     assert main([*asked, "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["fits"] for line in lines] == [None, False], "what fits by its weights may still not fit"
+
+
+def test_a_model_that_this_machine_cannot_hold_is_not_loaded_and_the_figures_are_named() -> None:
+    too_large = names_of("07-limits")["too_large"]
+    asked = Settings(model_id="Qwen/Qwen2-VL-2B-Instruct", weights="dummy", dtype="float32", max_pixels=50176)
+    laptop = Machine("a laptop", 4 * 2**30, 1e10, 1e11, "planted", "cpu")
+    assert re.fullmatch(
+        r".*2B.* in float32 takes 8\.\d GiB, and a laptop has 4\.0: not measured\. Set .*", too_large(asked, laptop)
+    )
+    assert too_large(asked, replace(laptop, memory_bytes=16 * 2**30)) == ""
+    assert too_large(replace(asked, model_id="small-glm-ocr"), laptop) == "", "not predicted: it is tried"

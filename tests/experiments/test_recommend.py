@@ -200,3 +200,15 @@ def test_the_notebook_answers_from_its_own_run_or_from_one_that_was_named(case: 
     assert "Rows of this run, mine" in said and "Nothing to recommend in these rows." in said
     assert "reference-cpu" not in said and not (run / "recommended.yaml").exists()
     assert ("None of " if experiment == "02-attention" else "No page was read yet") in said
+
+
+def test_a_compiled_setting_that_measures_slower_is_never_advice() -> None:
+    """As on an RTX 5090, where compiled decoding was six times slower (sgl-project/sglang#35777)."""
+    compiled = replace(BASE, cache_implementation="static", compile=True)
+    judged = judge_runs(pd.DataFrame(rows(BASE, 1.0, 0.1) + rows(compiled, 6.0, 0.1)))
+    assert standings(judged) == {BASE: "recommended", compiled: "dominated"}
+    (one,) = recommend(judged)
+    assert one.settings == BASE
+    # Where it reads better by luck it stays on the front, and is not what to use.
+    judged = judge_runs(pd.DataFrame(rows(BASE, 1.0, 0.1) + rows(compiled, 6.0, 0.099, seed=1)))
+    assert [one.settings for one in recommend(judged)] == [BASE]

@@ -105,6 +105,54 @@ PLANTED = {  # the stack, the check, and what its remedy says and does not say
         "pip",
     ),
     "no Triton, Windows": (replace(HEALTHY, **WINDOWS), "compile", r".\make setup", "pip"),
+    **{
+        f"{name}, {system}": (
+            replace(HEALTHY, **(WINDOWS if system == "Windows" else {}), facts={"system": system, **facts}),
+            check, says, not_says,
+        )
+        for name, check, facts, words in (
+            ("memory in the computer's", "memory-spilled", {"held_percent": 131}, {
+                "Windows": ("Prefer No Sysmem Fallback", "WSL"), "WSL": ("does not obey", "Control Panel"),
+            }),
+            ("steps far from the floor", "steps-far-from-floor", {"floor_percent": 2, "step_ms": 160}, {
+                "Windows": ("Shared GPU memory", "nvidia-smi"), "WSL": ("Windows' Task Manager", "Control Panel"),
+                "Linux": ("nvidia-smi", "Task Manager"),
+            }),
+            ("memory taken", "memory-taken", {"free_percent": 31, "others": "process 77"}, {
+                "Windows": ("Task Manager", "nvidia-smi"), "WSL": ("Task Manager", "nvidia-smi"),
+                "Linux": ("nvidia-smi", "Task Manager"),
+            }),
+            ("clocks", "clocks-throttled", {"slowed": "heat, power brake"}, {
+                "Windows": ("let it cool", "sudo"), "Linux": ("let it cool", "sudo"),
+            }),
+            ("bandwidth", "bandwidth-low", {"bandwidth_percent": 22}, {"Linux": ("power supply", "sudo")}),
+            ("another CUDA", "cuda-on-library-path", {"library_path": True}, {"Linux": ("unset", "pip")}),
+        )
+        for system, (says, not_says) in words.items()
+    },
+    "integrated GPU, Linux": (
+        replace(HEALTHY, card=None, driver=None, facts={"nvidia_on_bus": True, "laptop": True}), "other-gpu",
+        "prime-select nvidia", "Windows",
+    ),
+    "integrated GPU, Windows": (
+        replace(HEALTHY, card=None, driver="", facts={"laptop": True}, **WINDOWS), "other-gpu-off",
+        "leave the eco", "sudo",
+    ),
+    "integrated GPU, WSL": (
+        replace(HEALTHY, card=None, driver="", facts={"laptop": True, "system": "WSL"}), "other-gpu-off",
+        "wsl --shutdown", "sudo",
+    ),
+    "two CUDA runtimes": (
+        replace(HEALTHY, versions=pins() | {"nvidia-cuda-runtime-cu12": "12.9.79", "nvidia-cuda-runtime": "13.0.96"}),
+        "two-cuda-runtimes", "make setup", "pip",
+    ),
+    "pinned memory in WSL": (
+        replace(HEALTHY, versions=pins() | {"vllm": "0.21.0"}, facts={"system": "WSL"}), "wsl-pinned-memory",
+        "VLLM_WSL2_ENABLE_PIN_MEMORY=1", "pip",
+    ),
+    "SGLang on Blackwell": (
+        replace(HEALTHY, versions=pins() | {"sglang": "0.5.17"}), "sglang-compiled-decode", "leave", "pip",
+    ),
     "Triton of the next torch": (
         replace(HEALTHY, versions=pins() | {"triton-windows": "3.8.0.post29"}, **WINDOWS),
         "triton-windows-newer-than-torch", r".\make setup", "pip",
@@ -134,7 +182,7 @@ def test_known_pairs_are_well_formed() -> None:
     pairs = yaml.safe_load(KNOWN_PAIRS.read_text(encoding="utf-8"))
     assert len({pair["id"] for pair in pairs}) == len(pairs) >= 7
     for pair in pairs:
-        assert pair["level"] in {"warning", "problem"} and pair["reference"] and pair["remedy"] and pair["what"]
+        assert pair["level"] in {"ok", "warning", "problem"} and pair["reference"] and pair["remedy"] and pair["what"]
         for conditions in ("versions", "card", "torch"):
             SpecifierSet(pair.get(conditions, ""))
 
@@ -154,3 +202,30 @@ def test_exit_code_of_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(doctor, "_card", lambda _: doctor.Line("card", "problem", "planted", "mend it"))
     assert main(["doctor"]) == 1
     assert "problem  card: planted\n         → mend it" in capsys.readouterr().out
+
+
+def test_what_ocrlab_keeps_clear_of_is_no_warning() -> None:
+    (line,) = [line for line in check(HEALTHY) if line.check == "sdpa-compiled-65536"]
+    assert line.level == "ok" and "171389" in line.found
+    assert "sdpa-compiled-65536" not in {line.check for line in check(replace(HEALTHY, card=(8, 9)))}
+
+
+def test_facts_within_bounds_give_no_line() -> None:
+    calm = {"free_percent": 94, "held_percent": 88, "floor_percent": 14, "step_ms": 29, "bandwidth_percent": 91}
+    calm |= {"slowed": "", "library_path": False, "laptop": True, "nvidia_on_bus": True, "system": "WSL"}
+    assert {line.level for line in check(replace(HEALTHY, facts=calm))} == {"ok"}
+    # An H200 needs little time for a step, so that its share is low though nothing is amiss.
+    assert {line.level for line in check(replace(HEALTHY, facts=calm | {"floor_percent": 2}))} == {"ok"}
+    taken = next(line for line in check(replace(HEALTHY, facts={"free_percent": 31, "others": "process 77"}))
+                 if line.check == "memory-taken")  # fmt: skip
+    assert "only 31 % of the card's memory is free" in taken.found and "process 77" in taken.found
+
+
+def test_facts_come_from_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = doctor.describe_stack()
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/usr/local/cuda-12.4/lib64")
+    card = {"memory_free_bytes": 3 * 2**30, "memory_bytes": 12 * 2**30, "clock_reasons": 0x1 | 0x20, "others": ""}
+    facts = doctor.facts_of(stack | {"gpu_details": card, "wsl": True, "laptop": True})
+    assert (facts["free_percent"], facts["slowed"], facts["system"]) == (25, "heat", "WSL")
+    assert facts["library_path"] and "does not name" in facts["others"]
+    assert doctor.facts_of(stack | {"gpu_details": {}})["free_percent"] is None

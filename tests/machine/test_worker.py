@@ -112,6 +112,8 @@ def test_a_worker_has_the_environment_variables_of_its_start(monkeypatch: pytest
     import torch._inductor.runtime.cache_dir_utils as cache
 
     cache.cache_dir()  # sets a variable of torch's own, which is no reason for a new Python
+    for name in ("TOKENIZERS_PARALLELISM", "PYTHONBREAKPOINT", "OCRLAB_RUN_FOLDER"):  # nor are these
+        monkeypatch.setenv(name, "x")
     assert worker_process.context().get_start_method() == ("forkserver" if sys.platform == "linux" else "spawn")
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     assert run_alone(deaths.variable, "MALLOC_TRIM_THRESHOLD_").value == "131072"

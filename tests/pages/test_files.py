@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from ocrlab.pages import Page, PageError, images as images_module, load_pages
+from ocrlab.pages import Page, PageError, files, images as images_module, load_pages, page_size
 from ocrlab.pages.files import natural
 
 
@@ -47,7 +49,7 @@ def test_a_folder_in_natural_order_with_truth_beside(tmp_path: Path) -> None:
     (tmp_path / "p2.txt").write_bytes("\ufeffStraße\r\nд. 5\r\n".encode())
     (tmp_path / "p10.txt").write_text("not this", encoding="utf-8")
     (tmp_path / "p10.gt.txt").write_text("this", encoding="utf-8")
-    (tmp_path / "notes.docx").write_bytes(b"x")
+    (tmp_path / "notes.md").write_bytes(b"x")
     pages = load_pages(tmp_path)
     assert all(page.page_number is None for page in pages)
     assert truths(pages) == {"P1.JPG": None, "p2.png": "Straße\nд. 5", "p10.png": "this"}
@@ -130,7 +132,7 @@ def test_folders_below_are_read_once_when_asked(tmp_path: Path) -> None:
     names = ("p10.png", "p2.png", "B/1.png", "b.png", "a/deep/x.JPG", ".git/x.png", "a/.cache/y.png")
     for name in names:
         image(tmp_path / name)
-    (tmp_path / "a" / "notes.docx").write_bytes(b"x")
+    (tmp_path / "a" / "notes.md").write_bytes(b"x")
     try:
         (tmp_path / "a" / "deep" / "up").symlink_to(tmp_path)
         (tmp_path / "again").symlink_to(tmp_path / "a")
@@ -180,8 +182,35 @@ def test_places_that_hold_no_page(tmp_path: Path) -> None:
     assert "no such file" in message("") and "no such file" in message("a\0b")
     assert "no usable path" in message("~nobody-here-of-this-name/a.png")
     assert "no images here" in message(tmp_path)
-    (tmp_path / "notes.docx").write_bytes(b"x")
-    assert "not a page" in message(tmp_path / "notes.docx")
+    (tmp_path / "notes.md").write_bytes(b"x")
+    assert "not a page; give a PDF or an image (PNG, JPEG, HEIC" in message(tmp_path / "notes.md")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("two words.docx", "soffice --headless --convert-to pdf 'two words.docx'"),
+        ("p.ODT", "--convert-to pdf p.ODT"),
+        ("p.rtf", "--convert-to pdf"),
+        ("p.pptx", "--convert-to pdf"),
+        ("p.djvu", "ddjvu -format=pdf p.djvu p.pdf"),
+        ("p.epub", "ebook-convert p.epub p.pdf"),
+        ("p.cr2", "magick p.cr2 p.png"),
+        ("p.jxl", "install it (pip install pillow-jxl-plugin)"),
+    ],
+)
+def test_a_page_in_a_format_that_is_not_read_is_named_with_what_turns_it_into_one(
+    tmp_path: Path, name: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    images_module.decodable.cache_clear()
+    (tmp_path / name).write_bytes(b"PK\x03\x04")
+    image(tmp_path / "good.png")
+    unread, good = sorted(load_pages(tmp_path), key=lambda page: page.file.name == "good.png")
+    assert good.open().size == (12, 8) and load_pages(tmp_path / name)[0].problem == unread.problem
+    for use in (Page.open, page_size):
+        with pytest.raises(PageError, match=re.escape(f"{tmp_path / name}: ") + ".*" + re.escape(remedy)):
+            use(unread)
 
 
 def test_limits_and_kinds(tmp_path: Path) -> None:
@@ -291,3 +320,25 @@ def test_a_manifest_that_is_none(tmp_path: Path) -> None:
     assert [page.id for page in load_pages(path)] == ["a.png"]
     (tmp_path / "folder.jsonl").mkdir()
     assert "no images here" in message(tmp_path / "folder.jsonl")
+
+
+def test_a_large_folder_asks_the_file_system_as_often_per_file_as_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    real = os.stat
+    monkeypatch.setattr(os, "stat", lambda *given, **options: asked.append(1) or real(*given, **options))
+    compared = []
+    real_key = files.natural
+    monkeypatch.setattr(files, "natural", lambda path: compared.append(1) or real_key(path))
+    costs = []
+    for count in (40, 400):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for number in range(count):
+            (folder / f"{number}.png").touch()
+        asked.clear()
+        compared.clear()
+        assert len(load_pages(folder, recursive=True)) == count
+        costs.append((len(asked) / count, len(compared) / count))
+    assert costs[1] <= (costs[0][0] + 0.1, costs[0][1] + 0.1) and costs[1][0] < 16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ocrlab.pages import PageError, images as images_module, open_image
+from ocrlab.pages import PageError, images as images_module, load_pages, open_image
+from ocrlab.pages.images import begins_as, image_size
 
 
 def noise(width: int = 200, height: int = 100) -> Image.Image:
@@ -25,6 +27,21 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
+_TURN = Image.Transpose
+#: What makes of an upright page the pixels that are stored with an orientation.
+UNDO = {
+    **{2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE},
+    **{6: _TURN.ROTATE_90, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_270},
+}
+
+
+def oriented(name: str, orientation: int) -> dict[str, object]:
+    """Return how a file of this name is saved with an orientation."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    return {"tiffinfo": {274: orientation}} if name.endswith(".tif") else {"exif": exif.tobytes()}
+
+
 def refusal(path: Path) -> str:
     with pytest.raises(PageError) as error:
         open_image(path)
@@ -32,12 +49,38 @@ def refusal(path: Path) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", ["p.png", "p.jpg", "p.jpeg", "p.webp", "p.bmp", "p.tif", "p.tiff"])
-def test_every_format_opens_as_rgb(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("end", sorted(set(images_module.SUFFIXES) - {".pbm", ".pgm", ".jxl"}))
+def test_every_format_opens_as_rgb(tmp_path: Path, end: str) -> None:
     image = Image.new("RGB", (30, 20), (250, 120, 10))
-    read = open_image(saved(tmp_path / name, image))
-    assert (read.mode, read.size) == ("RGB", (30, 20))
-    assert np.abs(np.asarray(read).astype(int) - (250, 120, 10)).max() <= 4
+    kind = images_module.decodable(next(k for k, one in images_module._READ.items() if end[1:] in one["ends"]))
+    for name in (f"p{end}", "named-otherwise.png"):
+        path = saved(tmp_path / name, image, format=kind)
+        read = open_image(path)
+        assert (read.mode, read.size, image_size(path)) == ("RGB", (30, 20), (30, 20))
+        assert np.abs(np.asarray(read).astype(int) - (250, 120, 10)).max() <= 4
+        assert begins_as(path.read_bytes()[:1024]) == kind
+
+
+def test_grey_and_black_and_white_of_a_fax_open(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.array([[0, 90, 255, 255]], dtype=np.uint8))
+    for name, wanted in (("p.pgm", [0, 90, 255, 255]), ("p.pbm", [0, 0, 255, 255]), ("p.jp2", [0, 90, 255, 255])):
+        read = open_image(saved(tmp_path / name, grey.convert("1", dither=0) if name == "p.pbm" else grey))
+        assert np.asarray(read)[0, :, 0].tolist() == wanted
+    (tmp_path / "p.pgm").write_bytes(b"P5 2 1 1023\n\x03\xff\x02\x00")
+    assert np.asarray(open_image(tmp_path / "p.pgm"))[0, :, 0].tolist() == [255, 128]
+
+
+def test_heic_without_its_package_is_refused_by_name_with_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images_module.decodable("HEIF")
+    phone = saved(tmp_path / "p.heic", noise(64, 48))
+    (tmp_path / "sent.jpg").write_bytes(phone.read_bytes())  # as chats rename them
+    images_module.decodable.cache_clear()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert "pip install pillow-heif" in load_pages(phone)[0].problem
+    assert "HEIF is read with pillow-heif" in refusal(tmp_path / "sent.jpg")
+    images_module.decodable.cache_clear()
 
 
 def test_a_lossless_file_keeps_every_pixel(tmp_path: Path) -> None:
@@ -132,16 +175,16 @@ def test_cmyk_is_converted(tmp_path: Path) -> None:
         assert max(read.getpixel((8, 8))) <= 5, name
 
 
-@pytest.mark.parametrize("name", ["p.jpg", "p.png", "p.tif", "p.webp"])
-def test_exif_rotation_is_applied(tmp_path: Path, name: str) -> None:
-    exif = Image.Exif()
-    exif[274] = 6  # turn by 90 degrees clockwise to see it upright
-    image = Image.new("RGB", (40, 20), "white")
-    image.paste((0, 0, 0), (0, 0, 20, 20))
-    options = {"tiffinfo": {274: 6}} if name == "p.tif" else {"exif": exif}
-    read = open_image(saved(tmp_path / name, image, **options))
-    assert read.size == (20, 40)
-    assert max(read.getpixel((10, 5))) < 20 and min(read.getpixel((10, 35))) > 235
+@pytest.mark.parametrize("name", ["p.jpg", "p.png", "p.tif", "p.webp", "p.avif", "p.heic"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_applied_once(tmp_path: Path, name: str, orientation: int) -> None:
+    images_module.decodable("HEIF")
+    upright = Image.new("RGB", (40, 20), "white")
+    upright.paste((0, 0, 0), (0, 0, 30, 10))  # no turn and no mirror image of it looks the same
+    stored = upright if orientation == 1 else upright.transpose(UNDO[orientation])
+    read = open_image(saved(tmp_path / name, stored, **oriented(name, orientation)))
+    assert read.size == (40, 20)
+    assert [read.getpixel(at)[0] > 128 for at in ((10, 4), (36, 4), (10, 16), (36, 16))] == [False, True, True, True]
 
 
 def test_sixteen_bits_and_rotation_together(tmp_path: Path) -> None:
@@ -182,7 +225,7 @@ def test_text_named_png_and_other_files(tmp_path: Path) -> None:
     (tmp_path / "zip.png").write_bytes(b"PK\x03\x04" + bytes(60))
     assert "not a PNG" in refusal(tmp_path / "zip.png")
     image = Image.new("P", (4, 4))
-    assert "not a PNG" in refusal(saved(tmp_path / "gif.png", image, format="GIF"))
+    assert "not a PNG" in refusal(saved(tmp_path / "pcx.png", image, format="PCX"))
 
 
 def test_a_pdf_is_no_image_and_the_way_to_its_pages_is_told(tmp_path: Path) -> None:
@@ -190,14 +233,15 @@ def test_a_pdf_is_no_image_and_the_way_to_its_pages_is_told(tmp_path: Path) -> N
     assert "is a PDF, not an image; load_pages" in refusal(tmp_path / "scan.pdf")
 
 
-@pytest.mark.parametrize("name", ["p.png", "p.jpg", "p.bmp", "p.webp", "p.tif"])
+@pytest.mark.parametrize("name", ["p.png", "p.jpg", "p.bmp", "p.webp", "p.tif", "p.gif", "p.ppm", "p.heic", "p.jp2"])
 @pytest.mark.parametrize("share", [0.5, 0.9])
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_truncated_files_say_so_and_what_to_do(tmp_path: Path, name: str, share: float) -> None:
+    images_module.decodable("HEIF")
     whole = saved(tmp_path / name, noise(), **({"lossless": True} if name == "p.webp" else {})).read_bytes()
     path = tmp_path / f"cut-{name}"
     path.write_bytes(whole[: int(len(whole) * share)])
-    kind = {"jpg": "JPEG", "tif": "TIFF"}.get(name[2:], name[2:].upper())
+    kind = {"jpg": "JPEG", "tif": "TIFF", "heic": "HEIF", "jp2": "JPEG2000"}.get(name[2:], name[2:].upper())
     assert refusal(path).startswith(f"{path}: truncated or damaged {kind} (")
     assert refusal(path).endswith("; export it again or remove it")
 

@@ -54,7 +54,7 @@ def test_what_is_no_page_is_refused_with_its_line(here: Path) -> None:
     assert [page.refused for page in found] == [False, True, True, True, False]
     gone, notes, folder = found[1:4]
     assert gone.problem.startswith(f"line 3 of the list: {here / 'gone.png'}: no such file")
-    assert "line 4 of the list" in notes.problem and "not a page; give an image" in notes.problem
+    assert "line 4 of the list" in notes.problem and "not a page; give a PDF" in notes.problem
     assert "line 5 of the list" in folder.problem and str(here / "наб ор") in folder.problem
     with pytest.raises(PageError, match="line 3"):
         gone.open()

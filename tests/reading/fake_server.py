@@ -16,6 +16,8 @@ from typing import Any
 
 from PIL import Image
 
+from ocrlab.reading.server_reader import CHECK_SIZE
+
 TEXT_TOKENS = 20
 FACTOR = 28
 
@@ -24,7 +26,9 @@ FACTOR = 28
 class Fake:
     """What the server does and saw. `turns` are played in order, one a request for a page; then it answers well.
 
-    `keep` says whether bodies, headers and images are kept for a test to look at.
+    `keep` says whether bodies, headers and images are kept for a test to look at. `answers` are JSON by path, with a
+    status before it where it is not 200; `not_ready` is how many look-ups come before it is ready. Of the two images
+    that it is asked about when it is opened, the second gets the first one's text where it `copies`.
     """
 
     turns: list[Callable[[Any], None]] = field(default_factory=list)
@@ -33,6 +37,9 @@ class Fake:
     name: str = "m"
     text: str = "read well"
     keep: bool = True
+    answers: dict[str, Any] = field(default_factory=dict)
+    not_ready: int = 0
+    copies: bool = False
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     images: list[Image.Image] = field(default_factory=list)
@@ -48,6 +55,7 @@ class Fake:
         return f"endpoint:{self.url}/v1#{self.name}"
 
     def stop(self) -> None:
+        self.server.stopped.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -66,14 +74,23 @@ def fake_server(**options: Any) -> Iterator[Fake]:
         def do_GET(self) -> None:
             if fake.keep:
                 fake.headers.append(dict(self.headers))
-            if self.path == "/v1/models":
+            if fake.not_ready:
+                fake.not_ready -= 1
+                reply(self, 503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}})
+            elif self.path in fake.answers:
+                reply(self, 200, fake.answers[self.path])
+            elif self.path == "/v1/models":
                 reply(self, 200, {"object": "list", "data": [{"id": fake.name, "owned_by": fake.owner}]})
             else:
                 reply(self, 404, {"detail": "Not Found"})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            trial = body["max_tokens"] == 1
+            content = {part["type"]: part for part in body["messages"][-1]["content"]}
+            url, self.prompt = content["image_url"]["image_url"]["url"], content["text"]["text"]
+            self.image = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+            check = self.image.size == CHECK_SIZE
+            trial = body["max_tokens"] == 1 or check
             with lock:
                 fake.at_once += 1
                 fake.most_at_once = max(fake.most_at_once, fake.at_once)
@@ -82,11 +99,9 @@ def fake_server(**options: Any) -> Iterator[Fake]:
                 if fake.keep and not trial:
                     fake.bodies.append(body)
                 turn = fake.always or (fake.turns.pop(0) if fake.turns and not trial else answer)
+                turn = (answer if fake.copies else seen) if check else turn
             self.body, self.fake = body, fake
             try:
-                content = {part["type"]: part for part in body["messages"][-1]["content"]}
-                url, self.prompt = content["image_url"]["image_url"]["url"], content["text"]["text"]
-                self.image = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
                 if not trial:
                     if fake.keep:
                         fake.images.append(self.image.copy())
@@ -103,6 +118,7 @@ def fake_server(**options: Any) -> Iterator[Fake]:
             pass  # a client that hangs up is what some tests want
 
     fake.server = Quiet(("127.0.0.1", fake.port), Handler)
+    fake.server.stopped = threading.Event()
     fake.port = fake.server.server_address[1]
     fake.url = f"http://127.0.0.1:{fake.port}"
     thread = threading.Thread(target=fake.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -171,6 +187,24 @@ def answer(handler: Any) -> None:
     cap = handler.body["max_tokens"]
     begin(handler, words[:cap])
     end(handler, "stop" if len(words) < cap else "length", min(len(words) + 1, cap))
+
+
+def seen(handler: Any) -> None:
+    """Answer with what tells one image from another."""
+    begin(handler, [f"{hash(handler.image.tobytes())}"])
+    end(handler, "stop", 2)
+
+
+def replay(chunks: list[Any]) -> Callable[[Any], None]:
+    """Return a turn that streams recorded chunks: objects, or lines as they are."""
+
+    def turn(handler: Any) -> None:
+        begin(handler, [])
+        for chunk in chunks:
+            send(handler, chunk if isinstance(chunk, str) else f"data: {json.dumps(chunk)}\n\n")
+        handler.wfile.write(b"0\r\n\r\n")
+
+    return turn
 
 
 def cut(handler: Any) -> None:

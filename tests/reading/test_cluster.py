@@ -24,6 +24,7 @@ from ocrlab.study.experiment import run_experiment
 
 pytest.importorskip("ray", reason="the extra `cluster` is not installed")
 SETTINGS = Settings(dtype="float32", max_new_tokens=64, batch_size=2)
+pytestmark = pytest.mark.timeout(900)  # two nodes are started once, for all tests of this file
 
 
 @pytest.fixture(scope="module")

@@ -149,13 +149,23 @@ def test_budgets_arrive_and_are_read_back(name: str, reader: Reader, settings: S
 
 
 def test_what_a_budget_cannot_be_is_refused(name: str, reader: Reader, settings: Settings) -> None:
-    if not reader.actual.get("actual_budget") or name == "glm_ocr":
-        pytest.skip("any pixels will do")
+    if not reader.actual.get("actual_budget") or name == "glm_ocr":  # any pixels will do
+        reader.apply(replace(settings, max_pixels=100))
+        assert reader.actual["actual_max_pixels"] == 100
+        return
     with pytest.raises(SettingNotApplied, match=r"max_pixels: asked for 100, but one .* ask for more"):
         reader.apply(replace(settings, max_pixels=100))
     if name in {"lighton_ocr", "minicpm_ocr"}:
         with pytest.raises(SettingNotApplied, match="min_pixels: asked for 90000"):
             reader.apply(replace(settings, min_pixels=90_000))
+
+
+def test_a_page_that_does_not_fit_at_one_tile_stays_what_it_is(
+    name: str, reader: Reader, settings: Settings, pages: list[Page]
+) -> None:
+    too_large = replace(reader.read(pages[2]), status="oom")
+    again = isolated._smaller(reader, settings, pages[2], too_large).reading
+    assert (again is too_large) == (name == "got_ocr2") and bool(again.retried) == (name != "got_ocr2")
 
 
 def test_each_family_asks_what_it_was_trained_on(name: str, reader: Reader, settings: Settings) -> None:
@@ -213,19 +223,17 @@ def test_memory_is_predicted_or_refused_by_name(name: str, settings: Settings) -
             predict(settings, 64)
 
 
-@pytest.mark.parametrize(
-    ("written", "text"),
-    [
-        ("<text><loc_1><loc_2>Summe</text><otsl><fcel>1<fcel>2<nl></otsl>", "Summe\n1\t2"),
-        ("<|ref|>title<|/ref|><|det|>[[1, 2, 3, 4]]<|/det|>\nTotal <5 EUR", "Total <5 EUR"),
-        ("  plain text\n", "plain text"),
-    ],
-)
+#: What a family writes around the text, and what is left of it.
+MARKED = {
+    "granite_docling": ('<text><loc_1><loc_2>Summe</text><otsl><fcel>1<fcel>2<nl></otsl><b at="3"/>', "Summe\n1\t2"),
+    "deepseek_ocr2": ("<|ref|>title<|/ref|><|det|>[[1, 2, 3, 4]]<|/det|>\nTotal <5 EUR", "Total <5 EUR"),
+}
+
+
 def test_answers_lose_the_marks_that_a_family_writes(
-    name: str, reader: Reader, settings: Settings, pages: list[Page], written: str, text: str
+    name: str, reader: Reader, settings: Settings, pages: list[Page]
 ) -> None:
-    if written[:2] not in {"  ", {"granite_docling": "<t", "deepseek_ocr2": "<|"}.get(name)}:
-        pytest.skip("this family writes no such marks")
+    written, text = MARKED.get(name, ("  plain <5 text\n", "plain <5 text"))
     reader.apply(replace(settings, min_new_tokens=None, max_new_tokens=99))
     ids = [*reader.builder.tokenizer(written, add_special_tokens=False)["input_ids"], IDS["<|im_end|>"]]
     with _forced(reader, ids):

@@ -15,13 +15,17 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ocrlab import paths
 from ocrlab.pages import load_pages
-from ocrlab.reading.checkpoints import CheckpointError
+from ocrlab.reading import loading
+from ocrlab.reading.checkpoints import CheckpointError, load_models, locate
 from ocrlab.reading.families import FAMILIES as TABLE
 from ocrlab.reading.family import Family
 from ocrlab.reading.limits import predict
-from ocrlab.reading.loading import image_tokens_of
-from ocrlab.reading.reader import open_reader
+from ocrlab.reading.loading import Unsupported, image_tokens_of
+from ocrlab.reading.reader import in_this_process, open_reader
 from ocrlab.reading.settings import SettingNotApplied, Settings
+from tests.conftest import edit_json
+from tests.reading import tiny_checkpoints
+from tests.test_project import _code_lines as code_lines
 
 TINY = json.loads((paths.MODELS / "tiny" / "config.json").read_text(encoding="utf-8"))
 IDS = {
@@ -100,6 +104,111 @@ def test_an_entry_in_the_table_is_all_that_a_new_family_needs(llava: Path) -> No
         open_reader(replace(settings, system_prompt="Be exact"))
     with pytest.raises(CheckpointError, match="not modelled for llava"):
         predict(settings, 16)
+
+
+def test_a_model_of_another_family_is_refused_with_the_way_that_is_left(checkpoint: Path) -> None:
+    edit_json(checkpoint / "config.json", lambda c: c | {"model_type": "llava_next"})
+    with pytest.raises(CheckpointError, match=r"'llava_next' is not one .*qwen2_vl.* vLLM, .*model_id='endpoint:http"):
+        open_reader(Settings(model_id=str(checkpoint)))
+
+
+@pytest.mark.parametrize("model_id", ["rednote-hilab/dots.ocr", "rednote-hilab/dots.mocr"])
+def test_models_for_a_server_are_named_with_their_command(model_id: str) -> None:
+    with pytest.raises(CheckpointError, match=f"{model_id}: cannot be read in this process: .* vllm serve {model_id}"):
+        open_reader(Settings(model_id=model_id))
+
+
+def test_what_needs_torchvision_is_refused_by_name_where_it_does_not_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = [name for name, family in TABLE.items() if family.needs]
+    assert named == ["minicpm_ocr"] and {TABLE[name].needs for name in named} == {"torchvision"}
+    tiny_checkpoints.write("minicpm_ocr", tmp_path)
+
+    def beside_a_cpu_build(module: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(loading, "import_module", beside_a_cpu_build)
+    words = r"minicpm_ocr needs torchvision, .*nms does not exist.*'ocrlab\[models\]'.* or read it from a server"
+    with pytest.raises(Unsupported, match=words):
+        open_reader(Settings(model_id=str(tmp_path)))
+    assert image_tokens_of(Settings(model_id=str(tmp_path)), load_pages("lines", limit=1)) == [0]
+    monkeypatch.undo()
+    tiny_checkpoints.stand_in_for_torchvision(monkeypatch)
+    files = tmp_path / "preprocessor_config.json"
+    edit_json(files, lambda c: c | {"small_image_upsize": "adaptive"})
+    with pytest.raises(SettingNotApplied, match="small_image_upsize='adaptive' is not read"):
+        open_reader(Settings(model_id=str(tmp_path)))
+
+
+def test_code_that_a_repository_brings_is_neither_run_nor_a_reason_where_transformers_has_the_family(
+    tmp_path: Path,
+) -> None:
+    tiny_checkpoints.write("paddleocr_vl", tmp_path)
+    edit_json(tmp_path / "config.json", lambda c: c | {"auto_map": {"AutoModelForImageTextToText": "evil.Model"}})
+    (tmp_path / "evil.py").write_text("raise SystemExit('run')", encoding="utf-8")
+    with open_reader(Settings(model_id=str(tmp_path), max_new_tokens=1)) as reader:
+        assert type(in_this_process(reader).model).__name__ == "PaddleOCRVLForConditionalGeneration"
+
+
+def test_an_older_transformers_is_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.CONFIG_MAPPING", {})
+    with pytest.raises(Unsupported, match="does not have qwen2_vl yet; pip install -U transformers"):
+        open_reader(Settings(model_id=str(checkpoint)))
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if name != "qwen2_vl"])
+def test_without_one_entry_the_others_stay(name: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(TABLE, name)
+    assert locate(Settings(model_id="tiny")).family is TABLE["qwen2_vl"]
+    edit_json(checkpoint / "config.json", lambda c: c | {"model_type": name})
+    with pytest.raises(CheckpointError, match=f"model_type '{name}' is not one that the reader knows"):
+        locate(Settings(model_id=str(checkpoint)))
+
+
+def test_known_models_are_asked_what_they_were_trained_on(checkpoint: Path, tmp_path: Path) -> None:
+    known = load_models()
+    assert {one["family"] for one in known.values()} <= set(TABLE)
+    assert all(
+        set(one) <= {"model_id", "family", "prompt", "max_pixels", "licence", "parameters", "note"}
+        for one in known.values()
+    )
+    named = Path(shutil.copytree(checkpoint, tmp_path / "olmOCR-2-7B-1025"))
+    edit_json(
+        named / "preprocessor_config.json",
+        lambda c: c | {"max_pixels": None, "size": {"shortest_edge": 256, "longest_edge": 9_000_000}},
+    )
+    with open_reader(Settings(model_id=str(named), max_new_tokens=1)) as reader:
+        assert reader.actual["actual_prompt"].startswith("Attached is one page of a document")
+        assert reader.actual["actual_max_pixels"] == known["olmocr-2-7b-1025"]["max_pixels"]
+        reader.apply(replace(reader.settings, prompt="Words.", max_pixels=4096))
+        assert "actual_prompt" not in reader.actual and reader.actual["actual_max_pixels"] == 4096
+
+
+def test_readme_has_every_family_and_model() -> None:
+    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in TABLE if f"`{name}`" not in text] == []
+    models = {
+        one["model_id"] for one in load_models().values() if not one["model_id"].startswith(("Qwen/", "lightonai/"))
+    }
+    assert [one for one in sorted(models) if one not in text] == []
+    for name, family in TABLE.items():
+        assert not family.prompt or f"`{family.prompt}`" in text or name == "got_ocr2", name
+
+
+def test_a_family_takes_forty_lines_at_most() -> None:
+    source = (paths.ROOT / "ocrlab" / "reading" / "families.py").read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    classes = {
+        node.name: ast.get_source_segment(source, node) or "" for node in tree.body if isinstance(node, ast.ClassDef)
+    }
+    table = next(
+        node.value for node in tree.body if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict)
+    )
+    for key, value in zip(table.keys, table.values, strict=True):
+        assert isinstance(key, ast.Constant) and isinstance(value, ast.Call) and isinstance(value.func, ast.Name)
+        own = code_lines(classes[value.func.id]) if value.func.id not in {"Family", "OcrFamily", "Tiles"} else 0
+        assert own + code_lines(ast.get_source_segment(source, value) or "") <= 40, key.value
 
 
 def test_no_other_file_names_a_family() -> None:

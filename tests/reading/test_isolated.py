@@ -29,7 +29,7 @@ BASE = Settings(dtype="float32", max_new_tokens=6)
 class Trap(Page):
     """A page that does something to the process that opens it; `licence` says what, `degradation` where it notes it."""
 
-    def open(self) -> Image.Image:
+    def open(self, *_: object) -> Image.Image:
         noted = Path(self.degradation)
         first = not noted.exists()
         noted.write_text("opened", encoding="utf-8")

@@ -162,3 +162,22 @@ def test_quantization_that_did_not_happen_stops(monkeypatch: pytest.MonkeyPatch)
 def test_the_tests_here_cover_every_kind() -> None:
     assert set(loading.MODULES) == set(loading.BYTES_PER_WEIGHT) == {"int8", "nf4"}
     assert json.dumps(Settings(quantization="nf4").as_dict())
+
+
+def test_a_compiled_batch_that_gives_nan_on_sm_120_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    static = Settings(cache_implementation="static", compile=True, max_new_tokens=3000, max_pixels=784 * 1096)
+    below, above = replace(static, batch_size=15), replace(static, batch_size=16)  # 61,440 and 65,536 tokens
+    loading.refuse_compiled(below, (12, 0))
+    with pytest.raises(Unsupported, match=r"65,536 may come; lower batch_size, or leave compile out") as caught:
+        loading.refuse_compiled(above, (12, 0))
+    assert "171389" in str(caught.value)
+    for spared, card in (
+        (above, (9, 0)),
+        (replace(above, compile=False), (12, 0)),
+        (replace(above, attn_implementation="eager"), (12, 1)),
+    ):
+        loading.refuse_compiled(spared, card)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (12, 0))
+    with pytest.raises(Unsupported, match="171389"):
+        loading.refuse_before_loading(above, "cuda", "bfloat16")
+    loading.refuse_before_loading(above, "cpu", "float32")

@@ -148,14 +148,14 @@ def test_a_worker_killed_while_idle_and_again_while_it_loads_is_replaced(
 class Fatal(Page):
     """A page that ends whoever opens it."""
 
-    def open(self):
+    def open(self, *_):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Endless(Page):
     """A page that is never opened."""
 
-    def open(self):
+    def open(self, *_):
         threading.Event().wait()
 
 

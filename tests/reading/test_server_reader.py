@@ -239,7 +239,7 @@ def _said(handler: Any) -> None:
 
 
 def _silent_end(handler: Any) -> None:
-    begin(handler, ["a "])
+    begin(handler, [])
     handler.wfile.write(b"0\r\n\r\n")
 
 
@@ -254,14 +254,14 @@ def _filtered(handler: Any) -> None:
         (status(500, "boom"), "error", "HTTP 500: boom", client.TRIES),
         (status(500, "CUDA out of memory. Tried to allocate"), "oom", "out of memory", 1),
         (cut, "crashed", "connection|broke off", client.TRIES),
-        (_silent_end, "crashed", "broke off after 1 pieces", client.TRIES),
+        (_silent_end, "crashed", "broke off after 0 pieces", client.TRIES),
         (_html, "error", "text/html", 1),
         (_broken, "error", "not the JSON", 1),
         (_said, "oom", "broke off: .*out of memory", 1),
         (_filtered, "error", "content_filter", 1),
         (status(307, Location="http://127.0.0.1:9/"), "error", "points elsewhere", 1),
         (status(401, "no such key"), "error", "OPENAI_API_KEY", 1),
-        (status(413, "too big"), "error", "lower max_pixels", 1),
+        (status(413, "too big"), "oom", "lower max_pixels", 1),
         (status(422, "Unexpected fields in the request"), "unsupported", "Unexpected fields", 1),
     ],
     ids=lambda value: getattr(value, "__name__", str(value))[:12],

@@ -164,38 +164,34 @@ IMAGE_WORDS: dict[str, str | None] = {
     "minicpm_ocr": "<|image|>",
     "qianfan_ocr": "<image>",
 }
-#: The processor's class, its image processor's with a small checkpoint's values, and the processor's own values.
-PROCESSORS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
-    "qwen2_vl": ("Qwen2VLProcessor", "Qwen2VLImageProcessorPil", {"patch_size": 14}, {}),
-    "qwen2_5_vl": ("Qwen2_5_VLProcessor", "Qwen2VLImageProcessorPil", {"patch_size": 14}, {}),
-    "qwen3_vl": ("Qwen3VLProcessor", "Qwen2VLImageProcessorPil", {"patch_size": 16}, {}),
-    "qwen3_5": ("Qwen3VLProcessor", "Qwen2VLImageProcessorPil", {"patch_size": 16}, {}),
-    "glm_ocr": ("Glm46VProcessor", "Glm46VImageProcessorPil", {}, {}),
-    "paddleocr_vl": ("PaddleOCRVLProcessor", "PaddleOCRVLImageProcessorPil", {}, {}),
+#: The processor's class, the values of a small checkpoint's image processor, and the processor's own values.
+PROCESSORS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "qwen2_vl": ("Qwen2VLProcessor", {"patch_size": 14}, {}),
+    "qwen2_5_vl": ("Qwen2_5_VLProcessor", {"patch_size": 14}, {}),
+    "qwen3_vl": ("Qwen3VLProcessor", {"patch_size": 16}, {}),
+    "qwen3_5": ("Qwen3VLProcessor", {"patch_size": 16}, {}),
+    "glm_ocr": ("Glm46VProcessor", {}, {}),
+    "paddleocr_vl": ("PaddleOCRVLProcessor", {}, {}),
     "lighton_ocr": (
         "LightOnOcrProcessor",
-        "PixtralImageProcessorPil",
         {"patch_size": 14, "size": {"longest_edge": 560}},
         {},
     ),
-    "hunyuan_vl": ("HunYuanVLProcessor", "HunYuanVLImageProcessorPil", {}, {}),
-    "deepseek_ocr2": ("DeepseekOcr2Processor", "DeepseekOcr2ImageProcessorPil", {}, {}),
-    "got_ocr2": ("GotOcr2Processor", "GotOcr2ImageProcessorPil", {"size": {"height": 64, "width": 64}}, {}),
+    "hunyuan_vl": ("HunYuanVLProcessor", {}, {}),
+    "deepseek_ocr2": ("DeepseekOcr2Processor", {}, {}),
+    "got_ocr2": ("GotOcr2Processor", {"size": {"height": 64, "width": 64}}, {}),
     "granite_docling": (
         "GraniteDoclingProcessor",
-        "GraniteDoclingImageProcessorPil",
         {"size": {"height": 64, "width": 64}, "max_patches": 8},
         {"image_seq_len": 4},
     ),
     "minicpm_ocr": (
         "MiniCPMOcrProcessor",
-        "",  # transformers hides it where torchvision is not
         {"patch_size": 14, "scale_resolution": 112, "max_slice_nums": 6},
         {},
     ),
     "qianfan_ocr": (
         "QianfanOCRProcessor",
-        "GotOcr2ImageProcessorPil",
         {"size": {"height": 56, "width": 56}},
         {"image_seq_length": 4},
     ),
@@ -253,8 +249,8 @@ def processor(model_type: str) -> Any:
     """Return the family's own processor; where it insists on a video processor, with one that is never used."""
     import transformers
 
-    name, images, values, own = PROCESSORS[model_type]
-    images = TABLE[model_type].image_processor_class() if not images else getattr(transformers, images)
+    name, values, own = PROCESSORS[model_type]
+    images = getattr(TABLE[model_type], "image_processor_class", lambda: transformers.Qwen2VLImageProcessorPil)()
     parts = {"image_processor": images(**values), "tokenizer": tokenizer(model_type)}
     cls = getattr(transformers, name)
     if model_type not in WITH_VIDEOS:

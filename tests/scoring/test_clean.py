@@ -44,6 +44,11 @@ DOCUMENTS = [page.truth for page in load_pages("documents") if page.truth]
         ("```markdown\n# MAPLE LANE\n\nMilk 3.10\n```", "MAPLE LANE\n\nMilk 3.10"),
         ("```html\n<p>Milk</p>\n```", "Milk"),
         ("```plaintext\nMilk 3.10", "Milk 3.10"),
+        (
+            "---\nprimary_language: en\nis_rotation_valid: True\nrotation_correction: 0\nis_table: False\n"
+            "is_diagram: False\n---\nMilk 3.10",
+            "Milk 3.10",
+        ),
         ("Milk 3.10\n```", "Milk 3.10"),
         ("Certainly!\n```\nMilk\n```\nI hope this helps!", "Milk"),
         ("Extracted content of the page:\n```\nMilk\n```", "Milk"),
@@ -83,6 +88,7 @@ def test_what_the_model_wrote_goes(answer: str, text: str) -> None:
         " \n",
         "The text of the agreement: both parties\nagree as follows",
         "The text of the agreement was signed on 1 March.\nPage 2",
+        "---\ndate: 14/03/2024\n---\nMilk 3.10",
         "Card ending **** 7731",
         "*ABC123*",
         "# Description Unit Qty\n1 Logo job 1",

@@ -25,6 +25,7 @@ SEEDS = range(20)
 CLAIMS = {"worse", "better"}
 BASE = Settings(dtype="float32", max_new_tokens=64, batch_size=8)
 DRAWN = 30  # pages a draw
+pytestmark = pytest.mark.timeout(900)  # its 490 readings are made once, for all tests of this file
 
 
 @pytest.fixture(scope="module")
