@@ -76,7 +76,7 @@ def fit(
     asked = f"{settings.dtype}, batch {settings.batch_size}, {settings.max_new_tokens} new tokens"
     weights = weights_of(settings)
     print(f"{settings.model_id}, {asked}: predicted, nothing was loaded")
-    print(f"weights: {table['weights_gib'].iloc[0]:.2f} GiB for {weights.total:,} parameters; each peak holds them")
+    print(f"weights: {table['weights_gib'].iloc[0]:.2f} GiB for {weights.total:,} parameters, a part of every peak")
     print(fit_matrix(table).to_string())
     if "peak_gib" not in table:
         print("what a reading takes above its weights is not modelled for this family: measure it with a page")

@@ -22,8 +22,6 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PROMPT_TOKENS = 32
 #: What BLAS and the allocator add in a process on a CPU, by the dtype's size; measured here (LOG.md).
 CPU_BUFFERS_BYTES = {4: 3 * 2**20, 2: 7 * 2**20}
-#: Tensors of the MLP's width that a vision block holds at once: quick GELU and SiLU's product need one more than GELU.
-_MLP_TENSORS = {"qwen2_vl": 3, "qwen2_5_vl": 3, "qwen3_vl": 2}
 
 
 class PeakNotModelled(CheckpointError):
@@ -34,7 +32,7 @@ class PeakNotModelled(CheckpointError):
 class Tower:
     """A stack of layers: their number and width, heads, heads of keys and values, widths of a head and of the MLP.
 
-    `mlp_tensors` of the MLP's width are held at once. Of the parameters, quantization takes those of linear layers.
+    `mlp_tensors` of the MLP's width are held at once.
     """
 
     layers: int
@@ -149,10 +147,12 @@ def _weights(config_json: str, vision: str) -> Weights:
 @lru_cache(maxsize=8)
 def _shapes(config_json: str, family_vision: str) -> Shapes:
     config = _built(config_json).config
-    text, vision, family = config.text_config, config.vision_config, config.model_type
+    text, vision = config.text_config, config.vision_config
     width, heads = getattr(vision, "embed_dim", vision.hidden_size), vision.num_heads
     mlp = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
-    visual = Tower(vision.depth, width, heads, heads, width // heads, mlp, _MLP_TENSORS[family])
+    # Quick GELU and SiLU's product hold one tensor more than GELU.
+    tensors = 2 if vision.hidden_act.startswith("gelu") else 3
+    visual = Tower(vision.depth, width, heads, heads, width // heads, mlp, tensors)
     width, heads, keys = text.hidden_size, text.num_attention_heads, text.num_key_value_heads
     head_width = getattr(text, "head_dim", None) or width // heads
     language = Tower(text.num_hidden_layers, width, heads, keys, head_width, text.intermediate_size, 3)

@@ -221,7 +221,7 @@ def test_fit_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--model", "Qwen/Qwen2-VL-2B-Instruct", "--card", "RTX 5070 Ti"]) == 0
     said = capsys.readouterr().out
     assert "16 GiB: RTX 5070 Ti" in said and "nothing was loaded" in said and "no, 44" in said
-    assert "weights: 4.11 GiB for 2,208,985,600 parameters" in said
+    assert "weights: 4.11 GiB for 2,208,985,600 parameters, a part of every peak" in said
     assert main(["fit", "--card", "RTX 2080"]) == 2
     assert "not in the list of cards" in capsys.readouterr().err
     assert main(["fit", "--model", "Qwen/Nothing", "--card", "RTX 5090", "--json"]) == 2
