@@ -223,6 +223,7 @@ class Client:
             ) as stream:
                 # Signs of life without text (": keepalive") would otherwise go on without end.
                 end = threading.Timer(until - time.monotonic(), stream.close)
+                end.daemon = True
                 end.start()
                 try:
                     return self._listen(stream, started, until, body["max_tokens"], **followers)
