@@ -13,28 +13,39 @@ from tests.test_project import ROOT
 CASES: dict[int, tuple[str, tuple[str, ...]]] = {
     1: (
         "float16 overflows at some sizes of an image (ggml-org/llama.cpp#17534)",
-        ("tests/reading/test_nonfinite.py::test_float16_overflow_is_traced_with_the_size_of_what_went_in",),
+        (
+            "tests/reading/test_nonfinite.py::test_float16_overflow_is_traced_with_the_size_of_what_went_in",
+            "tests/experiments/test_dtype.py::test_headroom_is_measured_on_the_smallest_and_the_largest_page",
+        ),
     ),
     2: (
         "a page without a limit wants 67 GiB (Tencent-Hunyuan/HunyuanOCR#114)",
         (
             "tests/experiments/test_limits.py::test_tables_over_cards",
             "tests/reading/test_limits.py::test_what_fits_which_card",
+            "tests/reading/test_limits.py::test_a_page_without_a_limit_is_refused_with_the_budget_that_fits",
         ),
     ),
     3: (
         "more pixels read worse (unslothai/unsloth#1371)",
-        ("tests/experiments/test_recommend.py::test_what_reads_better_but_slower_is_what_the_others_are_held_against",),
+        (
+            "tests/experiments/test_recommend.py::test_what_reads_better_but_slower_is_what_the_others_are_held_against",
+            "tests/study/test_sources.py::test_04_says_when_more_pixels_read_worse",
+        ),
     ),
     4: (
         "a page is drawn small, then shrunk (docling-project/docling#1807)",
-        ("tests/pages/test_documents.py::test_the_size_that_is_planned_is_the_size_that_is_drawn",),
+        (
+            "tests/pages/test_documents.py::test_the_size_that_is_planned_is_the_size_that_is_drawn",
+            "tests/reading/test_inputs.py::test_a_pdf_page_is_drawn_once_and_fills_its_budget",
+        ),
     ),
     5: (
         "a batch gives other results than one by one (QwenLM/Qwen3-VL#1956)",
         (
             "tests/reading/test_reader.py::test_batches_give_the_same_texts_as_single_pages",
             "tests/experiments/test_fast_path.py::test_a_step_that_reads_something_else_is_seen",
+            "tests/reading/test_every_family.py::test_a_batch_of_pages_of_different_sizes_reads_as_one_by_one",
         ),
     ),
     6: (
@@ -46,12 +57,16 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
     ),
     7: (
         "a tied head is not seen (huggingface/transformers#45857)",
-        ("tests/reading/test_checkpoints.py::test_a_missing_weight_is_refused_and_not_made_up",),
+        (
+            "tests/reading/test_checkpoints.py::test_a_missing_weight_is_refused_and_not_made_up",
+            "tests/reading/test_checkpoints.py::test_a_tied_head_that_only_the_texts_config_names_is_read_right_or_refused",
+        ),
     ),
     8: (
         "pixel limits under the old or new spelling (vllm-project/vllm#33208)",
         (
             "tests/commands/test_card_profile.py::test_budgets_in_image_tokens_arrived_in_pixels_against_the_old_spelling",
+            "tests/reading/test_checkpoints.py::test_pixel_limits_of_a_checkpoint_arrive_in_either_spelling",
         ),
     ),
     9: (
@@ -128,8 +143,20 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
         "a backend falls back, and the GPU idles (opendatalab/MinerU#5121)",
         ("tests/experiments/test_limits.py::test_a_low_share_of_the_floor_has_a_word",),
     ),
-    23: ("4 bits on all layers break the eyes (unslothai/unsloth)", ()),
-    24: ("filled form fields are not drawn (pypdfium2)", ()),
+    23: (
+        "4 bits on all layers break the eyes (unslothai/unsloth)",
+        (
+            "tests/reading/test_loading.py::test_nf4_reads_where_the_widths_allow_it",
+            "tests/reading/test_loading.py::test_nf4_that_took_the_vision_tower_too_stops",
+        ),
+    ),
+    24: (
+        "filled form fields are not drawn (pypdfium2)",
+        (
+            "tests/pages/test_forms.py::test_fields_are_drawn_as_they_are_filled_in",
+            "tests/pages/test_forms.py::test_the_embedded_reader_reads_what_was_filled_in",
+        ),
+    ),
     25: (
         "one looping page in sixty, and nothing is recommended",
         (
@@ -138,18 +165,8 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }
-#: Kinds that nothing protects against yet; a number that gets its tests leaves this set.
-OPEN = {23, 24}
 #: Kinds whose tests protect a part only, with what is missing.
-PARTLY = {
-    1: "headroom is measured on one page, not over page sizes",
-    2: "`fit` tells the budget that fits; a page beyond it is not refused before loading",
-    3: "the recommender takes the better budget; 04-pixels has no words for more pixels that read worse",
-    4: "the planned size is the drawn one; it is not yet the budget's",
-    5: "texts are compared, logits of batches are not",
-    7: "a missing weight is refused; not tried at the oldest and newest transformers",
-    8: "budgets arrive in the old spelling; the new one is not tried",
-}
+PARTLY = {7: "tried at the transformers that is installed; not at the oldest allowed"}
 
 
 @cache
@@ -160,8 +177,8 @@ def _tests_in(file: str) -> set[str]:
 
 
 def test_there_are_twenty_five_kinds() -> None:
-    assert list(CASES) == list(range(1, 26)) and {number for number, (_, ids) in CASES.items() if not ids} == OPEN
-    assert set(PARTLY).isdisjoint(OPEN) and set(PARTLY) <= set(CASES)
+    assert list(CASES) == list(range(1, 26)) and all(ids for _, ids in CASES.values())
+    assert set(PARTLY) <= set(CASES)
 
 
 @pytest.mark.parametrize("number", CASES)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import psutil
+
 from ocrlab.machine.hardware import CONTEXT_BYTES, Machine
 from ocrlab.reading.checkpoints import CheckpointError, locate_shapes
 from ocrlab.reading.loading import BYTES_PER_WEIGHT, SPARES_VISION
@@ -20,6 +22,7 @@ from ocrlab.reading.settings import Settings
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 #: Text tokens around an image: the chat template and a short prompt.
 PROMPT_TOKENS = 32
+_SURELY_FIT = 2048
 #: What BLAS and the allocator add in a process on a CPU, by the dtype's size; measured here (LOG.md).
 CPU_BUFFERS_BYTES = {4: 3 * 2**20, 2: 7 * 2**20}
 
@@ -226,6 +229,37 @@ def predict(settings: Settings, image_tokens: int, machine: Machine | None = Non
     floors = _floors(settings, shapes, image_tokens, size, machine)
     context = 0 if machine.device == "cpu" else CONTEXT_BYTES
     return Prediction(memory, floors, machine.memory_bytes - context - memory.peak_bytes)
+
+
+def refuse_too_large(settings: Settings, image_tokens: int, device: str, dtype: str) -> None:
+    """Raise MemoryError where a batch is predicted to take more than a device's memory, with the budget that fits.
+
+    Not everywhere does asking for too much fail: a driver on Windows spills into the system's memory, and a page takes
+    an hour. Batches below `_SURELY_FIT` image tokens and families whose peaks are not modelled pass.
+    """
+    if settings.batch_size * image_tokens < _SURELY_FIT:
+        return
+    if device.startswith("cuda"):
+        import torch
+
+        memory_bytes = torch.cuda.get_device_properties(device).total_memory
+    else:
+        memory_bytes = psutil.virtual_memory().total
+
+    def peak(tokens: int) -> int:
+        return predict(settings, tokens, dtype=dtype).memory.peak_bytes
+
+    try:
+        wanted, cell = peak(image_tokens), shapes_of(settings).cell_pixels
+    except CheckpointError:
+        return
+    if wanted > memory_bytes:
+        fits = next((n for n in range(image_tokens, 0, -image_tokens // 50) if peak(n) <= memory_bytes), 0)
+        way = f"max_pixels={fits * cell} fits" if fits else "no page fits"
+        raise MemoryError(
+            f"predicted, and not tried: {image_tokens:,} image tokens per page, {settings.batch_size} in a batch, take "
+            f"{wanted / 2**30:.1f} GiB, and the device has {memory_bytes / 2**30:.1f}; {way}"
+        )
 
 
 def _memory(settings: Settings, shapes: Shapes, image_tokens: int, dtype: str, on_cpu: bool) -> Memory:

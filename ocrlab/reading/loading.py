@@ -37,13 +37,21 @@ class Unsupported(RuntimeError):
     """This machine or installation cannot run what was asked; the message says why and what would."""
 
 
-def refuse_compiled(settings: Settings, card: tuple[int, int]) -> None:
+def capability(device: str) -> tuple[int, int]:
+    """Return a CUDA device's compute capability."""
+    import torch
+
+    return torch.cuda.get_device_capability(device)
+
+
+def refuse_compiled(settings: Settings, device: str) -> None:
     """Raise Unsupported where compiled SDPA would see 65,536 tokens or more on sm_120, which gave NaN.
 
     Reference: pytorch/pytorch#171389. A page counts its most image tokens, where max_pixels says so, and its text.
     """
     tokens = settings.batch_size * (settings.max_new_tokens + (settings.max_pixels or 0) // USUAL_SIDE**2)
-    if settings.compile and settings.attn_implementation == "sdpa" and card[0] == 12 and tokens >= COMPILED_TOKENS:
+    compiled = settings.compile and settings.attn_implementation == "sdpa" and device.startswith("cuda")
+    if compiled and tokens >= COMPILED_TOKENS and capability(device)[0] == 12:
         raise Unsupported(
             f"compile=True: on sm_120 compiled SDPA gives NaN from {COMPILED_TOKENS:,} tokens in a batch on (pytorch/"
             f"pytorch#171389), and {tokens:,} may come; lower batch_size, or leave compile out"
@@ -55,10 +63,7 @@ def refuse_before_loading(settings: Settings, device: str, dtype: str) -> None:
 
     transformers itself would quietly take a Hub kernel where flash-attn is not installed.
     """
-    if device.startswith("cuda"):
-        import torch
-
-        refuse_compiled(settings, torch.cuda.get_device_capability(device))
+    refuse_compiled(settings, device)
     module, name = MODULES.get(settings.quantization or ""), settings.attn_implementation
     if module is not None and not _installed(module):
         words = f"{module} is not installed; pip install {module}, or leave it out"

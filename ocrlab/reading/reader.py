@@ -16,6 +16,7 @@ from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.family import InputBuilder, Inputs
 from ocrlab.reading.inputs import Prepared, open_for, prepare
+from ocrlab.reading.limits import refuse_too_large
 from ocrlab.reading.loading import (
     SPARES_VISION,
     Unsupported,
@@ -23,6 +24,7 @@ from ocrlab.reading.loading import (
     load,
     quantization_of,
     refuse_before_loading,
+    refuse_compiled,
     stored_bytes,
 )
 from ocrlab.reading.meter import MemoryMeter, StepMeter
@@ -73,8 +75,10 @@ class Reader(PageReader):
         Raises:
             ValueError: a setting that decides the load differs; open another reader.
             SettingNotApplied: a setting did not arrive.
+            Unsupported: compiled batches that would give NaN on this card.
         """
         refuse_another_load(self.settings, settings)
+        refuse_compiled(settings, self.device)
         self.settings = settings
         self.model.generation_config = self._generation_config()
         self.builder.set_limits(settings.min_pixels, settings.max_pixels)
@@ -246,6 +250,8 @@ class Reader(PageReader):
 
         if self.model.generation_config.do_sample:
             torch.manual_seed(self.settings.seed)  # some 0.2 ms, which a greedy reading need not pay
+        batch_settings = replace(self.settings, batch_size=len(batch.pages))
+        refuse_too_large(batch_settings, max(inputs.image_tokens), self.device, self.dtype)
         started = time.perf_counter()
         with torch.inference_mode(), self._memory.measure() as memory:
             tensors = {name: tensor.to(self.device) for name, tensor in inputs.tensors.items()}

@@ -42,8 +42,7 @@ CHECK_WORDS, CHECK_SIZE, CHECK_TOKENS, UNCHECKED = ("APRIL 1827", "zebra"), (336
 _NEARLY_FULL = 0.97  # of a context
 _COMMON = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p"}
 _ENGINES = _COMMON | {"top_k": "top_k", "repetition_penalty": "repetition_penalty", "min_new_tokens": "min_tokens"}
-# vLLM's and SGLang's names are from their documentation and have not been tried here.
-#: A setting's name in the body of a request, by kind of server; `transformers serve` takes all of them as one JSON.
+#: A setting's name in the body of a request, by kind of server (of vLLM and SGLang by their documentation, not tried).
 NAMES: dict[Kind, dict[str, str]] = {"vllm": _ENGINES, "sglang": _ENGINES}
 _AT_LOAD = ("device", "dtype", "quantization", "attn_implementation")
 #: Settings that are decided when the server is started.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,10 +13,10 @@ import torch
 
 from ocrlab.experiments.evidence import FLOAT16_END, first_to_overflow
 from ocrlab.machine.worker import Worker
-from ocrlab.pages import Page, load_pages
+from ocrlab.pages import Page, load_pages, page_size
 from ocrlab.reading.settings import Settings
 from tests.experiments import faults
-from tests.experiments.cells import names_of
+from tests.experiments.cells import Cells, names_of
 
 FLOAT32 = Settings(dtype="float32", max_new_tokens=40)
 LAYERS = [f"model.visual.blocks.{i}.attn" for i in range(4)] + [
@@ -104,6 +105,19 @@ def test_tf32_touches_float32_products_only(page: Page, worker: Worker) -> None:
     assert table.loc["float32", "logit_error"] > 0 and table.loc["bfloat16", "kl_mean"] < 1e-6
 
 
+def test_headroom_is_measured_on_the_smallest_and_the_largest_page(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCRLAB_RUN_FOLDER", str(tmp_path))
+    some = sorted(load_pages("lines", limit=5), key=lambda page: math.prod(page_size(page)))
+    given = {"base": faults.EAGER, "some": [some[2], some[4], some[0], some[1]], "worker": worker}
+    cells = Cells("03-dtype", **(CELLS | given))
+    found = cells.run("def measure_headroom")["headroom"]
+    assert found["page"].unique().tolist() == [some[0].id, some[4].id]
+    sizes = dict(zip(found["page"], found["page_pixels"], strict=True))
+    assert sizes[some[4].id] == "{} × {}".format(*page_size(some[4])), "what would overflow is named with the size"
+
+
 def test_headroom_plot_and_table() -> None:
     base = {"status": "ok", "reason": "", "model_id": "tiny", "weights": "pretrained"}
     lines = [
@@ -125,10 +139,10 @@ def test_headroom_plot_and_table() -> None:
     heights = [bar.get_height() for bar in axes.patches]
     assert heights[:2] == [9.4, -1.6] and axes.get_ylim()[0] < -1.6 and "bits" in axes.get_ylabel()
     assert "float16's end: 65504" in [text.get_text() for text in figure.legends[0].get_texts()]
-    table = CELLS["headroom_table"](headroom, most=2)
+    table = CELLS["headroom_table"](headroom.assign(page_pixels="8 × 8"), most=2)
     assert table.index.tolist() == ["model.language_model.layers.0.self_attn", "model.visual.blocks.0.attn"]
     assert table["largest"].tolist() == ["2e+05", "100"]
     empty = pd.DataFrame(
         [{"module": None, "part": None, "value": None, "largest": None, "bits": None} | {"status": "crashed"}]
     )
-    assert CELLS["headroom_table"](empty).empty and CELLS["headroom_plot"](empty).axes
+    assert CELLS["headroom_table"](empty.assign(page_pixels="")).empty and CELLS["headroom_plot"](empty).axes

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ocrlab.pages import load_pages
 from ocrlab.reading.checkpoints import CheckpointError, locate
 from ocrlab.reading.family import CONFIGS
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings
 from tests.conftest import edit_json
 
@@ -160,3 +162,34 @@ def test_a_missing_weight_is_refused_and_not_made_up(checkpoint: Path) -> None:
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"1 weights .*mlp\.down_proj\.weight first"):
         open_reader(Settings(model_id=str(checkpoint)))
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [{"min_pixels": 4096, "max_pixels": 32768}, {"size": {"shortest_edge": 4096, "longest_edge": 32768}}],
+    ids=["old", "new"],
+)
+def test_pixel_limits_of_a_checkpoint_arrive_in_either_spelling(checkpoint: Path, spelling: dict) -> None:
+    file = checkpoint / "preprocessor_config.json"
+    own = {k: v for k, v in json.loads(file.read_text()).items() if k not in {"size", "min_pixels", "max_pixels"}}
+    file.write_text(json.dumps(own | spelling))
+    with open_reader(Settings(model_id=str(checkpoint))) as reader:
+        assert (reader.actual["actual_min_pixels"], reader.actual["actual_max_pixels"]) == (4096, 32768)
+        page = load_pages("labels", limit=1)[0]
+        assert reader.read(page).image_tokens <= 32768 // reader.builder.cell_pixels
+
+
+def test_a_tied_head_that_only_the_texts_config_names_is_read_right_or_refused(checkpoint: Path) -> None:
+    file = checkpoint / "config.json"
+    own = json.loads(file.read_text())
+    assert own.pop("tie_word_embeddings") is True
+    own["text_config"]["tie_word_embeddings"] = True
+    page = load_pages("lines", limit=1)[0]
+    with open_reader(Settings()) as reader:
+        right = reader.read(page).text
+    file.write_text(json.dumps(own))
+    try:
+        with open_reader(Settings(model_id=str(checkpoint))) as reader:
+            assert reader.read(page).text == right, "a head of random values was made up"
+    except CheckpointError as error:
+        assert "weights of the model are not in its files" in str(error)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from PIL import Image
 
 from ocrlab import paths
 from ocrlab.machine import hardware
 from ocrlab.machine.hardware import Machine, UnknownCard, card, cards, measured_machine
+from ocrlab.pages import load_pages
 from ocrlab.reading.checkpoints import CheckpointError
-from ocrlab.reading.limits import PeakNotModelled, predict, shapes_of, weights_of
+from ocrlab.reading.limits import PeakNotModelled, predict, refuse_too_large, shapes_of, weights_of
+from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import PRESETS, Settings, load_preset
 from ocrlab.study.records import load_findings, settings_of
 
@@ -163,3 +168,30 @@ def test_a_wider_head_than_the_width_says_counts_in_the_cache() -> None:
     assert shapes.learned_positions and shapes.deepstack_levels == 3 and shapes.cell_pixels == 1024
     earlier = shapes_of(replace(TWO_B, model_id="Qwen/Qwen2.5-VL-3B-Instruct"))
     assert not earlier.learned_positions and earlier.deepstack_levels == 0 and earlier.vision.mlp_width == 3420
+
+
+def test_a_page_without_a_limit_is_refused_with_the_budget_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=16 * GIB))
+    eager = replace(TWO_B, attn_implementation="eager")
+    refuse_too_large(eager, 1280, "cpu", "bfloat16")
+    words = r"10,731 image tokens per page, 1 in a batch, take \d{3}\.\d GiB, .* 16\.0; max_pixels="
+    with pytest.raises(MemoryError, match=words) as no:
+        refuse_too_large(eager, 10_731, "cpu", "bfloat16")  # 2550 by 3301 pixels
+    (fits,) = re.findall(r"max_pixels=(\d+) fits", str(no.value))
+    assert predict(eager, int(fits) // 784).memory.peak_bytes <= 16 * GIB
+    refuse_too_large(replace(eager, model_id="zai-org/GLM-OCR"), 10_731, "cpu", "bfloat16")  # peaks not modelled
+
+
+def test_a_batch_that_will_not_fit_is_read_in_halves_and_a_page_that_will_not_costs_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sizes = {"small": (64, 64), "large": (1024, 1024)}
+    for name, size in sizes.items():
+        Image.new("RGB", size, "white").save(tmp_path / f"{name}.png")
+    settings = Settings(attn_implementation="eager", max_pixels=1024 * 1024, batch_size=2, max_new_tokens=2)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=GIB // 4))
+    with open_reader(settings) as reader:
+        found = {reading.page: reading for reading in reader.read(load_pages(str(tmp_path)))}
+    small, large = found["small.png"], found["large.png"]
+    assert small.status != "oom" and large.status == "oom" and "predicted, and not tried: 4,096" in large.reason
+    assert "max_pixels=" in large.reason

@@ -78,6 +78,20 @@ def test_the_figure_and_the_answer_of_04_never_mix_sources() -> None:
     assert "not mixed in: 3 with a file" in cells.said
 
 
+def test_04_says_when_more_pixels_read_worse() -> None:
+    made = []
+    for number in range(20):
+        for budget, wrong in ((4096, 9), (16384, 0), (65536, 2 + number % 3)):
+            text = "x" * wrong + "abcdefghijklmnopqr"[wrong:]
+            about = {"asked": {"max_pixels": budget}, "measured": {"page_s": 0.1}}
+            made.append(reading(f"{number}.png", text, "abcdefghijklmnopqr", **about))
+    cells = Cells("04-pixels", rows=pd.DataFrame(rows_of(made)), margin=0.005, page_set="mine", note="")
+    cells.run("judged, which = one_source", "words = without_score")
+    assert "More pixels read worse: 16,384 px against 65,536 px are better" in cells.said
+    assert "16,384 pixels" in cells.said and "CER 0.00%" in cells.said.split("words")[-1]
+    assert cells["best"] == 16384 and cells["verdicts"][4096].kind == "worse"
+
+
 def test_04_answers_where_every_budget_reads_without_an_error() -> None:
     right = [one | {"text": one["truth"]} for one in mixed(0, 12)]
     cells = Cells("04-pixels", rows=pd.DataFrame(rows_of(right)), margin=0.005, page_set="mine", note="")
