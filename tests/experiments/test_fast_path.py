@@ -14,7 +14,7 @@ from ocrlab.pages import load_pages
 from ocrlab.reading.reader import open_reader
 from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.study.experiment import readings_of, run_experiment
-from tests.experiments.cells import Cells
+from tests.experiments.cells import Cells, names_of
 
 BASE = Settings(dtype="float32")
 NOTEBOOK = Cells("fast-path").run("PARTS = ", "STEPS = ")
@@ -128,3 +128,14 @@ def test_the_fast_preset_compiles_once_and_reads_the_same_on_a_card() -> None:
         compiled = [reading.text for reading in reader.read(pages)]
         assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
     assert sum(a == b for a, b in zip(plain, compiled, strict=True)) >= 15
+
+
+def test_rows_of_a_batch_that_had_ended_are_counted() -> None:
+    same = {"batch_size": 2, "batch_pages": 2, "status": "ok"}
+    rows = pd.DataFrame([
+        {**same, "generate_s": 1.0, "tokens": 10}, {**same, "generate_s": 1.0, "tokens": 30},
+        {**same, "generate_s": 2.0, "tokens": 20}, {**same, "generate_s": 2.0, "tokens": 20},
+        {**same, "batch_pages": 1, "generate_s": 3.0, "tokens": 99},
+    ])  # fmt: skip
+    ended_share = names_of("fast-path")["ended_share"]
+    assert ended_share(rows) == pytest.approx(20 / 100) and ended_share(rows[4:]) is None
