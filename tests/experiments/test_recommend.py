@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ocrlab import paths
-from ocrlab.experiments.recommend import judge_runs, recommend, write_preset
+from ocrlab.experiments.recommend import judge_runs, quality_rows, recommend, write_preset
 from ocrlab.machine import quarantine
 from ocrlab.reading.settings import Settings, load_preset
 from ocrlab.scoring.outcomes import WITHOUT_TEXT
@@ -212,3 +212,16 @@ def test_a_compiled_setting_that_measures_slower_is_never_advice() -> None:
     # Where it reads better by luck it stays on the front, and is not what to use.
     judged = judge_runs(pd.DataFrame(rows(BASE, 1.0, 0.1) + rows(compiled, 6.0, 0.099, seed=1)))
     assert [one.settings for one in recommend(judged)] == [BASE]
+
+
+def test_models_are_held_against_each_other_as_recommended(capsys: pytest.CaptureFixture[str]) -> None:
+    other = replace(BASE, model_id="owner/other")
+    table = quality_rows(pd.DataFrame(rows(BASE, 0.1, 0.2) + rows(other, 0.2, 0.01)))
+    found, across = recommend(judge_runs(table)), names_of("08-recommendation")["across_models"]
+    across(found, table, 0.005)
+    said = capsys.readouterr().out
+    assert {one.settings.model_id for one in found} == {"tiny", "owner/other"}
+    assert "Of 2 models on M, each as recommended, read with owner/other." in said
+    assert "owner/other against tiny: better" in said
+    across(found[:1], table, 0.005)
+    assert capsys.readouterr().out == "", "one model is held against none"
