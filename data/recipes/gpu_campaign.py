@@ -177,6 +177,41 @@ def decode(
     return int(not floors)
 
 
+def vision(folder: Path, base: dict[str, Any], attentions: list[str], image_tokens: list[int], repeats: int) -> int:
+    """Time the vision part as it is and compiled, on blank pages of some image tokens."""
+    import torch
+    from PIL import Image
+    from torch.utils.benchmark import Timer
+
+    from ocrlab import Settings
+    from ocrlab.reading.reader import Reader
+    from ocrlab.study.records import keep_findings
+
+    lines: list[dict[str, Any]] = []
+    for attention in attentions:
+        reader = Reader(Settings(**(base | {"attn_implementation": attention}), weights="dummy"))
+        tower, side = reader.model.get_submodule(reader.family.vision), round(reader.builder.cell_pixels**0.5)
+        pages = {}
+        for count in image_tokens:
+            reader.builder.set_limits(count * side**2, count * side**2)
+            made = reader.tensors(Image.new("RGB", (side * 32, side * count // 32), "white"))
+            pages[count] = (made["pixel_values"].to(tower.dtype), made["image_grid_thw"])
+        for how in ("as it is", "compiled"):
+            if how == "compiled":
+                tower.compile(dynamic=True)
+            for count, (pixels, grid) in pages.items():
+                names = {"tower": tower, "pixels": pixels, "grid": grid, "torch": torch}
+                code = "with torch.inference_mode(): tower(pixels, grid_thw=grid)"
+                timer = Timer(code, globals=names, num_threads=torch.get_num_threads())
+                timer.timeit(1)
+                seconds = timer.timeit(repeats).mean
+                lines.append({"attention": attention, "how": how, "image_tokens": count, "vision_s": seconds})
+                keep_findings("vision-compiled-true-shapes", lines, folder)
+                print(lines[-1], flush=True)
+        reader.close()
+    return 0
+
+
 def train(folder: Path, minutes: float, device: str) -> int:
     """Go on with the embedded reader's training for so many minutes, and say what it lacks for documents."""
     from data.recipes.batches import Stage
