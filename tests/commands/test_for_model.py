@@ -151,8 +151,11 @@ def test_the_cpu_profile_keeps_its_pages_on_a_machine_like_the_reference() -> No
 def test_a_slower_machine_reads_fewer_pages_and_says_so() -> None:
     usual, _ = profiled(1.0, slow=False)
     found, words = profiled(2.6, slow=False)
-    assert "about 20 minutes" in words and "to end within 10 minutes, 50% of the usual pages are read" in words
-    assert found["04-pixels"]["pages"] == usual["04-pixels"]["pages"] // 2 and found["02-attention"]["pages"] == 3
+    minutes = sum(one.cpu_s for one in load_experiments().values()) * 2.6 / 60
+    assert f"about {minutes:.0f} minutes" in words
+    assert f"to end within 10 minutes, {10 / minutes:.0%} of the usual pages are read" in words
+    assert found["04-pixels"]["pages"] == int(usual["04-pixels"]["pages"] * 10 / minutes) < 30
+    assert found["02-attention"]["pages"] < usual["02-attention"]["pages"]
     crawling, _ = profiled(1000, slow=False)
     assert all(one.get("pages", 2) >= 2 for one in crawling.values())
     assert profiled(2.6, slow=False, pages=50)[0]["04-pixels"]["pages"] == 50, "what a person gave stays"
