@@ -16,7 +16,7 @@ from PIL import Image
 
 from ocrlab.commands.library import plan_items
 from ocrlab.pages import Page, load_pages, page_size
-from ocrlab.reading.families import resized
+from ocrlab.reading.family import resized
 from ocrlab.reading.inputs import Background, open_for, page_tokens, prepare
 from ocrlab.reading.loading import token_counter
 from ocrlab.reading.page_reader import PageReader
