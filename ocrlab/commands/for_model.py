@@ -26,7 +26,7 @@ _TRIAL_TOKENS = 64
 #: Minutes for the embedded reader's `cpu` profile, and the fewest pages that are read to keep to them.
 PROFILE_MINUTES, LEAST_PAGES = 10.0, 2
 #: Seconds that the embedded reader took for four lines on the machine whose `cpu_s` stand in experiments.yaml (LOG.md).
-REFERENCE_S = 0.30
+REFERENCE_S = 0.17
 _PAGES = {"pages", "pages_per_set"}
 
 
