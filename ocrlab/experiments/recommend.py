@@ -246,7 +246,7 @@ def _ranked(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Say which of those that read well enough are beaten in CER and speed at once, and which one to use.
 
     That is the fastest: from the setting with the most pages and the fewest changes on, each that is seen to be faster
-    on the pages that both read takes the place of the one before.
+    on the pages that both read takes the place of the one before, where it was read on half of that one's pages.
     """
     left = [line for line in lines if line["standing"] == "on the front"]
     for line in left:
@@ -261,8 +261,15 @@ def _ranked(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _faster(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    if _on_few(other, one):
+        return one
     speed = _speed(other["seconds"], one["seconds"])
     return other if speed and speed.low > 1 else one
+
+
+def _on_few(line: Any, other: Any) -> bool:
+    """Say whether a setting was read on less than half of another's pages, which is too little to take its place."""
+    return bool(2 * line["pages"] < other["pages"])
 
 
 def _speed(mine: pd.Series, other: pd.Series) -> Interval | None:
@@ -298,6 +305,9 @@ def _why(line: pd.Series, mine: pd.DataFrame) -> str:
 
 
 def _unless(line: pd.Series, mine: pd.DataFrame, margin: float) -> str:
+    front = mine[(mine["standing"] == "on the front") & (mine["speed_low"] > line["speed"])]
+    if few := [differences(one["settings"], line["settings"]) for _, one in front.iterrows() if _on_few(one, line)]:
+        return f"More pages could change it. Faster, and read on less than half of the pages: {'; '.join(few[:2])}."
     close = mine[(mine["standing"] == "not settled") & (mine["speed_low"] > 1) & (mine["difference"] < margin)]
     if len(close):
         first = close.sort_values("needed").head(2)

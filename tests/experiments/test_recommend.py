@@ -225,3 +225,13 @@ def test_models_are_held_against_each_other_as_recommended(capsys: pytest.Captur
     assert "owner/other against tiny: better" in said
     across(found[:1], table, 0.005)
     assert capsys.readouterr().out == "", "one model is held against none"
+
+
+def test_what_was_read_on_few_of_the_pages_does_not_take_the_place_of_what_was_read_on_all() -> None:
+    quick = replace(BASE, prompt="What does it say?")
+    made = rows(BASE, 0.2, 0.02) + rows(replace(BASE, batch_size=8), 0.1, 0.02) + rows(quick, 0.05, 0.02, pages=20)
+    (found,) = recommend(judge_runs(pd.DataFrame(made)))
+    assert found.settings.batch_size == 8 and found.settings.prompt == BASE.prompt
+    assert "Faster, and read on less than half of the pages: prompt=What does it say?, batch_size=1." in found.unless
+    (found,) = recommend(judge_runs(pd.DataFrame(made + rows(quick, 0.05, 0.02, pages=40)[20:])))
+    assert found.settings == quick, "on two thirds of the pages it does"
