@@ -186,7 +186,7 @@ def test_readme_names_only_commands_that_exist() -> None:
 def test_committed_runs_keep_their_budget(run: Path) -> None:
     files = [f for f in run.rglob("*") if f.is_file()]
     # Readings 0.4 MB, figures 0.6, pages 1.1 (a quarter of it the readings'), executed notebooks 0.6.
-    assert sum(f.stat().st_size for f in files) <= 3_000_000
+    assert sum(f.stat().st_size for f in files) <= 3_200_000
     site = [f for f in files if f.parent == run or f.parent.name == "figures"]
     assert sum(f.stat().st_size for f in site) <= 3_000_000
     assert all(f.stat().st_size <= 100_000 for f in files if f.suffix == ".png")
