@@ -167,7 +167,7 @@ def against_floor(rows: pd.DataFrame, machine: Machine) -> pd.DataFrame:
 
 def floor_words(share: float) -> str:
     """Return a step's share of what the bandwidth allows, in words, with what to look at where it is low."""
-    low = ", low: fast-path says what the card waits for, the doctor what else may be wrong" * (share < LOW_SHARE)
+    low = ", low: see fast-path and the doctor" * (share < LOW_SHARE)
     return f"{share:.0%}{low}" if share == share else ""
 
 

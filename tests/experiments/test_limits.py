@@ -181,7 +181,7 @@ def test_shares_follow_the_machines_figures(tmp_path: Path) -> None:
 
 def test_a_low_share_of_the_floor_has_a_word() -> None:
     assert floor_words(0.31) == "31%" and floor_words(float("nan")) == ""
-    assert floor_words(0.04).startswith("4%, low: fast-path says") and "doctor" in floor_words(0.04)
+    assert floor_words(0.04).startswith("4%, low: see fast-path") and "doctor" in floor_words(0.04)
 
 
 def test_the_doctor_hears_what_a_run_measured_of_this_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
