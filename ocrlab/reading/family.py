@@ -136,6 +136,11 @@ class Family:
         """
         return low, high
 
+    def ask_limits(self, image_processor: Any, low: int | None, high: int | None, own: tuple[int, int]) -> None:
+        """Put asked pixel limits in force, or raise SettingNotApplied where no key can hold them; None is the `own`."""
+        low, high = self.nearest(image_processor, low, high)
+        self.set_limits(image_processor, low or own[0], high or own[1])
+
     def budget(self, image_processor: Any) -> str:
         """Return the limits in force by the image processor's own keys, where these are not pixels; else nothing."""
         return ""
@@ -330,15 +335,9 @@ class InputBuilder:
         return self.family.limits(self.image_processor)
 
     def set_limits(self, low: int | None, high: int | None) -> None:
-        """Put pixel limits in force; None is the checkpoint's own.
-
-        Raises:
-            SettingNotApplied: the family cannot have them.
-        """
+        """Put pixel limits in force, or raise as the family's `ask_limits`; None is the checkpoint's own."""
         self.max_pixels = high
-        low, high = self.family.nearest(self.image_processor, low, high)
-        own_low, own_high = self._own_limits
-        self.family.set_limits(self.image_processor, low or own_low, high or own_high)
+        self.family.ask_limits(self.image_processor, low, high, self._own_limits)
 
     def set_system_prompt(self, words: str | None) -> None:
         """Put a system prompt in force; None is the chat template's own.

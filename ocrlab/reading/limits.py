@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 
 from ocrlab.machine.hardware import CONTEXT_BYTES, Machine
-from ocrlab.reading.checkpoints import CheckpointError, locate_shapes
+from ocrlab.reading.checkpoints import Checkpoint, CheckpointError, locate_shapes
+from ocrlab.reading.family import resolved
 from ocrlab.reading.loading import BYTES_PER_WEIGHT, SPARES_VISION
 from ocrlab.reading.settings import Settings
 
@@ -71,10 +72,13 @@ class Weights:
 
         `auto` is taken for bfloat16, as by `predict`.
         """
-        size = BYTES.get(dtype, 2)
-        per = BYTES_PER_WEIGHT.get(quantization or "", size)
         linear = self.text_linear + (0 if quantization in SPARES_VISION else self.vision_linear)
-        return round(self.total * size - linear * (size - per))
+        return round(held_bytes(self.total, linear, BYTES.get(dtype, 2), quantization))
+
+
+def held_bytes(parameters: int, linear: int, size: int, quantization: str | None) -> float:
+    """Return the bytes of parameters of `size` bytes each, of which the linear ones are quantised where any are."""
+    return parameters * size - linear * (size - BYTES_PER_WEIGHT.get(quantization or "", size))
 
 
 @dataclass(frozen=True)
@@ -106,13 +110,15 @@ def weights_of(settings: Settings) -> Weights:
     return _weights(json.dumps(checkpoint.config), checkpoint.family.vision)
 
 
-def shapes_of(settings: Settings) -> Shapes:
+def shapes_of(settings: Settings, checkpoint: Checkpoint | None = None) -> Shapes:
     """Return the sizes of the settings' model, with the Hub's cache or the package's configs, downloading nothing.
+
+    A loaded model's `checkpoint` is not looked for again.
 
     Raises:
         CheckpointError: no config is at hand; PeakNotModelled: the family's peaks are not known.
     """
-    checkpoint = locate_shapes(settings)
+    checkpoint = checkpoint or locate_shapes(settings)
     if not checkpoint.family.memory_modelled:
         raise PeakNotModelled(
             f"{settings.model_id}: memory and time are not modelled for {checkpoint.config['model_type']}; "
@@ -125,11 +131,10 @@ def shapes_of(settings: Settings) -> Shapes:
 def _built(config_json: str) -> Any:
     """Return the config's model on the meta device, which holds shapes and no values."""
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
 
-    config: Any = AutoConfig.for_model(**json.loads(config_json))
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+        return AutoModelForImageTextToText.from_config(resolved(json.loads(config_json)))
 
 
 @lru_cache(maxsize=32)
@@ -214,12 +219,19 @@ class Prediction:
         return None if self.margin_bytes is None else self.margin_bytes >= 0
 
 
-def predict(settings: Settings, image_tokens: int, machine: Machine | None = None, dtype: str = "") -> Prediction:
+def predict(
+    settings: Settings,
+    image_tokens: int,
+    machine: Machine | None = None,
+    dtype: str = "",
+    checkpoint: Checkpoint | None = None,
+) -> Prediction:
     """Return memory (and floors, for a machine) of reading pages of `image_tokens` tokens each with the settings.
 
-    `dtype` replaces `dtype="auto"` (default: bfloat16). Raises CheckpointError where the sizes are not known.
+    `dtype` replaces `dtype="auto"` (default: bfloat16), `checkpoint` is a loaded model's. Raises CheckpointError where
+    the sizes are not known.
     """
-    shapes = shapes_of(settings)
+    shapes = shapes_of(settings, checkpoint)
     dtype = dtype or ("bfloat16" if settings.dtype == "auto" else settings.dtype)
     size = BYTES[dtype]
     on_cpu = settings.device == "cpu" or (machine is not None and machine.device == "cpu")
@@ -231,7 +243,9 @@ def predict(settings: Settings, image_tokens: int, machine: Machine | None = Non
     return Prediction(memory, floors, machine.memory_bytes - context - memory.peak_bytes)
 
 
-def refuse_too_large(settings: Settings, image_tokens: int, device: str, dtype: str) -> None:
+def refuse_too_large(
+    settings: Settings, image_tokens: int, device: str, dtype: str, checkpoint: Checkpoint | None = None
+) -> None:
     """Raise MemoryError where a batch is predicted to take more than a device's memory, with the budget that fits.
 
     Not everywhere does asking for too much fail: a driver on Windows spills into the system's memory, and a page takes
@@ -247,10 +261,10 @@ def refuse_too_large(settings: Settings, image_tokens: int, device: str, dtype: 
         memory_bytes = psutil.virtual_memory().total
 
     def peak(tokens: int) -> int:
-        return predict(settings, tokens, dtype=dtype).memory.peak_bytes
+        return predict(settings, tokens, dtype=dtype, checkpoint=checkpoint).memory.peak_bytes
 
     try:
-        wanted, cell = peak(image_tokens), shapes_of(settings).cell_pixels
+        wanted, cell = peak(image_tokens), shapes_of(settings, checkpoint).cell_pixels
     except CheckpointError:
         return
     if wanted > memory_bytes:
@@ -333,10 +347,7 @@ def _floors(settings: Settings, shapes: Shapes, image_tokens: int, size: int, ma
     text_flops = 2 * weights.text * tokens + 2 * text.layers * tokens**2 * text.heads * text.head_width
     head = weights.head or weights.embedding
     kv = 2 * text.layers * text.key_heads * text.head_width * (tokens + settings.max_new_tokens / 2) * size
-    layers = weights.text * size - weights.text_linear * (
-        size - BYTES_PER_WEIGHT.get(settings.quantization or "", size)
-    )
-    read = layers + head * size + pages * kv
+    read = held_bytes(weights.text, weights.text_linear, size, settings.quantization) + head * size + pages * kv
     return Floors(
         vision_s=pages * vision_flops / machine.matmul_flops_s,
         prefill_s=pages * text_flops / machine.matmul_flops_s,

@@ -37,21 +37,16 @@ class Unsupported(RuntimeError):
     """This machine or installation cannot run what was asked; the message says why and what would."""
 
 
-def capability(device: str) -> tuple[int, int]:
-    """Return a CUDA device's compute capability."""
-    import torch
-
-    return torch.cuda.get_device_capability(device)
-
-
 def refuse_compiled(settings: Settings, device: str) -> None:
     """Raise Unsupported where compiled SDPA would see 65,536 tokens or more on sm_120, which gave NaN.
 
     Reference: pytorch/pytorch#171389. A page counts its most image tokens, where max_pixels says so, and its text.
     """
+    import torch
+
     tokens = settings.batch_size * (settings.max_new_tokens + (settings.max_pixels or 0) // USUAL_SIDE**2)
     compiled = settings.compile and settings.attn_implementation == "sdpa" and device.startswith("cuda")
-    if compiled and tokens >= COMPILED_TOKENS and capability(device)[0] == 12:
+    if compiled and tokens >= COMPILED_TOKENS and torch.cuda.get_device_capability(device)[0] == 12:
         raise Unsupported(
             f"compile=True: on sm_120 compiled SDPA gives NaN from {COMPILED_TOKENS:,} tokens in a batch on (pytorch/"
             f"pytorch#171389), and {tokens:,} may come; lower batch_size, or leave compile out"
@@ -146,8 +141,7 @@ def image_processor_of(checkpoint: Checkpoint) -> Any:
     else:
         image_processor = family.load_image_processor(folder, checkpoint.config)
     if most is not None:
-        low, high = family.nearest(image_processor, None, most)
-        family.set_limits(image_processor, low or family.limits(image_processor)[0], high or most)
+        family.ask_limits(image_processor, None, most, family.limits(image_processor))
     return image_processor
 
 
@@ -341,9 +335,7 @@ def token_counter(settings: Settings) -> Callable[[int, int], int]:
     """
     checkpoint = locate_shapes(settings)
     family, processor = checkpoint.family, image_processor_of(checkpoint)
-    own_low, own_high = family.limits(processor)
-    low, high = family.nearest(processor, settings.min_pixels, settings.max_pixels)
-    family.set_limits(processor, low or own_low, high or own_high)
+    family.ask_limits(processor, settings.min_pixels, settings.max_pixels, family.limits(processor))
     return partial(family.count, processor)
 
 

@@ -251,7 +251,7 @@ class Reader(PageReader):
         if self.model.generation_config.do_sample:
             torch.manual_seed(self.settings.seed)  # some 0.2 ms, which a greedy reading need not pay
         batch_settings = replace(self.settings, batch_size=len(batch.pages))
-        refuse_too_large(batch_settings, max(inputs.image_tokens), self.device, self.dtype)
+        refuse_too_large(batch_settings, max(inputs.image_tokens), self.device, self.dtype, self.checkpoint)
         started = time.perf_counter()
         with torch.inference_mode(), self._memory.measure() as memory:
             tensors = {name: tensor.to(self.device) for name, tensor in inputs.tensors.items()}

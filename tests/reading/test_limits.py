@@ -16,6 +16,7 @@ from ocrlab import paths
 from ocrlab.machine import hardware
 from ocrlab.machine.hardware import Machine, UnknownCard, card, cards, measured_machine
 from ocrlab.pages import load_pages
+from ocrlab.reading import limits
 from ocrlab.reading.checkpoints import CheckpointError
 from ocrlab.reading.limits import PeakNotModelled, predict, refuse_too_large, shapes_of, weights_of
 from ocrlab.reading.reader import open_reader
@@ -191,6 +192,7 @@ def test_a_batch_that_will_not_fit_is_read_in_halves_and_a_page_that_will_not_co
     settings = Settings(attn_implementation="eager", max_pixels=1024 * 1024, batch_size=2, max_new_tokens=2)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=GIB // 4))
     with open_reader(settings) as reader:
+        monkeypatch.setattr(limits, "locate_shapes", lambda _: pytest.fail("a loaded model is looked for again"))
         found = {reading.page: reading for reading in reader.read(load_pages(str(tmp_path)))}
     small, large = found["small.png"], found["large.png"]
     assert small.status != "oom" and large.status == "oom" and "predicted, and not tried: 4,096" in large.reason

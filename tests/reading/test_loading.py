@@ -167,7 +167,7 @@ def test_the_tests_here_cover_every_kind() -> None:
 def test_a_compiled_batch_that_gives_nan_on_sm_120_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     static = Settings(cache_implementation="static", compile=True, max_new_tokens=3000, max_pixels=784 * 1096)
     below, above = replace(static, batch_size=15), replace(static, batch_size=16)  # 61,440 and 65,536 tokens
-    monkeypatch.setattr(loading, "capability", lambda _: (12, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (12, 0))
     loading.refuse_compiled(below, "cuda")
     with pytest.raises(Unsupported, match=r"65,536 may come; lower batch_size, or leave compile out") as caught:
         loading.refuse_compiled(above, "cuda")
@@ -177,14 +177,14 @@ def test_a_compiled_batch_that_gives_nan_on_sm_120_is_refused(monkeypatch: pytes
     with pytest.raises(Unsupported, match="171389"):
         loading.refuse_before_loading(above, "cuda", "bfloat16")
     loading.refuse_before_loading(above, "cpu", "float32")
-    monkeypatch.setattr(loading, "capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     loading.refuse_compiled(above, "cuda")
 
 
 def test_other_settings_of_a_loaded_model_are_guarded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_reader(Settings()) as reader:
         reader.device = "cuda"  # as it would be on a card
-        monkeypatch.setattr(loading, "capability", lambda _: (12, 0))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (12, 0))
         more = {"cache_implementation": "static", "compile": True, "batch_size": 64, "max_new_tokens": 1024}
         with pytest.raises(Unsupported, match="171389"):
             reader.apply(replace(reader.settings, **more))
