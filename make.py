@@ -304,7 +304,7 @@ def _output(*command: str, timeout: float | None = None) -> str:
 def _variables() -> dict[str, str]:
     """Return the environment for other programs, without what would bring packages from elsewhere into `.venv`."""
     kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
-    return {**kept, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_USER": "0"}
+    return {**kept, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_USER": "0", "PYTHONUTF8": "1"}  # paths of any letters
 
 
 # The targets that are no command of ocrlab, as modules of the environment's Python.
@@ -356,6 +356,8 @@ def _target(target: str, given: dict[str, str]) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run one target, `NAME=value` behind it as behind make; return its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # Windows writes into a file in a code page of a few letters
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     given = dict(word.split("=", 1) for word in arguments if "=" in word)
     target = next((word for word in arguments if "=" not in word), "help")
     if python := given.pop("PYTHON", None):

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ocrlab.machine.describe import choose_device, choose_dtype, describe_machine, machine_name
-from ocrlab.machine.hardware import CONTEXT_BYTES, Machine
+from ocrlab.machine.hardware import CONTEXT_BYTES, Machine, UnknownCard, card
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import CheckpointError
@@ -172,17 +172,22 @@ def floor_words(share: float) -> str:
 
 
 def measured_facts(run: Path) -> dict[str, int]:
-    """Return what a run's 07-limits found of this card, for the doctor: whole percent, ms per token; the best setting.
+    """Return what a run found of this card, for the doctor: whole percent, ms per token.
 
-    The embedded reader lives in a card's cache, so that its steps say nothing.
+    From 07-limits the setting nearest to the floor and the most memory held (the embedded reader lives in a card's
+    cache, so that its steps say nothing); from 01-machine the share of the datasheet's bandwidth.
     """
-    found, total = load_findings("speed", run), describe_machine().get("gpu_memory_bytes")
-    if not total or "held_bytes" not in found:
-        return {}
-    mine = found[(found["machine"] == machine_name()) & (found["model_id"] != "tiny")].sort_values("tpot_share")
-    best = {"floor_percent": 100 * mine["tpot_share"], "step_ms": 1000 * mine["tpot_s"]}
-    facts = {name: values.tail(1).max() for name, values in best.items()}
-    facts["held_percent"] = 100 * mine["held_bytes"].max() / total
+    here, facts = describe_machine(), {}
+    found = {name: load_findings(name, run) for name in ("speed", "ceilings")}
+    mine = {name: rows[rows["machine"] == machine_name()] for name, rows in found.items() if len(rows)}
+    if here.get("gpu") and "held_bytes" in (speed := mine.get("speed", ())):
+        speed = speed[speed["model_id"] != "tiny"].sort_values("tpot_share")
+        best = speed.tail(1)
+        facts = {"floor_percent": 100 * best["tpot_share"].max(), "step_ms": 1000 * best["tpot_s"].max()}
+        facts["held_percent"] = 100 * speed["held_bytes"].max() / here["gpu_memory_bytes"]
+    with contextlib.suppress(UnknownCard, KeyError):
+        copied = mine["ceilings"].set_index("ceiling").loc["copy", "median"]
+        facts["bandwidth_percent"] = 1e11 * copied / card(here["gpu"] or "no GPU").bandwidth_bytes_s
     return {name: round(value) for name, value in facts.items() if value == value}
 
 

@@ -28,6 +28,7 @@ from ocrlab.scoring.statistics import median_spread
 # RTX 50 cards (0.4 to 0.6 GiB); to be measured on each card.
 CONTEXT_BYTES = 600 * 2**20
 _ARCHITECTURE = re.compile(r"(sm|compute)_\d{2,}([af]?)")
+_DRIVERS_WORDS = re.compile(r"\b(nvidia|geforce|gpu|hbm3|pcie|sxm4|max-q|workstation|server|edition)\b|-")
 _SLOW_S = 0.5
 _UNITS = {"copy": "GB/s", "gemv": "GB/s", "matmul": "TFLOP/s"}
 Capability = tuple[int, int]
@@ -67,13 +68,13 @@ def cards() -> dict[str, Machine]:
 
 
 def card(name: str) -> Machine:
-    """Return a card by name, whatever its case.
+    """Return a card by name, whatever its case, or by what NVIDIA's driver calls it.
 
     Raises:
         UnknownCard: it is not in the list.
     """
     known = {key.lower(): machine for key, machine in cards().items()}
-    wanted = name.lower().replace("nvidia", "").replace("geforce", "").strip()
+    wanted = " ".join(_DRIVERS_WORDS.sub(" ", name.lower().replace("80gb", "80 gb")).split())
     if wanted in known:
         return known[wanted]
     near = difflib.get_close_matches(wanted, known, 3, cutoff=0.3)

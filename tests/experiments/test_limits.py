@@ -194,12 +194,17 @@ def test_the_doctor_hears_what_a_run_measured_of_this_card(tmp_path: Path, monke
         ],
         tmp_path,
     )
+    ceilings = [{"ceiling": "copy", "median": 210.0}, {"ceiling": "gemv", "median": 400.0}]
+    keep_findings("ceilings", [line | {"dtype": "float32"} for line in ceilings], tmp_path)
     assert measured_facts(tmp_path) == {}, "no card here"
-    monkeypatch.setattr(limits, "describe_machine", lambda: {"gpu_memory_bytes": 12 * 2**30})
+    laptop = {"gpu": "NVIDIA GeForce RTX 5070 Ti Laptop GPU", "gpu_memory_bytes": 12 * 2**30}
+    monkeypatch.setattr(limits, "describe_machine", lambda: laptop)
     facts = measured_facts(tmp_path)
-    assert facts == {"floor_percent": 2, "step_ms": 160, "held_percent": 131}
+    assert facts == {"floor_percent": 2, "step_ms": 160, "held_percent": 131, "bandwidth_percent": 31}
     lines = {line.check for line in check(replace(HEALTHY, facts=facts | {"system": "WSL"}))}
-    assert {"memory-spilled", "steps-far-from-floor"} <= lines
+    assert {"memory-spilled", "steps-far-from-floor", "bandwidth-low"} <= lines
+    monkeypatch.setitem(laptop, "gpu", "NVIDIA RTX 9999")
+    assert "bandwidth_percent" not in measured_facts(tmp_path), "no datasheet, no share"
     monkeypatch.setattr(limits, "machine_name", lambda: "another")
     assert measured_facts(tmp_path) == {} == measured_facts(tmp_path / "none")
 

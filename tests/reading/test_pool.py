@@ -165,13 +165,13 @@ def test_a_page_that_kills_or_never_ends_is_marked_and_the_others_are_read(pool:
     pages.insert(5, Fatal(**{**vars(pages[5]), "id": "fatal"}))
     pages.insert(2, Endless(**{**vars(pages[5]), "id": "endless"}))
     for reader in pool.readers:
-        reader.page_timeout_s = 5
+        reader.page_timeout_s = 12
     readings = {reading.page: reading for reading in read_all(pool, pages, TWO)}
     for reader in pool.readers:
         reader.page_timeout_s = None
     assert len(readings) == 14
     assert readings["fatal"].status == "crashed" and "twice at this page" in readings["fatal"].reason
-    assert readings["endless"].status == "timeout" and "within 5 s" in readings["endless"].reason
+    assert readings["endless"].status == "timeout" and "within 12 s" in readings["endless"].reason
     assert {reading.status for name, reading in readings.items() if name not in {"fatal", "endless"}} == {"ok"}
 
 

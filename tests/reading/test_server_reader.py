@@ -210,10 +210,11 @@ def test_what_passes_is_tried_again(turns: list[Callable[[Any], None]], pages: l
         assert len(fake.bodies) == len(turns) + 1
 
 
-def test_a_server_s_wish_to_wait_is_kept_within_reason(pages: list[Page]) -> None:
-    with fake_server(turns=[status(429, Retry_After="1")]) as fake, open_reader(settings(fake)) as reader:
-        started = time.monotonic()
-        assert reader.read(pages[0]).status == "ok" and 0.9 < time.monotonic() - started < 5
+def test_a_server_s_wish_to_wait_is_kept_within_reason(pages: list[Page], monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    with fake_server(turns=[status(429, Retry_After="7")]) as fake, open_reader(settings(fake)) as reader:
+        monkeypatch.setattr(client.time, "sleep", waited.append)
+        assert reader.read(pages[0]).status == "ok" and 7 in waited
         for wish in ("86400", "Fri, 31 Dec 2100 23:59:59 GMT"):
             fake.turns = [status(429, "come back tomorrow", Retry_After=wish)]
             reading = reader.read(pages[0])
@@ -281,9 +282,8 @@ def test_silence_ends_a_page_and_is_not_tried_again(pages: list[Page], monkeypat
     with fake_server() as fake, open_reader(settings(fake)) as reader:
         monkeypatch.setattr(client, "SILENCE_S", 0.3)
         fake.seconds = 1.0
-        started = time.monotonic()
-        reading = reader.read(pages[0])
-        assert reading.status == "timeout" and fake.url in reading.reason and time.monotonic() - started < 1.0
+        reading = reader.read(pages[0])  # with an answer it would be ok
+        assert reading.status == "timeout" and fake.url in reading.reason
         assert len(fake.bodies) == 1
         monkeypatch.setattr(client, "SILENCE_S", 30)
         monkeypatch.setattr(client, "PAGE_S", 0.5)
