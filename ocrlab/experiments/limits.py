@@ -177,17 +177,19 @@ def measured_facts(run: Path) -> dict[str, int]:
     From 07-limits the setting nearest to the floor and the most memory held (the embedded reader lives in a card's
     cache, so that its steps say nothing); from 01-machine the share of the datasheet's bandwidth.
     """
-    here, facts = describe_machine(), {}
-    found = {name: load_findings(name, run) for name in ("speed", "ceilings")}
-    mine = {name: rows[rows["machine"] == machine_name()] for name, rows in found.items() if len(rows)}
-    if here.get("gpu") and "held_bytes" in (speed := mine.get("speed", ())):
-        speed = speed[speed["model_id"] != "tiny"].sort_values("tpot_share")
-        best = speed.tail(1)
-        facts = {"floor_percent": 100 * best["tpot_share"].max(), "step_ms": 1000 * best["tpot_s"].max()}
-        facts["held_percent"] = 100 * speed["held_bytes"].max() / here["gpu_memory_bytes"]
-    with contextlib.suppress(UnknownCard, KeyError):
-        copied = mine["ceilings"].set_index("ceiling").loc["copy", "median"]
-        facts["bandwidth_percent"] = 1e11 * copied / card(here["gpu"] or "no GPU").bandwidth_bytes_s
+    gpu, total = (describe_machine().get(name) for name in ("gpu", "gpu_memory_bytes"))
+    facts: dict[str, float] = {}
+    found = [load_findings(name, run) for name in ("speed", "ceilings")] if gpu else []
+    for rows in (rows[rows["machine"] == machine_name()] for rows in found if len(rows)):
+        if "held_bytes" in rows:
+            rows = rows[rows["model_id"] != "tiny"].sort_values("tpot_share")
+            best, most = rows.tail(1), rows["held_bytes"].max()
+            facts |= {"floor_percent": 100 * best["tpot_share"].max(), "step_ms": 1000 * best["tpot_s"].max()}
+            facts["held_percent"] = 100 * most / total
+        if "ceiling" in rows:
+            copied = rows.loc[rows["ceiling"] == "copy", "median"].max()
+            with contextlib.suppress(UnknownCard):
+                facts["bandwidth_percent"] = 1e11 * copied / card(str(gpu)).bandwidth_bytes_s
     return {name: round(value) for name, value in facts.items() if value == value}
 
 

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,7 @@ PACKAGES = (
     *("torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow", "papermill", "nbconvert", "jupyterlab"),
     *("flash-attn", "kernels", "bitsandbytes", "torchao", "torchvision", "vllm"),  # optional
 )
+_WINDOWS_CPU = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"  # of HKEY_LOCAL_MACHINE
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ def cpu_name() -> str:
     with suppress(OSError):
         if found := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.M | re.I):
             return found[1].strip()
+    if sys.platform == "win32":
+        import winreg
+
+        with suppress(OSError), winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, _WINDOWS_CPU) as key:
+            return str(winreg.QueryValueEx(key, "ProcessorNameString")[0]).strip()
     return platform.processor() or platform.machine()
 
 
@@ -58,7 +65,7 @@ def describe_machine() -> dict[str, Any]:
     machine: dict[str, Any] = {
         "system": platform.system() + " (WSL)" * _wsl(),
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "torch_build": f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU",
         "gpu": None,
