@@ -165,8 +165,6 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }
-#: Kinds whose tests protect a part only, with what is missing.
-PARTLY = {7: "tried at the transformers that is installed; not at the oldest allowed"}
 
 
 @cache
@@ -178,7 +176,6 @@ def _tests_in(file: str) -> set[str]:
 
 def test_there_are_twenty_five_kinds() -> None:
     assert list(CASES) == list(range(1, 26)) and all(ids for _, ids in CASES.values())
-    assert set(PARTLY) <= set(CASES)
 
 
 @pytest.mark.parametrize("number", CASES)

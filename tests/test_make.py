@@ -8,6 +8,7 @@ import http.server
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ import make
 from make import Facts, choose, commands, fall_back, suits, targets
 from ocrlab.paths import ROOT
 
+scripted = pytest.mark.skipif(os.name != "posix", reason="a program that is a shell's script")
 NEW, RTX_50 = "581.29", (12, 0)
 SYSTEMS = {
     "Windows with a driver": (Facts("Windows", driver=NEW, card=RTX_50), "cu130", "driver 581.29, compute capability"),
@@ -99,6 +101,7 @@ def test_what_is_installed_stays_only_where_it_suits(build: str) -> None:
         assert suits(make.Plan(build, "", asked=True), "2.13.0", torch, cuda) == stays_if_asked, torch
 
 
+@scripted
 @pytest.mark.parametrize(
     ("says", "expected"),
     [
@@ -119,6 +122,7 @@ def test_nvidia_smi_is_asked(
     assert make._driver() == expected
 
 
+@scripted
 def test_windows_is_searched_where_its_driver_puts_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "System32" / "nvidia-smi.exe"
     program.parent.mkdir()
@@ -327,6 +331,7 @@ def _variables_of(target: str) -> dict[str, str]:
     return {name: f"a {name}.zip" for name in re.findall(r"\b([A-Z_]+)=", targets()[target])}
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
 @pytest.mark.parametrize("target", sorted(set(targets()) - {"help", "setup", "clean"}))
 @pytest.mark.parametrize("given", [True, False])
 def test_make_bat_runs_what_make_runs(target: str, given: bool) -> None:

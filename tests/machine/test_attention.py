@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -49,9 +51,9 @@ def test_planted_faults_are_caught_and_the_next_probe_is_healthy() -> None:
     names = ("corrupt", "nan", "slow", "deadly", "sloppy")
     probes = [Probe(PLANTS + name, None, "float32", "decode") for name in names]
     probes.append(Probe("sdpa", None, "float32", "decode"))
-    found = list(run_probes(probes, timeout_s=10))
+    found = list(run_probes(probes, timeout_s=20))
     assert [r["verdict"] for r in found] == ["wrong", "wrong", "timed out", "crashed", "wrong", "works"]
-    assert "not finite" in found[1]["reason"] and "SIGABRT" in found[3]["reason"]
+    assert "not finite" in found[1]["reason"] and ("SIGABRT" in found[3]["reason"] or os.name != "posix")
 
 
 @pytest.mark.gpu

@@ -8,8 +8,6 @@ from __future__ import annotations
 import io
 import os
 import random
-import resource
-import signal
 import sys
 import tempfile
 import time
@@ -19,6 +17,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psutil
 from PIL import Image, ImageDraw
 
 from ocrlab.pages import PageError, documents, load_pages, page_size
@@ -118,14 +117,15 @@ def _serve(asked: Connection) -> None:
         os.dup2(nowhere.fileno(), 2)  # what decoders say of damage
     for file in iter(asked.recv, None):
         outcome = read_all(file)
-        helpers = [helper.pid for helper in documents._helpers.values()]
-        peaks = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, *map(_peak_kib, helpers)]
-        asked.send((outcome, 1024 * max(peaks)))
+        asked.send((outcome, max(map(_peak_bytes, [os.getpid(), *(h.pid for h in documents._helpers.values())]))))
 
 
-def _peak_kib(process: int) -> int:
-    status = Path(f"/proc/{process}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0])
+def _peak_bytes(process: int) -> int:
+    """Return the most memory that a process has held; where the system does not say it, what it holds."""
+    held = psutil.Process(process).memory_info()
+    if (status := Path(f"/proc/{process}/status")).exists():
+        return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+    return int(getattr(held, "peak_wset", held.rss))
 
 
 def tried(count: int, seed: int, kept: Path, slow_s: float = SLOW_S) -> Counter[str]:
@@ -164,7 +164,7 @@ def tried(count: int, seed: int, kept: Path, slow_s: float = SLOW_S) -> Counter[
                 print(name, outcome, f"{seconds:.1f} s, {peak >> 20} MiB", flush=True)
             if outcome not in ("opened", "refused") or name.endswith("00.png"):
                 if process.is_alive():
-                    os.kill(process.pid or 0, signal.SIGKILL)
+                    process.kill()
                 process = None
             file.unlink()
         if process is not None and line is not None:

@@ -65,8 +65,10 @@ def test_listing_decodes_nothing_and_survives_bad_files(tmp_path: Path, monkeypa
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("hello", encoding="utf-8")
     (tmp_path / "scan.pdf").write_bytes(b"%PDF-1.4")
-    if hasattr(os, "symlink"):
+    try:
         (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    except OSError:  # Windows, for most of its users
+        pytest.skip("no symbolic links here")
 
     def opened(*_: object, **__: object) -> None:
         raise AssertionError("an image was decoded")
@@ -180,7 +182,7 @@ def test_places_that_hold_no_page(tmp_path: Path) -> None:
     assert "'label'" not in absent
     assert "no set of this name" in message("lables") and "labels" in message("lables")
     assert "no such file" in message("") and "no such file" in message("a\0b")
-    assert "no usable path" in message("~nobody-here-of-this-name/a.png")
+    assert os.name != "posix" or "no usable path" in message("~nobody-here-of-this-name/a.png")
     assert "no images here" in message(tmp_path)
     (tmp_path / "notes.md").write_bytes(b"x")
     assert "not a page; give a PDF or an image (PNG, JPEG, HEIC" in message(tmp_path / "notes.md")

@@ -10,7 +10,6 @@ import pytest
 from tests.pages import mutate
 
 
-@pytest.mark.skipif(os.name != "posix", reason="counts memory as POSIX tells it")
 def test_damaged_files_of_every_format_are_opened_or_refused_by_name(tmp_path: Path) -> None:
     found = mutate.tried(165, 3, tmp_path / "kept", slow_s=60)
     ends = {outcome.partition(": .")[2] for outcome in found} - {""}
@@ -24,7 +23,6 @@ def test_the_same_seed_makes_the_same_files() -> None:
     assert first == again != other
 
 
-@pytest.mark.skipif(os.name != "posix", reason="counts memory as POSIX tells it")
 def test_what_ends_its_process_is_counted_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutate, "mutants", lambda count, seed: [("0.png", b"x"), ("1.end", b"end"), ("2.png", b"x")])
     monkeypatch.setattr(mutate, "_serve", _dies)

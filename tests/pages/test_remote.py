@@ -157,7 +157,7 @@ def test_a_web_of_links_in_one_url_reaches_into_a_zip(tmp_path: Path) -> None:
 def test_mirrored_names_stay_below_the_folder(memory: MemoryFileSystem, tmp_path: Path) -> None:
     sourced = gather([URL], limit=None, dpi=150)
     assert sourced.names == [name.partition("#")[0] for name in IDS] and sourced.root == Path.cwd()
-    files = [str(file.relative_to(tmp_path)) for file in target_files(sourced.pages, sourced.names, tmp_path)]
+    files = [file.relative_to(tmp_path).as_posix() for file in target_files(sourced.pages, sourced.names, tmp_path)]
     assert files[:3] == ["below/x.jpg.txt", "book.pdf.p0001.txt", "book.pdf.p0002.txt"]
     memory.pipe("/more/p2.png", picture("red"))
     both = gather([URL, "memory://more", f"{URL}/p2.png"], limit=None, dpi=150)
@@ -289,7 +289,7 @@ def test_stores_are_read_to_the_end_though_one_page_fails_and_are_not_read_twice
     assert failed["status"] == "error" and f"{urls[1]}/p1.png: cannot be read (ConnectionReset" in failed["reason"]
     assert sorted(found) == [f"{urls[0]}/below/p2.png", f"{urls[0]}/p2.png", f"{urls[1]}/p2.png"]
     assert all(line["status"] in WITH_TEXT for line in found.values()) and found[f"{urls[0]}/p2.png"]["cer"] is not None
-    names = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.txt")}
+    names = {file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*.txt")}
     assert names == {"plain/p2.png.txt", "plain/below/p2.png.txt", "flaky/p2.png.txt"}
     monkeypatch.syspath_prepend(tmp_path)
     fsspec.register_implementation("flaky", "flakyfs.Flaky", clobber=True)

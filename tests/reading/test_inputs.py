@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -23,7 +24,8 @@ from ocrlab.reading.page_reader import PageReader
 from ocrlab.reading.reader import open_reader
 from ocrlab.reading.server_reader import ServerInputs
 from ocrlab.reading.settings import Settings
-from ocrlab.study.records import reading_record, row_key
+from ocrlab.study.records import load_findings, reading_record, row_key
+from tests.experiments.cells import Cells
 from tests.pages import pdfs
 from tests.pages.test_images import UNDO, oriented
 
@@ -173,3 +175,38 @@ def test_keys_and_records_tell_a_dpi_only_where_one_was_given(reader: PageReader
     assert told == [None, 150]
     (item,) = plan_items(replace(SETTINGS, max_pixels=50_176), [sheet], [None])
     assert 0.85 * 50_176 < 256 * item.image_tokens <= 50_176
+
+
+def drawings_of_04(page_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **given: Any) -> Cells:
+    monkeypatch.setenv("OCRLAB_RUN_FOLDER", str(tmp_path / "run"))
+    settings = Settings(dtype="float32", max_new_tokens=60)
+    values = {"pages": None, "truth": "beside", "pdf_pages": 2, "max_pixels_values": [4096, 65536, 16384], **given}
+    cells = Cells("04-pixels", page_set=page_set, some=load_pages(page_set), base=settings, margin=0.005, **values)
+    return cells.run("FILLED, SHRUNK")
+
+
+def test_04_reads_both_drawings_of_truths_that_it_set_in_a_pdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = drawings_of_04("labels", tmp_path, monkeypatch).run("def read_both")
+    drawing, ways = cells["drawing"], [cells["FILLED"], cells["SHRUNK"]]
+    assert sorted(drawing["max_pixels"].unique()) == [16384, 65536] and drawing["cer"].notna().all()
+    assert drawing.groupby(["max_pixels", "variant"]).size().tolist() == [2] * 4
+    tokens = drawing.pivot_table(index=["max_pixels", "page"], columns="variant", values="image_tokens")[ways]
+    assert (tokens[ways[0]] >= tokens[ways[1]]).all(), "what fills its budget is never the smaller"
+    assert [handle.get_label() for handle in cells.shown.axes[0].get_legend_handles_labels()[0]] == ways
+    said = cells.run("for budget, mine").said
+    assert "16,384 px: " in said and "image tokens: " in said
+    kept = load_findings("04-drawing", tmp_path / "run")
+    assert len(kept) == 8 and set(kept["variant"]) == set(ways)
+
+
+def test_04_takes_a_page_sets_own_pdfs_and_says_when_there_is_nothing(
+    sheet: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (64, 64), "white").save(sheet.file.parent / "scan.png")
+    own = list(drawings_of_04(str(sheet.file.parent), tmp_path, monkeypatch)["drawn_twice"](tmp_path))
+    assert [(page.file.name, page.dpi) for page in own] == [("a4.pdf", None), ("a4.pdf", 150)]
+    assert not (tmp_path / "truths.pdf").exists()
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "untold.png")
+    nothing = drawings_of_04(str(tmp_path / "untold.png"), tmp_path, monkeypatch)
+    assert "none has a truth" in nothing.run("def read_both").shown
+    assert "Not read here." in nothing.run("for budget, mine").said
