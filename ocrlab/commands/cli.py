@@ -236,19 +236,20 @@ def serve(
 def doctor(as_json: Annotated[bool, Option("--json", help="the lines as a JSON list")] = False) -> int:
     """Say what is wrong with this installation, and what to do."""
     import json
+    from dataclasses import asdict
 
     from ocrlab import paths
     from ocrlab.experiments.limits import measured_facts
-    from ocrlab.machine.doctor import as_dicts, examine, exit_code
+    from ocrlab.machine.doctor import examine
 
     runs = sorted(paths.runs_in(paths.RESULTS), key=lambda run: run.stat().st_mtime)
     lines = examine(next(filter(None, map(measured_facts, reversed(runs))), {}))
     if as_json:
-        print(json.dumps(as_dicts(lines), ensure_ascii=False, indent=1))
+        print(json.dumps(list(map(asdict, lines)), ensure_ascii=False, indent=1))
     for line in lines if not as_json else []:
         remedy = f"\n         → {line.remedy}" if line.remedy else ""
         print(f"{line.level:<8} {line.check}: {line.found}{remedy}")
-    return exit_code(lines)
+    return int(any(line.level == "problem" for line in lines))
 
 
 @_command("checks:fit")

@@ -209,7 +209,7 @@ def find_run(name: str | None, results: Path | None = None) -> Path:
     if name is None:
         if not runs:
             raise CommandError(f"{results}: no run there yet; `make reproduce` makes one")
-        return runs[0]
+        return next(iter(runs))
     folder = Path(name) if Path(name).is_dir() else results / name
     if not read_record(folder):
         here = ", ".join(run.name for run in runs) or "none yet"

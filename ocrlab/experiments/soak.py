@@ -61,7 +61,7 @@ def run_soak(
                 own = {"page": one.page, "status": one.status, "reason": one.reason, "changed": changed}
                 rows.append(one.measured() | own | {"minutes": passed / 60})
                 if job := new.pop(one.page, None):
-                    store.append(record_of("soak", job, result))
+                    store.readings.append(record_of("soak", job, result))
         except KeyboardInterrupt:
             print("stopped: the verdict is on what was read", file=sys.stderr)
         found = judge_soak(rows, len(pages), len(pool.troubles))

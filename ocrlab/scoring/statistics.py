@@ -124,10 +124,8 @@ def share_interval(count: float, of: float, z: float = 1.959964) -> tuple[float,
     if of == 0:
         return 0.0, 1.0
     share, extra = count / of, z**2 / of
-    middle, half = (
-        (share + extra / 2) / (1 + extra),
-        z * math.sqrt(share * (1 - share) / of + extra / of / 4) / (1 + extra),
-    )
+    middle = (share + extra / 2) / (1 + extra)
+    half = z * math.sqrt(share * (1 - share) / of + extra / of / 4) / (1 + extra)
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
