@@ -217,15 +217,15 @@ def find_run(name: str | None, results: Path | None = None) -> Path:
     return folder
 
 
-def find_run_here(name: str | None, results: Path | None = None) -> Path:
+def find_run_here(name: str | None) -> Path:
     """Return the folder of the run named, by default of the newest that was made on this machine.
 
     Raises:
-        CommandError: there is no such run; the message says what makes one and names those that are in `results`.
+        CommandError: there is no such run; the message says what makes one and names those that are in `results/`.
     """
-    results = results or paths.RESULTS
     if name is not None:
-        return find_run(name, results)
+        return find_run(name)
+    results = paths.RESULTS
     if mine := runs_here(results):
         return mine[0]
     others = ", ".join(run.name for run in known_runs(results))

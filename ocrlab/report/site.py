@@ -9,6 +9,7 @@ import shlex
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ocrlab.report import evidence
 from ocrlab.report.notebook import NotebookPage, headline_lines, link_figures, render_notebook, slug
 from ocrlab.scoring.metrics import shown_metrics
 from ocrlab.study.provenance import read_json
+from ocrlab.study.records import asks_to_read
 
 _HERE = Path(__file__).parent
 _OUTCOMES = {
@@ -63,7 +65,7 @@ def build_site(run_folder: Path) -> Path:
         _write(run_folder / f"{item['name']}.html", pages, "page.html.j2", item=item, record=record, run=run)
         link_figures(run_folder / "notebooks" / f"{item['name']}.ipynb", item["page"].figures)
     usable = evidence.usable_readings(run_folder)
-    readings = evidence.natural(usable)
+    readings = [one for one in usable if asks_to_read(one["asked"])]
     if readings:
         sheets = evidence.sheets_of(readings, run_folder)
         outcomes = list(dict.fromkeys(reading.outcome for sheet in sheets for reading in sheet.readings))
@@ -90,11 +92,9 @@ def build_site(run_folder: Path) -> Path:
 def answer_of(run_folder: Path) -> list[str]:
     """Return what 08-recommendation answered in a run, line by line; where it did not, what would give an answer."""
     file = run_folder / "notebooks" / "08-recommendation.ipynb"
-    try:
+    with suppress(OSError, ValueError, AttributeError, KeyError):  # absent, or no notebook: its own entry says so
         if lines := headline_lines(nbformat.read(file, as_version=4)):
             return lines
-    except (OSError, ValueError, AttributeError, KeyError):
-        pass  # absent, or no notebook: its own entry says so
     again = command_of(file.stem, run_folder.name, None, {})
     return [f"No answer in this run yet: 08-recommendation gives one ({again or 'run it in this run'})."]
 

@@ -229,10 +229,13 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return row | score(record["text"], truth, ended, facts)
 
 
+def asks_to_read(asked: Mapping[str, Any]) -> bool:
+    """Return whether settings are about reading: real weights and natural length; others measure speed and memory."""
+    return asked.get("min_new_tokens") is None and asked.get("weights") == "pretrained"
+
+
 def _reads(record: Mapping[str, Any], statuses: Sequence[str] = WITH_TEXT) -> bool:
-    asked = record["asked"]
-    own = asked.get("min_new_tokens") is None and asked.get("weights") == "pretrained"
-    return own and record["status"] in statuses
+    return asks_to_read(record["asked"]) and record["status"] in statuses
 
 
 def rows_of(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
