@@ -25,7 +25,6 @@ from ocrlab.experiments import attention as variants
 from ocrlab.machine import attention, hardware, worker
 from ocrlab.machine.worker import Worker
 from ocrlab.reading import serve
-from ocrlab.reading.loading import Unsupported
 
 SITUATIONS = ("absent", "refused", "one_page", "no_truth", "one_setting", "endpoint")
 ABSENT = "Qwen/Qwen2-VL-2B-Instruct"
@@ -144,7 +143,6 @@ def _in_a_run(run: Path) -> Iterator[None]:
     Environment variables stay as they are: with others, no process could be a copy of one that has torch already.
     """
     probes = attention.all_probes
-    no_server = Unsupported("not started in this test")
     with ExitStack() as stack:
         for owner, attribute, value in (
             (paths, "run_in_hand", lambda: run),
@@ -154,7 +152,7 @@ def _in_a_run(run: Path) -> Iterator[None]:
             (attention, "all_probes", lambda *asked: probes(*asked)[:2]),
             (variants, "ATTENTIONS", ("sdpa", "flash_attention_2")),
             (variants, "SDPA_KERNELS", ("math",)),
-            (serve, "running_server", mock.Mock(side_effect=no_server)),
+            (serve, "missing_modules", lambda: "not started in this test"),
         ):
             stack.enter_context(mock.patch.object(owner, attribute, value))
         yield

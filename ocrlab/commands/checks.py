@@ -64,9 +64,8 @@ def fit(
     settings = replace(base, **changes)
     if wrong := [size for size in memory_gib or () if not 0 < size < 10_000]:
         raise CommandError(f"--memory-gib {wrong[0]:g}: give a card's memory in GiB, such as 12")
-    machines = [card(name) for name in cards or ()] + [
-        Machine(f"any card of {n:g} GiB", int(n * 2**30)) for n in memory_gib or ()
-    ]
+    machines = [card(name) for name in cards or ()]
+    machines += [Machine(f"any card of {n:g} GiB", int(n * 2**30)) for n in memory_gib or ()]
     known = [one for name, one in known_cards().items() if every or (not machines and name.startswith("RTX 50"))]
     table = fit_table(settings, [*machines, *known])
     if as_json:

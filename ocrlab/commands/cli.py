@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
 import typer
@@ -32,6 +33,13 @@ _Address = Annotated[str | None, Option(help="the Ray cluster's (default: RAY_AD
 _Profile = Literal["smoke", "cpu", "gpu"]
 _Port = Annotated[int | None, Option(help="default: the first free one from Jupyter's own on")]
 _NoBrowser = Annotated[bool, Option("--no-browser", help="print the address and open nothing")]
+
+#: Errors whose text says what to do: a person gets it without a traceback.
+_MENDABLE = (
+    *("commands.parameters:CommandError", "machine.hardware:UnknownCard", "pages:PageError"),
+    *("reading.checkpoints:CheckpointError", "reading.isolated:Refused", "reading.loading:Unsupported"),
+    *("reading.settings:SettingError", "report.share:ShareError", "study.records:RecordError"),
+)
 
 
 app = typer.Typer(
@@ -68,7 +76,7 @@ def _command(target: str = "", name: str | None = None) -> Callable[[Callable[..
             except KeyboardInterrupt:
                 print("stopped", file=sys.stderr)
                 code = 130
-            except _messages() as error:
+            except tuple(resolve_name(f"ocrlab.{name}") for name in _MENDABLE) as error:  # imported once there is one
                 print(error, file=sys.stderr)
                 code = getattr(error, "exit_code", 2)
             raise typer.Exit(code)
@@ -76,22 +84,6 @@ def _command(target: str = "", name: str | None = None) -> Callable[[Callable[..
         app.command(name)(takes_settings(run) if "given" in inspect.signature(command).parameters else run)
 
     return register
-
-
-def _messages() -> tuple[type[Exception], ...]:
-    """Return the errors whose text says what to do; imported only once there is an error."""
-    from ocrlab.commands.parameters import CommandError
-    from ocrlab.machine.hardware import UnknownCard
-    from ocrlab.pages import PageError
-    from ocrlab.reading.checkpoints import CheckpointError
-    from ocrlab.reading.isolated import Refused
-    from ocrlab.reading.loading import Unsupported
-    from ocrlab.reading.settings import SettingError
-    from ocrlab.report.share import ShareError
-    from ocrlab.study.records import RecordError
-
-    known = (CommandError, UnknownCard, PageError, CheckpointError, Refused, Unsupported)
-    return (*known, SettingError, ShareError, RecordError)
 
 
 @_command("read:read_pages")
@@ -236,19 +228,20 @@ def serve(
 def doctor(as_json: Annotated[bool, Option("--json", help="the lines as a JSON list")] = False) -> int:
     """Say what is wrong with this installation, and what to do."""
     import json
+    from dataclasses import asdict
 
     from ocrlab import paths
     from ocrlab.experiments.limits import measured_facts
-    from ocrlab.machine.doctor import as_dicts, examine, exit_code
+    from ocrlab.machine.doctor import examine
 
     runs = sorted(paths.runs_in(paths.RESULTS), key=lambda run: run.stat().st_mtime)
     lines = examine(next(filter(None, map(measured_facts, reversed(runs))), {}))
     if as_json:
-        print(json.dumps(as_dicts(lines), ensure_ascii=False, indent=1))
+        print(json.dumps(list(map(asdict, lines)), ensure_ascii=False, indent=1))
     for line in lines if not as_json else []:
         remedy = f"\n         → {line.remedy}" if line.remedy else ""
         print(f"{line.level:<8} {line.check}: {line.found}{remedy}")
-    return exit_code(lines)
+    return int(any(line.level == "problem" for line in lines))
 
 
 @_command("checks:fit")

@@ -210,7 +210,7 @@ def read_items(
         for result in results:
             reading = result.reading
             item = by_id[reading.page]
-            record = reading_record("read", item.key, settings, item.page, reading, result.actual, result.load_s, 0)
+            record = reading_record("read", item.key, settings, item.page, result)
             row = row_of(record)
             place = {"file": item.page.where, "page_number": item.page.page_number}
             outcome = {name: getattr(reading, name) for name in ("status", "reason", "text")}

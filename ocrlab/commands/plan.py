@@ -209,7 +209,7 @@ def find_run(name: str | None, results: Path | None = None) -> Path:
     if name is None:
         if not runs:
             raise CommandError(f"{results}: no run there yet; `make reproduce` makes one")
-        return runs[0]
+        return next(iter(runs))
     folder = Path(name) if Path(name).is_dir() else results / name
     if not read_record(folder):
         here = ", ".join(run.name for run in runs) or "none yet"
@@ -217,15 +217,15 @@ def find_run(name: str | None, results: Path | None = None) -> Path:
     return folder
 
 
-def find_run_here(name: str | None, results: Path | None = None) -> Path:
+def find_run_here(name: str | None) -> Path:
     """Return the folder of the run named, by default of the newest that was made on this machine.
 
     Raises:
-        CommandError: there is no such run; the message says what makes one and names those that are in `results`.
+        CommandError: there is no such run; the message says what makes one and names those that are in `results/`.
     """
-    results = results or paths.RESULTS
     if name is not None:
-        return find_run(name, results)
+        return find_run(name)
+    results = paths.RESULTS
     if mine := runs_here(results):
         return mine[0]
     others = ", ".join(run.name for run in known_runs(results))

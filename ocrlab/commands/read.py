@@ -18,17 +18,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ocrlab import paths
-from ocrlab.commands.library import (
-    RECORDS,
-    Item,
-    Output,
-    Sourced,
-    gather,
-    make_batches,
-    plan_items,
-    read_items,
-    target_files,
-)
+from ocrlab.commands import library
+from ocrlab.commands.library import Item, Sourced, gather
 from ocrlab.commands.parameters import CommandError, CommandFailed
 from ocrlab.commands.setting_flags import refuse_held, settings_of
 from ocrlab.machine.describe import choose_device, choose_dtype, machine_name
@@ -101,9 +92,9 @@ def _plan_and_read(args: Any, settings: Settings, engine: ReaderPool | Cluster, 
     output = None
     files: Sequence[Path | None] = [None] * len(sources.pages)
     if args.out is not None or args.beside:
-        files = target_files(sources.pages, sources.names, None if args.beside else args.out)
-        output = Output((args.out or sources.root) / RECORDS, retry_failed=args.retry_failed)
-    items = plan_items(settings, sources.pages, files)
+        files = library.target_files(sources.pages, sources.names, None if args.beside else args.out)
+        output = library.Output((args.out or sources.root) / library.RECORDS, retry_failed=args.retry_failed)
+    items = library.plan_items(settings, sources.pages, files)
     todo = output.missing(items) if output else items
     if len(todo) < len(items):
         print(f"{len(items) - len(todo)} of {len(items)} pages were read before", file=sys.stderr)
@@ -114,7 +105,7 @@ def _plan_and_read(args: Any, settings: Settings, engine: ReaderPool | Cluster, 
         return 0
     progress = Progress(len(todo))
     with stop_politely(engine.stop) as stopped, _bar(todo) as bar:
-        for item, record in read_items(engine, settings, todo, make_batches(todo, settings.batch_size)):
+        for item, record in library.read_items(engine, settings, todo, library.make_batches(todo, settings.batch_size)):
             if output:
                 output.put(item, record)
             progress.add(item.page, record)

@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ocrlab import paths
-from ocrlab.commands.for_model import (
-    CPU_MINUTES,
-    MINUTES,
-    PROFILE_MINUTES,
-    check_model,
-    fit_profile,
-    fit_tasks,
-)
+from ocrlab.commands.for_model import CPU_MINUTES, MINUTES, PROFILE_MINUTES, check_model, fit_profile, fit_tasks
 from ocrlab.commands.parameters import CommandError, CommandFailed, parse_overrides, read_parameters
 from ocrlab.commands.plan import Task, choose_profile, load_experiments, plan_tasks, resolve_model, run_folder
 from ocrlab.commands.run_notebook import STOPPED, Outcome, run_notebook

@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -304,12 +304,9 @@ class _Kernel(AsyncKernelManager):
         """End what the kernel started too: a killed kernel leaves its reading processes on the GPU."""
         group = getattr(self.provisioner, "pgid", None)
         if os.name != "nt" and group and group != os.getpgrp():
-            try:
+            # The usual case: nothing was left. macOS says PermissionError of a group that holds only zombies.
+            with suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # the usual case: nothing was left
-            except PermissionError:
-                pass  # macOS says this of a group that holds only zombies
         await super()._async_cleanup_resources(restart=restart)
 
     cleanup_resources = _async_cleanup_resources

@@ -270,9 +270,8 @@ def contrast_table(contrasts: pd.DataFrame) -> pd.DataFrame:
         line = {"variant": known["variant"]} | {name: "" if "nan" in words else words for name, words in cells.items()}
         verdict = known["kind"] or known["words"]
         line["verdict"] = verdict if isinstance(verdict, str) else ""
-        lines.append(
-            line | {"problem": "" if known["status"] == "ok" else in_short(str(known["status"]), str(known["reason"]))}
-        )
+        line["problem"] = "" if known["status"] == "ok" else in_short(str(known["status"]), str(known["reason"]))
+        lines.append(line)
     return pd.DataFrame(lines).set_index("variant")
 
 

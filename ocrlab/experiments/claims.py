@@ -6,22 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import yaml
-from IPython.display import HTML
-from jinja2 import Environment, FileSystemLoader
 
 from ocrlab import paths
 from ocrlab.experiments import claim_rules
 from ocrlab.experiments.evidence import OPEN, Answer, Evidence, Kind, Tables
-from ocrlab.experiments.readiness import Readiness, check_readiness
+from ocrlab.experiments.readiness import check_readiness
 
-SOURCE = "the field report of January 2026"
-_HERE = Path(__file__).parent
-_ORDER = ("refuted", "confirmed", "not settled here")
-_STATES = ("fail", "pass", "not measured")
 _CARDS = {"any": "", "cuda": "a CUDA device", "sm_12x": "a card of compute capability 12.x"}
 _MODELS = {"any": "", "2B": "Qwen2-VL-2B with its own weights", "2B shapes": "Qwen2-VL-2B's shapes"}
 
@@ -67,7 +61,7 @@ class ClaimVerdict:
 @cache
 def load_claims() -> tuple[Claim, ...]:
     """Return the claims of `claims.yaml`, in its order."""
-    entries = yaml.safe_load((_HERE / "claims.yaml").read_text(encoding="utf-8"))
+    entries = yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf-8"))
     return tuple(Claim(**entry) for entry in entries)
 
 
@@ -112,24 +106,3 @@ def _of_model(table: pd.DataFrame, model: str) -> pd.DataFrame:
         return table
     mine = table[table["model_id"].fillna("").str.contains("Qwen2-VL-2B")]
     return mine[mine["weights"] == "pretrained"] if model == "2B" and "weights" in mine else mine
-
-
-def ledger_table(verdicts: Sequence[ClaimVerdict]) -> HTML:
-    """Return one line per claim, settled ones first: verdict, claim, what the rows say and where the run shows it.
-
-    Folded below it: whose rows settle it, what would confirm or refute it, and what others published, marked as theirs.
-    The machine is named where there are several. All text is escaped.
-    """
-    ranked = sorted(verdicts, key=lambda one: _ORDER.index(one.verdict))
-    claims = {claim.id: claim for claim in load_claims()}
-    return _drawn("ledger", ranked, claims, SOURCE, len({one.machine for one in verdicts}) > 1)
-
-
-def readiness_table(readiness: Readiness) -> HTML:
-    """Return one line per check, failed ones first: the answer, its weight, the question and the reason, escaped."""
-    return _drawn("readiness", sorted(readiness.checks, key=lambda one: (_STATES.index(one.state), -one.weight)))
-
-
-def _drawn(macro: str, *values: Any) -> HTML:
-    template = Environment(loader=FileSystemLoader(_HERE), autoescape=True).get_template("claims.html.j2")
-    return HTML(getattr(template.module, macro)(*values))

@@ -26,19 +26,14 @@ from ocrlab.study.records import keep_findings
 LIMIT_MB = 10.0
 #: Growth in MB in all that is no leak yet: allocators and libraries go on settling for a while after the first pass.
 SETTLES_MB = 20.0
+_PAGE_TIMEOUT_S = 1800
 _PARTS, _FEWEST = 30, 6  # what follows the first pass is cut into so many; fewer have no interval to speak of
 _ENDS = {"mb": "point", "low": "low", "high": "high"}
 _HELD = (("resident_bytes", "", "memory"), ("reserved_memory_bytes", "device_", "device memory"))
 
 
 def run_soak(
-    settings: Settings,
-    pages: Sequence[Page],
-    *,
-    minutes: float,
-    count: int = 0,
-    folder: Path | None = None,
-    page_timeout_s: float | None = 1800,
+    settings: Settings, pages: Sequence[Page], *, minutes: float, count: int = 0, folder: Path | None = None
 ) -> dict[str, Any]:
     """Read the pages in turn for so many minutes, `count` readings and one whole pass at least; return finding `soak`.
 
@@ -53,7 +48,7 @@ def run_soak(
     began = datetime.now(UTC).isoformat(timespec="seconds")
     store, rows, texts = Store("soak", folder), list[dict[str, Any]](), dict[str, str]()
     new = {job.page.id: job for job in store.missing(plan_jobs([settings], pages, 1, read_quarantined=True))}
-    with ReaderPool(settings, page_timeout_s=page_timeout_s) as pool:
+    with ReaderPool(settings, page_timeout_s=_PAGE_TIMEOUT_S) as pool:
         try:
             for passed, result in _over_time(pool, pages, minutes * 60, max(count, len(pages))):
                 one = result.reading
@@ -61,7 +56,7 @@ def run_soak(
                 own = {"page": one.page, "status": one.status, "reason": one.reason, "changed": changed}
                 rows.append(one.measured() | own | {"minutes": passed / 60})
                 if job := new.pop(one.page, None):
-                    store.append(record_of("soak", job, result))
+                    store.readings.append(record_of("soak", job, result))
         except KeyboardInterrupt:
             print("stopped: the verdict is on what was read", file=sys.stderr)
         found = judge_soak(rows, len(pages), len(pool.troubles))

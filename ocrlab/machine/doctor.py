@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,16 +147,6 @@ def check(installed: Installed) -> list[Line]:
     """Return the lines that follow from versions, build, card and system alone."""
     lines = [*_pins(installed), _card(installed), *_pairs(installed), _embedded(installed)]
     return [replace(line, remedy=line.remedy.replace("make setup", installed.setup)) for line in lines]
-
-
-def exit_code(lines: list[Line]) -> int:
-    """Return 1 where any line is a problem, else 0."""
-    return int(any(line.level == "problem" for line in lines))
-
-
-def as_dicts(lines: list[Line]) -> list[dict[str, Any]]:
-    """Return the lines ready for JSON."""
-    return [asdict(line) for line in lines]
 
 
 def _hardware(stack: dict[str, Any]) -> Line:

@@ -147,11 +147,8 @@ def scanned(page: _Image, seed: str) -> _Image:
     They are a scanner, a telephone's camera, a fax, and a scanner of a sheet that was folded and set a cup on.
     """
     rng = Random(seed)
-    blurred, noisy, askew = (
-        {"blur": rng.uniform(0.4, 0.8)},
-        {"noise": rng.uniform(2, 6)},
-        {"skew": rng.uniform(-1.5, 1.5)},
-    )
+    blurred, noisy = {"blur": rng.uniform(0.4, 0.8)}, {"noise": rng.uniform(2, 6)}
+    askew = {"skew": rng.uniform(-1.5, 1.5)}
     tired = {"contrast": {"ink": rng.randrange(20, 90), "paper": rng.randrange(215, 250)}}
     lit, stored = {"light": rng.uniform(0.2, 0.45)}, {"jpeg": rng.randrange(40, 70)}
     machines = (

@@ -22,16 +22,7 @@ from typing import Any
 from PIL import Image, ImageOps, ImageSequence
 
 from ocrlab.pages import images
-from ocrlab.pages.images import (
-    DECODER_ERRORS,
-    SEVERAL,
-    PageError,
-    begins_as,
-    large_allowed,
-    open_image,
-    shape_problem,
-    to_rgb,
-)
+from ocrlab.pages.images import DECODER_ERRORS, PageError, begins_as, large_allowed, open_image, shape_problem, to_rgb
 
 #: Dots per inch at which a PDF page is drawn where nobody says how many pixels it may have: print of 10 points is then
 #: some 20 pixels high. And the most at which it is drawn to fill a pixel budget: A4 is then 3.9 megapixels (LOG.md).
@@ -76,7 +67,7 @@ def pages_inside(file: Path, dpi: int | None) -> dict[int, str] | None:
     if kind == "PDF":
         return {number: _pdf_problem(size, dpi) for number, size in enumerate(_sizes(file, True), 1)}
     try:
-        sizes = _sizes(file, False) if kind in SEVERAL else ()
+        sizes = _sizes(file, False) if kind in images.SEVERAL else ()
     except PageError:
         return None  # opening it as an image says what is wrong
     if len(sizes) < 2:

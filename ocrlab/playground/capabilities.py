@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -78,10 +79,8 @@ class Capabilities:
     def machine(self, device: str, dtype: str) -> Machine | None:
         """Return what bounds a reading: the card by its datasheet, else as 01-machine measured it; None if unknown."""
         if device.startswith("cuda"):
-            try:
+            with suppress(UnknownCard):
                 return card(str(describe_machine()["gpu"]))
-            except UnknownCard:
-                pass
         return self.bounds.get((device.split(":")[0], dtype))
 
 

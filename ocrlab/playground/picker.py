@@ -53,9 +53,7 @@ class Picker:
     def _make_widgets(self) -> None:
         self.source = w.ToggleButtons(options=(_SET, _UPLOAD, _PATH), style={"button_width": "auto"}, layout=wide())
         self.sets, self.pages = w.Dropdown(layout=wide()), w.Dropdown(layout=wide())
-        self.upload = w.FileUpload(
-            accept="image/*,.heic,.heif,.avif,.jp2,.pdf,.tif,.tiff", description="choose a file", layout=wide()
-        )
+        self.upload = w.FileUpload(accept=_ACCEPTED, description="choose a file", layout=wide())
         self.path = w.Text(placeholder="/path/to/page.png, .pdf, .tif", continuous_update=False, layout=wide())
         self.image, self.status = w.Image(layout={"display": "none"}), w.HTML()
         self.truth = w.Textarea(rows=4, placeholder="what is printed there", continuous_update=False, layout=wide())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,8 @@ def keep_reading(folder: Path, settings: Settings, page: Page, seen: PageResult)
     while (key := row_key(settings, page, checkpoint, repeat)) in store.readings.by_key:
         repeat += 1
     # Times of a reading that was looked at hold what looking costs.
-    actual = seen.actual | {"actual_streamed": True}
-    store.append(reading_record(EXPERIMENT, key, settings, page, seen.reading, actual, seen.load_s, repeat))
+    seen = replace(seen, actual=seen.actual | {"actual_streamed": True})
+    store.readings.append(reading_record(EXPERIMENT, key, settings, page, seen, repeat))
     if not read_record(folder):
         write_record(folder, start_record(folder.name, EXPERIMENT, "read by hand in the playground") | {"ended": now()})
     return row_of(store.readings.records[-1])

@@ -13,20 +13,12 @@ from ocrlab.machine.attention import pinned
 from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.machine.worker import sticky
 from ocrlab.pages import Page
+from ocrlab.reading import loading
 from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.family import InputBuilder, Inputs
 from ocrlab.reading.inputs import Prepared, open_for, prepare
 from ocrlab.reading.limits import refuse_too_large
-from ocrlab.reading.loading import (
-    SPARES_VISION,
-    Unsupported,
-    left_out,
-    load,
-    quantization_of,
-    refuse_before_loading,
-    refuse_compiled,
-    stored_bytes,
-)
+from ocrlab.reading.loading import Unsupported, load
 from ocrlab.reading.meter import MemoryMeter, StepMeter
 from ocrlab.reading.nonfinite import NotFinite, Trace, tracing
 from ocrlab.reading.page_reader import PageReader
@@ -59,12 +51,12 @@ class Reader(PageReader):
         except ValueError as error:
             raise Unsupported(str(error)) from error
         self.dtype = choose_dtype(settings.dtype, self.device).value
-        refuse_before_loading(settings, self.device, self.dtype)
+        loading.refuse_before_loading(settings, self.device, self.dtype)
         self.checkpoint = locate(settings)
         self.family = self.checkpoint.family
         self.model, self.builder = load(settings, self.checkpoint, self.device, self.dtype)
         self._own_generation = self.model.generation_config
-        self.weight_bytes = stored_bytes(self.model)
+        self.weight_bytes = loading.stored_bytes(self.model)
         self.apply(settings)
         self.load_s = time.perf_counter() - started
         self._warm_up()
@@ -78,7 +70,7 @@ class Reader(PageReader):
             Unsupported: compiled batches that would give NaN on this card.
         """
         refuse_another_load(self.settings, settings)
-        refuse_compiled(settings, self.device)
+        loading.refuse_compiled(settings, self.device)
         self.settings = settings
         self.model.generation_config = self._generation_config()
         self.builder.set_limits(settings.min_pixels, settings.max_pixels)
@@ -121,7 +113,7 @@ class Reader(PageReader):
             "device": "cuda:0" if self.device == "cuda" else self.device,
             "dtype": self.dtype,
             "quantization_left_out": settings.quantization
-            and [self.family.vision] * (settings.quantization in SPARES_VISION),
+            and [self.family.vision] * (settings.quantization in loading.SPARES_VISION),
             "vision_attn_implementation": self.family.attention(attention),
             "min_pixels": low,
             "max_pixels": high,
@@ -149,8 +141,8 @@ class Reader(PageReader):
         return {
             "dtype": _joined(p.dtype for p in model.parameters() if p.is_floating_point()),
             "device": _joined(p.device for p in model.parameters()),
-            "quantization": quantization_of(model),
-            "quantization_left_out": left_out(model, self.family),
+            "quantization": loading.quantization_of(model),
+            "quantization_left_out": loading.left_out(model, self.family),
             "attn_implementation": model.get_submodule(self.family.language).config._attn_implementation,
             "vision_attn_implementation": model.get_submodule(self.family.vision).config._attn_implementation,
             "min_pixels": low,

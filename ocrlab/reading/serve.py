@@ -7,25 +7,17 @@ processor is registered with the PIL image processor and no video; all else is t
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ocrlab import paths
 from ocrlab.machine.describe import choose_device, choose_dtype
 from ocrlab.reading.checkpoints import locate
 from ocrlab.reading.families import FAMILIES
 from ocrlab.reading.loading import Unsupported
-from ocrlab.reading.settings import PREFIX, Settings
+from ocrlab.reading.settings import Settings
 
 #: Modules that `transformers serve` imports; the extra `serve` installs them.
 NEEDED = ("openai", "fastapi", "uvicorn")
@@ -60,7 +52,8 @@ def serve(model: str, port: int, *, device: str, dtype: str, attention: str, wit
     locate(Settings(model_id=model))  # the same refusals as for a reader: pickled weights, code, other families
     from transformers.cli.serve import Serve
 
-    if folder := _folder(model):  # by its last name from the folder above: no path becomes a model's name
+    folder = paths.MODELS / model if model == "tiny" else Path(model).expanduser().resolve()
+    if folder.is_dir():  # by its last name from the folder above: no path becomes a model's name
         os.chdir(folder.parent)
         model = folder.name
     if with_parent:
@@ -91,59 +84,6 @@ def register_processor() -> None:
     for model_type, family in FAMILIES.items():
         if family.served_without_videos:
             AutoProcessor.register(type(AutoConfig.for_model(model_type)), Processor, exist_ok=True)
-
-
-@contextmanager
-def running_server(
-    model: str = "tiny", *, device: str = "auto", dtype: str = "auto", attention: str = "sdpa", start_s: float = 180
-) -> Iterator[str]:
-    """Start `python -m ocrlab serve` on a free port, yield the served model's model_id, and end the server.
-
-    Raises:
-        Unsupported: it did not come up within `start_s` seconds; the message has the end of its log.
-    """
-    if reason := missing_modules():
-        raise Unsupported(reason)
-    port = _free_port()
-    command = [sys.executable, "-m", "ocrlab", "serve", "--model", model, "--port", str(port), "--with-parent"]
-    command += ["--device", device, "--dtype", dtype, "--attn_implementation", attention]
-    folder = _folder(model)
-    name = folder.name if folder else model
-    with (
-        tempfile.TemporaryFile() as log,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log) as process,
-    ):
-        try:
-            _await(process, port, time.monotonic() + start_s, log)
-            yield f"{PREFIX}http://{HOST}:{port}/v1#{name}"
-        finally:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            process.kill()
-
-
-def _folder(model: str) -> Path | None:
-    folder = paths.MODELS / model if model == "tiny" else Path(model).expanduser().resolve()
-    return folder if folder.is_dir() else None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def _await(process: subprocess.Popen[bytes], port: int, until: float, log: IO[bytes]) -> None:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while time.monotonic() < until and process.poll() is None:
-        with suppress(OSError), direct.open(f"http://{HOST}:{port}/health", timeout=2):
-            return
-        time.sleep(0.2)
-    log.seek(0)
-    last = log.read().decode(errors="replace").strip().rpartition("\n")[2] or "it wrote nothing"
-    ended = "did not answer in time" if process.poll() is None else f"ended with exit code {process.returncode}"
-    raise Unsupported(f"transformers serve: it {ended}: {last[:300]}")
 
 
 def _end_with_input() -> None:

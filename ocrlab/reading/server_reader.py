@@ -325,9 +325,8 @@ class ServerReader(PageReader):
         if answer.thought and not text:
             words = f"no text, but {answer.thought}, which is thinking; {remedy('thinking', self.kind)}"
             raise EndpointError(f"{self.at}: {words}")
-        status, reason = (
-            FIXED_LENGTH if self.settings.min_new_tokens is not None else _judged(text, tokens, stop_reason)
-        )
+        speed_row = self.settings.min_new_tokens is not None
+        status, reason = FIXED_LENGTH if speed_row else _judged(text, tokens, stop_reason)
         status, reason = self._in_context(answer, tokens, status, reason)
         thought = answer.thought and f"beside the text came {answer.thought}, thinking that the times hold"
         reason = "; ".join(filter(None, (reason, answer.note, thought)))

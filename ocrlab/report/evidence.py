@@ -203,13 +203,6 @@ def usable_readings(run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def natural(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the readings that ask about reading: of real weights and natural length."""
-    return [
-        one for one in readings if one["asked"]["min_new_tokens"] is None and one["asked"]["weights"] == "pretrained"
-    ]
-
-
 def settings_lines(readings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one line per experiment × setting: metrics with their intervals, time, memory, how many were read.
 

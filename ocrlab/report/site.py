@@ -9,6 +9,7 @@ import shlex
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,11 @@ from markupsafe import Markup, escape
 from pygments.formatters import HtmlFormatter
 
 from ocrlab import paths
-from ocrlab.report.evidence import (
-    begun,
-    count_readings,
-    natural,
-    settings_lines,
-    sheets_of,
-    unread_settings,
-    usable_readings,
-)
+from ocrlab.report import evidence
 from ocrlab.report.notebook import NotebookPage, headline_lines, link_figures, render_notebook, slug
 from ocrlab.scoring.metrics import shown_metrics
 from ocrlab.study.provenance import read_json
+from ocrlab.study.records import asks_to_read
 
 _HERE = Path(__file__).parent
 _OUTCOMES = {
@@ -70,26 +64,26 @@ def build_site(run_folder: Path) -> Path:
     for item in (item for item in items if item["page"]):
         _write(run_folder / f"{item['name']}.html", pages, "page.html.j2", item=item, record=record, run=run)
         link_figures(run_folder / "notebooks" / f"{item['name']}.ipynb", item["page"].figures)
-    usable = usable_readings(run_folder)
-    readings = natural(usable)
+    usable = evidence.usable_readings(run_folder)
+    readings = [one for one in usable if asks_to_read(one["asked"])]
     if readings:
-        sheets = sheets_of(readings, run_folder)
+        sheets = evidence.sheets_of(readings, run_folder)
         outcomes = list(dict.fromkeys(reading.outcome for sheet in sheets for reading in sheet.readings))
-        values = {"sheets": sheets, "outcomes": outcomes, "unread": unread_settings(readings), "run": run}
+        values = {"sheets": sheets, "outcomes": outcomes, "unread": evidence.unread_settings(readings), "run": run}
         _write(run_folder / "readings.html", pages, "readings.html.j2", **values)
-    lines = settings_lines(usable)
+    lines = evidence.settings_lines(usable)
     values = {
         "answer": answer_of(run_folder),
         "items": items,
         "record": record,
         "run": run,
-        "counts": count_readings(run_folder),
+        "counts": evidence.count_readings(run_folder),
         "lines": lines,
         "metrics": {
             name: one for name, one in shown_metrics().items() if any(line[name] is not None for line in lines)
         },
         "readings": len(readings),
-        "begun": begun(record),
+        "begun": evidence.begun(record),
     }
     _write(run_folder / "report.md", _markdown_templates(), "report.md.j2", **values)
     return _write(run_folder / "index.html", pages, "index.html.j2", **values)
@@ -98,11 +92,9 @@ def build_site(run_folder: Path) -> Path:
 def answer_of(run_folder: Path) -> list[str]:
     """Return what 08-recommendation answered in a run, line by line; where it did not, what would give an answer."""
     file = run_folder / "notebooks" / "08-recommendation.ipynb"
-    try:
+    with suppress(OSError, ValueError, AttributeError, KeyError):  # absent, or no notebook: its own entry says so
         if lines := headline_lines(nbformat.read(file, as_version=4)):
             return lines
-    except (OSError, ValueError, AttributeError, KeyError):
-        pass  # absent, or no notebook: its own entry says so
     again = command_of(file.stem, run_folder.name, None, {})
     return [f"No answer in this run yet: 08-recommendation gives one ({again or 'run it in this run'})."]
 
@@ -218,10 +210,10 @@ def _drop_old_figures(folder: Path, items: list[dict[str, Any]]) -> None:
 def _overview_line(folder: Path) -> dict[str, Any]:
     record = read_json(folder / "run.json")
     states = Counter(str(entry.get("status", "not recorded")) for _, entry in _entries(record, folder / "none"))
-    readings = sum((Counter(statuses) for statuses in count_readings(folder).values()), Counter())
+    readings = sum((Counter(statuses) for statuses in evidence.count_readings(folder).values()), Counter())
     return {
         "name": folder.name,
-        "started": begun(record),
+        "started": evidence.begun(record),
         "record": record,
         "states": states,
         "failed": sum(states.values()) - states["ok"] - states["skipped"] - states["not recorded"],

@@ -173,11 +173,6 @@ class Kept:
     read: int
 
     @property
-    def share(self) -> float | None:
-        """Return the share of the truth's pieces that came back, or None where it has none."""
-        return self.kept / self.expected if self.expected else None
-
-    @property
     def lost(self) -> Edits:
         """Return the pieces that did not come back, as edits against the truth's count: what intervals take."""
         return Edits(self.expected - self.kept, self.expected)

@@ -51,7 +51,7 @@ def bootstrap_interval(
 
 
 def paired_difference(
-    a: Sequence[Edits], b: Sequence[Edits], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    a: Sequence[Edits], b: Sequence[Edits], confidence: float = 0.95, resamples: int = 2000
 ) -> Interval:
     """Return corpus rate of `a` minus that of `b`, with its interval: below zero, `a` reads better.
 
@@ -69,9 +69,9 @@ def paired_difference(
                 "put the same documents in the same order, scored with the same profile"
             )
     _check(a, confidence, resamples)
-    drawn_a, drawn_b = _resampled_rates([a, b], resamples, seed)
+    drawn_a, drawn_b = _resampled_rates([a, b], resamples)
     found = _interval(drawn_a - drawn_b, corpus_rate(a) - corpus_rate(b), confidence, len(a))
-    if found.low <= 0 <= found.high or swap_test(a, b, resamples, seed) <= 1 - confidence:
+    if found.low <= 0 <= found.high or swap_test(a, b, resamples) <= 1 - confidence:
         return found
     return found._replace(low=min(found.low, 0.0), high=max(found.high, 0.0))
 
@@ -89,31 +89,27 @@ def median_spread(values: Sequence[float]) -> Spread:
     return Spread(float(middle), float(low), float(high))
 
 
-def bootstrap_median(
-    values: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Interval:
-    """Return the median of the values and its percentile bootstrap interval, in the unit of the values.
+def bootstrap_median(values: Sequence[float]) -> Interval:
+    """Return the median of the values and its 95 % percentile bootstrap interval, in the unit of the values.
 
     Raises ValueError for fewer than two values, or one that is not finite.
     """
     point = median_spread(values).median
     if len(values) < 2:
         raise ValueError("an interval of a median needs at least 2 values; measure again")
-    drawn = np.random.default_rng(seed).choice(np.asarray(values, float), size=(resamples, len(values)))
-    return _interval(np.median(drawn, axis=1), point, confidence, len(values))
+    drawn = np.random.default_rng(0).choice(np.asarray(values, float), size=(2000, len(values)))
+    return _interval(np.median(drawn, axis=1), point, 0.95, len(values))
 
 
-def ratio_of_sums(
-    over: Sequence[float], under: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Interval:
-    """Return the sum of `over` divided by that of `under`, with its percentile bootstrap interval over the pairs.
+def ratio_of_sums(over: Sequence[float], under: Sequence[float], resamples: int = 2000) -> Interval:
+    """Return the sum of `over` divided by that of `under`, with its 95 % percentile bootstrap interval over the pairs.
 
     Of seconds per page it is the ratio of the whole times, so that one page that takes long counts with all its time.
     """
     x, y = np.asarray(under, float), np.asarray(over, float)
-    drawn = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
+    drawn = np.random.default_rng(0).integers(len(x), size=(resamples, len(x)))
     ratios = y[drawn].sum(axis=1) / x[drawn].sum(axis=1)
-    return _interval(ratios, float(y.sum() / x.sum()), confidence, len(x))
+    return _interval(ratios, float(y.sum() / x.sum()), 0.95, len(x))
 
 
 def share_interval(count: float, of: float, z: float = 1.959964) -> tuple[float, float]:
@@ -124,10 +120,8 @@ def share_interval(count: float, of: float, z: float = 1.959964) -> tuple[float,
     if of == 0:
         return 0.0, 1.0
     share, extra = count / of, z**2 / of
-    middle, half = (
-        (share + extra / 2) / (1 + extra),
-        z * math.sqrt(share * (1 - share) / of + extra / of / 4) / (1 + extra),
-    )
+    middle = (share + extra / 2) / (1 + extra)
+    half = z * math.sqrt(share * (1 - share) / of + extra / of / 4) / (1 + extra)
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
@@ -177,7 +171,7 @@ def _check(pages: Sequence[Edits], confidence: float, resamples: int) -> None:
         raise ValueError(f"the truth of all {len(pages)} documents is empty; no rate has an interval there")
 
 
-def _resampled_rates(groups: Sequence[Sequence[Edits]], resamples: int, seed: int) -> list[Array]:
+def _resampled_rates(groups: Sequence[Sequence[Edits]], resamples: int, seed: int = 0) -> list[Array]:
     """Return for each group of pages one corpus rate a resample; a resample draws the same places in every group."""
     edits = [np.array([page.edits for page in group]) for group in groups]
     lengths = np.array([page.length for page in groups[0]])
@@ -199,7 +193,7 @@ def _interval(drawn: Array, point: float, confidence: float, documents: int) -> 
     return Interval(float(low), float(high), point, confidence, documents)
 
 
-def swap_test(a: Sequence[Edits], b: Sequence[Edits], resamples: int = 2000, seed: int = 0) -> float:
+def swap_test(a: Sequence[Edits], b: Sequence[Edits], resamples: int = 2000) -> float:
     """Return how often swapping the two readings at random, document by document, parts them as far as they are.
 
     If it did not matter which setting read a document, every swap would be as likely as what was seen; so a difference
@@ -208,7 +202,7 @@ def swap_test(a: Sequence[Edits], b: Sequence[Edits], resamples: int = 2000, see
     """
     gaps = np.array([x.edits - y.edits for x, y in zip(a, b, strict=True)])
     gaps = gaps[gaps != 0]
-    random, seen, as_far = np.random.default_rng(seed), abs(gaps.sum()), 0
+    random, seen, as_far = np.random.default_rng(0), abs(gaps.sum()), 0
     rows = max(1, _BLOCK // max(1, len(gaps)))
     for start in range(0, resamples, rows):
         signs = 2 * random.integers(2, size=(min(rows, resamples - start), len(gaps))) - 1
@@ -244,7 +238,6 @@ def verdict(
     margin: float = 0.005,
     confidence: float = 0.95,
     resamples: int = 2000,
-    seed: int = 0,
     metric: str = "CER",
 ) -> Verdict:
     """Return whether `a` reads worse than `b` over the same documents, where `margin` (a fraction) is what matters.
@@ -256,7 +249,7 @@ def verdict(
     """
     if not margin > 0:
         raise ValueError(f"margin {margin} is not above 0; 0.005 is half a {metric} point")
-    difference = paired_difference(a, b, confidence, resamples, seed)
+    difference = paired_difference(a, b, confidence, resamples)
     kind, claim = _judge(difference, margin, metric)
     found = Verdict(kind, f"{claim} ({_numbers(difference)})", difference, margin)
     if needed := found.documents_needed:
@@ -291,10 +284,8 @@ def _points(fraction: float) -> str:
     return rounded if fraction == 0 or float(rounded) != 0 else f"{100 * fraction:+.1g}"
 
 
-def growth_rate(
-    work: Sequence[float], values: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Interval:
-    """Return how much the values grow a unit of work, with a percentile bootstrap interval over the steps between them.
+def growth_rate(work: Sequence[float], values: Sequence[float], resamples: int = 2000) -> Interval:
+    """Return how much the values grow a unit of work, with its 95 % bootstrap interval over the steps between them.
 
     Steps are resampled, not values: a process's memory wanders and does not return to a level, so that a line fitted
     through it looks surer than it is. `documents` counts the steps. Raises ValueError for fewer than three values, or
@@ -305,4 +296,4 @@ def growth_rate(
         raise ValueError(f"{len(x)} places and {len(y)} values; a rate with an interval needs three of each")
     if not (np.diff(x) > 0).all():
         raise ValueError("work must rise from value to value")
-    return ratio_of_sums(np.diff(y).tolist(), np.diff(x).tolist(), confidence, resamples, seed)
+    return ratio_of_sums(np.diff(y).tolist(), np.diff(x).tolist(), resamples)

@@ -21,7 +21,7 @@ from ocrlab.scoring.metrics import Edits, normalise
 from ocrlab.scoring.outcomes import WITH_TEXT
 from ocrlab.scoring.statistics import share_of_votes, votes_needed
 from ocrlab.study.experiment import Store
-from ocrlab.study.records import rows_of
+from ocrlab.study.records import asks_to_read, rows_of
 
 #: What a person says of two texts of a place, without knowing which setting read which.
 Choice = Literal["left", "right", "both", "neither"]
@@ -39,7 +39,7 @@ def with_reference(records: Sequence[Record]) -> tuple[list[Record], dict[tuple[
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        if record["asked"].get("min_new_tokens") is None and record["asked"].get("weights") == "pretrained":
+        if asks_to_read(record["asked"]):
             groups.setdefault((str(record["machine"]), str(record["asked"]["model_id"])), []).append(record)
     found: dict[tuple[str, str], Settings] = {}
     texts: dict[tuple[str, str, str], str] = {}

@@ -54,7 +54,7 @@ def run_experiment(
         read = (_spread(name, todo, limits) if engine_is_ray() else _read(todo, name, limits, bar)) if todo else ()
         for record in read:
             if record["key"] not in store.readings.by_key:  # a lost machine's task begins again
-                store.append(record)
+                store.readings.append(record)
                 bar.update()
     return store.table(jobs)
 
@@ -106,9 +106,7 @@ def read_jobs(name: str, jobs: Sequence[Job], open_pool: Callable[[], ReaderPool
 
 def record_of(name: str, job: Job, result: PageResult) -> dict[str, Any]:
     """Return the record of a job's reading, ready for JSON."""
-    return reading_record(
-        name, job.key, job.settings, job.page, result.reading, result.actual, result.load_s, job.repeat
-    )
+    return reading_record(name, job.key, job.settings, job.page, result, job.repeat)
 
 
 def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -141,10 +139,6 @@ class Store:
         folder = folder or paths.run_folder()
         self.readings = RecordFile(folder / "readings" / f"{name}.jsonl")
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Save a reading; raises RecordError where the folder cannot be written."""
-        self.readings.append(record)
-
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
         """Return the jobs that have not been read yet."""
         return [job for job in jobs if job.key not in self.readings.by_key]
@@ -159,7 +153,7 @@ class Store:
             named: dict[str, Any] = {"facts": page.facts} if page.facts else {}
             named |= {} if page.truth is None else {"truth": page.truth, "truth_source": page.truth_source}
             if page.truth not in (None, record["truth"]) or page.facts not in ((), tuple(record.get("facts", ()))):
-                self.append(record | named)
+                self.readings.append(record | named)
         return pd.DataFrame(rows_of(known[job.key] for job in jobs))
 
 

@@ -58,13 +58,8 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     paths.write_whole(folder / "run.json", (without_home(text, home[1:-1]) + "\n").encode())
 
 
-def known_runs(results: Path) -> list[Path]:
-    """Return the folders of `results` that are runs, the newest first."""
-    return list(_records_of(results))
-
-
-def _records_of(results: Path) -> dict[Path, dict[str, Any]]:
-    """Return each run's record by its folder, the newest first."""
+def known_runs(results: Path) -> dict[Path, dict[str, Any]]:
+    """Return the record of each run in `results` by its folder, the newest first."""
     found = {folder: record for folder in paths.runs_in(results) if (record := read_record(folder))}
     return dict(sorted(found.items(), key=lambda pair: str(pair[1].get("started", "")), reverse=True))
 
@@ -77,7 +72,7 @@ def runs_here(results: Path) -> list[Path]:
     here = {name: describe_machine()[name] for name in _SAME_MACHINE}
     return [
         run
-        for run, record in _records_of(results).items()
+        for run, record in known_runs(results).items()
         if not run.name.startswith("reference-")
         and "added" not in record
         and {name: record.get("machine", {}).get(name) for name in _SAME_MACHINE} == here

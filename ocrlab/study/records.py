@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ocrlab import paths
 from ocrlab.machine.describe import machine_name, versions
 from ocrlab.pages import Page
-from ocrlab.reading.result import READING_VERSION, Reading
+from ocrlab.reading.result import READING_VERSION
 from ocrlab.reading.settings import Settings, make_settings
 from ocrlab.scoring.clean import clean
 from ocrlab.scoring.metrics import normalise, score
@@ -24,6 +24,8 @@ from ocrlab.scoring.outcomes import LOST, WITH_TEXT, is_repeated
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ocrlab.reading.isolated import PageResult
 
 _RENAMED = {"leaf": "page_number"}  # fields of records that earlier versions wrote
 _LATER = {"system_prompt"}  # settings that earlier versions lacked: where None, the key is as it was
@@ -169,14 +171,7 @@ def row_key(settings: Settings, page: Page, checkpoint: str, repeat: int) -> str
 
 
 def reading_record(
-    experiment: str,
-    key: str,
-    settings: Settings,
-    page: Page,
-    reading: Reading,
-    actual: dict[str, Any],
-    load_s: float | None,
-    repeat: int,
+    experiment: str, key: str, settings: Settings, page: Page, seen: PageResult, repeat: int = 0
 ) -> dict[str, Any]:
     """Return everything about one reading but its scores, ready for JSON; `page_number`, `dpi` only inside a file.
 
@@ -197,11 +192,11 @@ def reading_record(
         "key": key,
         "experiment": experiment,
         "page": page.id,
-        **{name: getattr(reading, name) for name in ("text", "status", "reason")},
+        **{name: getattr(seen.reading, name) for name in ("text", "status", "reason")},
         "asked": settings.as_dict(),
-        "actual": actual,
-        "measured": reading.measured(),
-        "load_s": load_s,
+        "actual": seen.actual,
+        "measured": seen.reading.measured(),
+        "load_s": seen.load_s,
         "repeat": repeat,
         **{name: getattr(page, name) for name in about},
         "page_sha256": page.sha256,
@@ -234,10 +229,13 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return row | score(record["text"], truth, ended, facts)
 
 
+def asks_to_read(asked: Mapping[str, Any]) -> bool:
+    """Return whether settings are about reading: real weights and natural length; others measure speed and memory."""
+    return asked.get("min_new_tokens") is None and asked.get("weights") == "pretrained"
+
+
 def _reads(record: Mapping[str, Any], statuses: Sequence[str] = WITH_TEXT) -> bool:
-    asked = record["asked"]
-    own = asked.get("min_new_tokens") is None and asked.get("weights") == "pretrained"
-    return own and record["status"] in statuses
+    return asks_to_read(record["asked"]) and record["status"] in statuses
 
 
 def rows_of(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

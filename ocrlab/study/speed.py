@@ -52,7 +52,7 @@ def run_speed(
     with ExitStack() as stack, tqdm(total=len(todo), desc=name, unit="page", disable=not todo) as bar:
         pools = _Pools(stack, page_timeout_s)
         for record in _records(name, todo, pools, random.Random(seed), bar):
-            store.append(record)
+            store.readings.append(record)
             bar.update()
     return store.table(jobs)
 
@@ -102,7 +102,5 @@ def _records(name: str, todo: Sequence[Job], pools: _Pools, rng: random.Random, 
 
 def _batches(jobs: Sequence[Job]) -> list[Sequence[Job]]:
     """Return the jobs of each setting in batches of its own size."""
-    by_setting: dict[Settings, list[Job]] = {}
-    for job in jobs:
-        by_setting.setdefault(job.settings, []).append(job)
-    return [batch for settings, mine in by_setting.items() for batch in in_batches(mine, settings.batch_size)]
+    every = dict.fromkeys(job.settings for job in jobs)
+    return [batch for s in every for batch in in_batches([j for j in jobs if j.settings == s], s.batch_size)]

@@ -12,9 +12,10 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.experiments import claim_rules
-from ocrlab.experiments.claims import ledger_table, load_claims, verdicts
+from ocrlab.experiments.claims import load_claims, verdicts
 from ocrlab.experiments.evidence import CONFIRMED, OPEN, REFUTED, Evidence
 from ocrlab.study.records import RecordError
+from tests.experiments.cells import names_of
 from tests.experiments.ledger import CARD, CPU, TWO_B, Run, contrast, fidelity, load, probe, readings, speed, write_run
 
 IDS = [claim.id for claim in load_claims()]
@@ -230,6 +231,7 @@ def test_the_notebook_that_shows_a_claim_has_that_heading(claim: Any) -> None:
 
 
 def test_the_ledger_s_table_holds_every_claim(tmp_path: Path) -> None:
+    ledger_table = names_of("08-recommendation")["ledger_table"]
     found = verdicts(write_run(tmp_path, kernels(0)))
     table = ledger_table(found).data
     assert all(f"<b>{claim}</b>" in table for claim in IDS) and table.count("<details>") == 16

@@ -10,9 +10,9 @@ import pytest
 
 from ocrlab import paths
 from ocrlab.commands.cli import main
-from ocrlab.experiments.claims import readiness_table
 from ocrlab.experiments.readiness import CHECKS, check_readiness
 from ocrlab.machine.describe import describe_machine, machine_name
+from tests.experiments.cells import names_of
 from tests.experiments.ledger import CARD, CPU, TWO_B, Run, load, probe, reading, readings, write_run
 
 PASS, FAIL, OPEN = "pass", "fail", "not measured"
@@ -122,7 +122,7 @@ def test_the_score_is_over_what_was_measured(tmp_path: Path) -> None:
     assert found.words.startswith(
         "75% of the weight that was measured (4 of 19) passes; not measured, weight 15: stack"
     )
-    table = readiness_table(found).data
+    table = names_of("08-recommendation")["readiness_table"](found).data
     assert table.count("<tr>") == 10 and table.index(">fail<") < table.index(">pass<") < table.index(">not measured<")
     empty = check_readiness(tmp_path / "none")
     assert empty.score is None and empty.words == "nothing was measured (weight 19)"

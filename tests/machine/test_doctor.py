@@ -14,7 +14,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 
 from ocrlab.machine import doctor
-from ocrlab.machine.doctor import KNOWN_PAIRS, Installed, check, exit_code
+from ocrlab.machine.doctor import KNOWN_PAIRS, Installed, check
 from ocrlab.paths import ROOT
 from tests.machine.test_hardware import CU126, CU130
 
@@ -33,7 +33,7 @@ def problems(installed: Installed) -> list[doctor.Line]:
 
 def test_a_healthy_card_has_no_problem_and_no_warning() -> None:
     lines = check(HEALTHY)
-    assert {line.level for line in lines} == {"ok"} and exit_code(lines) == 0
+    assert {line.level for line in lines} == {"ok"}
     assert any("sm_120 is in the build" in line.found for line in lines)
 
 
@@ -53,7 +53,7 @@ def test_broken_environments_are_problems_with_a_remedy(name: str) -> None:
     installed, says = BROKEN[name]
     found = problems(installed)
     assert any(says in line.found for line in found), found
-    assert all(line.remedy for line in found) and exit_code(found) == 1
+    assert all(line.remedy for line in found)
 
 
 def test_the_same_flash_attn_is_no_problem_on_an_older_card() -> None:

@@ -19,6 +19,7 @@ from ocrlab.commands.library import plan_items
 from ocrlab.pages import Page, load_pages, page_size
 from ocrlab.reading.family import resized
 from ocrlab.reading.inputs import Background, open_for, page_tokens, prepare
+from ocrlab.reading.isolated import PageResult
 from ocrlab.reading.loading import token_counter
 from ocrlab.reading.page_reader import PageReader
 from ocrlab.reading.reader import open_reader
@@ -169,9 +170,8 @@ def test_keys_and_records_tell_a_dpi_only_where_one_was_given(reader: PageReader
     keys = {row_key(replace(SETTINGS, max_pixels=m), page, "c", 0) for m in (4_096, 8_192) for page in (sheet, at_150)}
     assert len(keys) == 4
     reader.apply(SETTINGS)
-    told = [
-        reading_record("e", "k", SETTINGS, page, reader.read(page), {}, 0.0, 0).get("dpi") for page in (sheet, at_150)
-    ]
+    seen = [(page, PageResult(reader.read(page))) for page in (sheet, at_150)]
+    told = [reading_record("e", "k", SETTINGS, page, result).get("dpi") for page, result in seen]
     assert told == [None, 150]
     (item,) = plan_items(replace(SETTINGS, max_pixels=50_176), [sheet], [None])
     assert 0.85 * 50_176 < 256 * item.image_tokens <= 50_176

@@ -135,9 +135,8 @@ def test_a_cache_that_looks_at_the_prompt_alone_is_found_when_the_server_is_open
         with open_reader(asked) as reader:
             made = [(page, reader.read(replace(page, truth=None))) for page in pages[:2]]
     assert text in str(caught.value) and server_reader.UNCHECKED in str(caught.value)
-    unknown = {"actual": {}, "load_s": None, "repeat": 0}
     records = [
-        reading_record("e", page.id, asked, replace(page, truth=None), reading, **unknown) for page, reading in made
+        reading_record("e", page.id, asked, replace(page, truth=None), PageResult(reading)) for page, reading in made
     ]
     assert [row["status"] for row in rows_of(records)] == ["ok"] * 2
     assert all(row["copied"] for row in rows_of(records)), "and rows say so afterwards"

@@ -27,13 +27,14 @@ from ocrlab.reading.limits import predict
 from ocrlab.reading.loading import Unsupported
 from ocrlab.reading.page_reader import held_in_quarantine
 from ocrlab.reading.reader import in_this_process, open_reader
-from ocrlab.reading.serve import running_server
 from ocrlab.reading.server_client import EndpointError
 from ocrlab.reading.server_reader import ServerReader, compose
 from ocrlab.reading.settings import SettingError, Settings
 from ocrlab.study.experiment import plan_jobs, run_experiment
+from tests.experiments.cells import names_of
 from tests.reading.fake_server import TEXT_TOKENS, Fake, answer, begin, cut, end, fake_server, reply, send, status
 
+ENGINES = names_of("10-engines")
 CLOSED = "endpoint:http://127.0.0.1:9/v1#m"  # the port of `discard`, where nothing listens
 
 
@@ -370,7 +371,7 @@ def test_what_needs_a_model_here_says_so() -> None:
 @pytest.fixture(scope="module")
 def served() -> Iterator[str]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with running_server("tiny", dtype="float32", device="cpu") as model_id:
+    with ENGINES["running_server"](dtype="float32", device="cpu") as model_id:
         yield model_id
 
 
@@ -429,7 +430,7 @@ def test_a_server_that_cannot_start_says_why(
     assert main(["serve", "--model", "/no/such/folder"]) == 2
     assert "no such folder" in capsys.readouterr().err
     monkeypatch.setattr(sys, "executable", shutil.which("ls"))  # it does not know such options
-    with pytest.raises(Unsupported, match=r"ended with exit code \d: .*ls"), running_server():
+    with pytest.raises(Unsupported, match=r"ended with exit code \d: .*ls"), ENGINES["running_server"]():
         pass
 
 

@@ -4,7 +4,7 @@ import string
 import pytest
 
 from ocrlab.pages import load_pages
-from ocrlab.scoring.metrics import Edits, Kept, digit_strings, digits_kept, lines_kept, text_lines
+from ocrlab.scoring.metrics import METRICS, Edits, Kept, digit_strings, digits_kept, lines_kept, text_lines
 
 PIECES = ["220", "1500.50", "12:30", "+7 495", "-5", "V", "Net", "kg,", " ", "\n", "х", "№", "4/5"]
 
@@ -56,8 +56,9 @@ def test_digits_kept_by_hand(reading, truth, kept):
 
 
 def test_shares_by_hand():
-    assert Kept(1, 4, 9).share == 0.25
-    assert digits_kept("7", "seven").share is None and lines_kept("x", " \n ").share is None
+    digits, lines = METRICS["digits"], METRICS["lines"]
+    assert digits.value(Kept(1, 4, 9).lost) == 0.25
+    assert digits.value(digits_kept("7", "seven").lost) is None and lines.value(lines_kept("x", " \n ").lost) is None
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_a_text_against_itself_keeps_all_and_fewer_are_never_more():
         cut = "".join(letter for letter in truth if rng.random() < 0.8)
         for measure in (digits_kept, lines_kept):
             same, other = measure(truth, truth), measure(cut, truth)
-            assert same.kept == same.expected == same.read and same.share in {1.0, None}
+            assert same.kept == same.expected == same.read and METRICS["digits"].value(same.lost) in {1.0, None}
             assert 0 <= other.kept <= min(other.expected, other.read)
 
 
