@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -36,7 +37,15 @@ _STICKY: dict[str, Kind] = {
     "an illegal instruction was encountered": "illegal_address",
     "unspecified launch failure": "illegal_address",
 }
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Unable to allocate", "std::bad_alloc")
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Unable to allocate", "std::bad_alloc", "not enough memory")
+#: What Windows' exit codes mean.
+_WINDOWS_ENDS = {
+    3: "abort()",
+    0xC0000005: "access violation",
+    0xC00000FD: "stack overflow",
+    0xC000012D: "the system's memory was used up",
+    0xC0000409: "abort() or a stack overrun",
+}
 
 
 @dataclass(frozen=True)
@@ -245,7 +254,8 @@ def _death(process: Any, kills: int) -> tuple[Kind, None, str]:
     if code is None:
         return "exit", None, "the process closed its connection and did not end"
     if code >= 0:
-        return "exit", None, f"the process ended by itself with exit code {code}"
+        known = _WINDOWS_ENDS.get(code) if os.name == "nt" else None
+        return "exit", None, f"the process ended by itself with exit code {code}" + f" ({known})" * bool(known)
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     if name == "SIGKILL" and kernel_kills() > kills:
         return "oom", None, "ended by the system's out-of-memory killer (SIGKILL, and its counter rose)"
