@@ -331,7 +331,7 @@ def _variables_of(target: str) -> dict[str, str]:
     return {name: f"a {name}.zip" for name in re.findall(r"\b([A-Z_]+)=", targets()[target])}
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+@pytest.mark.skipif(os.name == "nt" or shutil.which("make") is None, reason="there is no make here")
 @pytest.mark.parametrize("target", sorted(set(targets()) - {"help", "setup", "clean"}))
 @pytest.mark.parametrize("given", [True, False])
 def test_make_bat_runs_what_make_runs(target: str, given: bool) -> None:

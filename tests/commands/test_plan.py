@@ -1,6 +1,7 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -176,10 +177,11 @@ def test_a_full_or_read_only_disk_is_refused_before_anything_runs(mount, options
 
 
 def test_the_record_is_whole_and_names_no_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("USERPROFILE" if os.name == "nt" else "HOME", "/home/someone")
-    write_record(tmp_path, {"notebooks": {"a": {"parameters": {"model_id": "/home/someone/m", "n": [1, None]}}}})
-    assert read_record(tmp_path) == {"notebooks": {"a": {"parameters": {"model_id": "~/m", "n": [1, None]}}}}
-    assert without_home("/home/someone/x") == "~/x"
+    mine, told = str(Path("/home/someone/m")), str(Path("~/m"))
+    monkeypatch.setenv("USERPROFILE" if os.name == "nt" else "HOME", str(Path("/home/someone")))
+    write_record(tmp_path, {"notebooks": {"a": {"parameters": {"model_id": mine, "n": [1, None]}}}})
+    assert read_record(tmp_path) == {"notebooks": {"a": {"parameters": {"model_id": told, "n": [1, None]}}}}
+    assert without_home(mine) == told
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
     (tmp_path / "run.json").write_text("[1")
     assert read_record(tmp_path) == {} == read_record(tmp_path / "absent")
