@@ -214,7 +214,10 @@ def test_ctrl_c_while_imports_go_on_is_the_callers_alone() -> None:
 
 def _gone(pid: int) -> None:
     for _ in range(100):
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return
+        except psutil.NoSuchProcess:
             return
         time.sleep(0.1)
     pytest.fail(f"process {pid} is still there")
