@@ -31,7 +31,7 @@ MODULES = {
     for file in (ROOT / "ocrlab").rglob("*.py")
 }
 #: The package stays thin: whoever adds lines cuts others. 11,000 was met before what a real model needs came (LOG.md).
-LINES_OF_CODE = 12_700
+LINES_OF_CODE = 12_600
 FILES, LINES_PER_FILE = 100, 400
 
 
