@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ocrlab.machine.describe import choose_device, choose_dtype, describe_machine, machine_name
-from ocrlab.machine.hardware import CONTEXT_BYTES, Machine, UnknownCard, card
+from ocrlab.machine.hardware import CONTEXT_BYTES, Machine, card_here
 from ocrlab.machine.worker import Worker
 from ocrlab.pages import Page
 from ocrlab.reading.checkpoints import CheckpointError
@@ -177,20 +177,22 @@ def measured_facts(run: Path) -> dict[str, int]:
     From 07-limits the setting nearest to the floor and the most memory held (the embedded reader lives in a card's
     cache, so that its steps say nothing); from 01-machine the share of the datasheet's bandwidth.
     """
-    gpu, total = (describe_machine().get(name) for name in ("gpu", "gpu_memory_bytes"))
+    total, listed = describe_machine().get("gpu_memory_bytes"), card_here()
     facts: dict[str, float] = {}
-    found = [load_findings(name, run) for name in ("speed", "ceilings")] if gpu else []
-    for rows in (rows[rows["machine"] == machine_name()] for rows in found if len(rows)):
-        if "held_bytes" in rows:
-            rows = rows[rows["model_id"] != "tiny"].sort_values("tpot_share")
-            best, most = rows.tail(1), rows["held_bytes"].max()
-            facts |= {"floor_percent": 100 * best["tpot_share"].max(), "step_ms": 1000 * best["tpot_s"].max()}
-            facts["held_percent"] = 100 * most / total
-        if "ceiling" in rows:
-            copied = rows.loc[rows["ceiling"] == "copy", "median"].max()
-            with contextlib.suppress(UnknownCard):
-                facts["bandwidth_percent"] = 1e11 * copied / card(str(gpu)).bandwidth_bytes_s
+    if total and "held_bytes" in (speed := _of_here("speed", run)):
+        speed = speed[speed["model_id"] != "tiny"].sort_values("tpot_share")
+        best = speed.tail(1)
+        facts = {"floor_percent": 100 * best["tpot_share"].max(), "step_ms": 1000 * best["tpot_s"].max()}
+        facts["held_percent"] = 100 * speed["held_bytes"].max() / total
+    if listed and "ceiling" in (ceilings := _of_here("ceilings", run)):
+        copied = ceilings.loc[ceilings["ceiling"] == "copy", "median"].max()
+        facts["bandwidth_percent"] = 1e11 * copied / listed.bandwidth_bytes_s
     return {name: round(value) for name, value in facts.items() if value == value}
+
+
+def _of_here(name: str, run: Path) -> pd.DataFrame:
+    found = load_findings(name, run)
+    return found[found["machine"] == machine_name()] if len(found) else found
 
 
 def on_this(settings: Settings) -> Settings:

@@ -13,7 +13,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -81,6 +81,13 @@ def card(name: str) -> Machine:
     hint = f"; did you mean {' or '.join(known[n].name for n in near)}?" if near else ""
     listed = ", ".join(cards())
     raise UnknownCard(f"{name!r} is not in the list of cards ({listed}){hint}; any card is asked about by its memory")
+
+
+def card_here() -> Machine | None:
+    """Return this machine's card by its datasheet; None where there is none, or none that is listed."""
+    with suppress(UnknownCard):
+        return card(describe_machine()["gpu"] or "none")
+    return None
 
 
 def measured_machine(dtype: str, device: str = "cpu") -> Machine:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from ocrlab.machine.describe import choose_device, choose_dtype, describe_machine, machine_name, versions
-from ocrlab.machine.hardware import Machine, UnknownCard, card
+from ocrlab.machine.hardware import Machine, card_here
 from ocrlab.machine.worker import Worker
 from ocrlab.playground.html import chips, duration, note, size
 from ocrlab.reading.checkpoints import CheckpointError
@@ -78,9 +77,8 @@ class Capabilities:
 
     def machine(self, device: str, dtype: str) -> Machine | None:
         """Return what bounds a reading: the card by its datasheet, else as 01-machine measured it; None if unknown."""
-        if device.startswith("cuda"):
-            with suppress(UnknownCard):
-                return card(str(describe_machine()["gpu"]))
+        if device.startswith("cuda") and (listed := card_here()):
+            return listed
         return self.bounds.get((device.split(":")[0], dtype))
 
 

@@ -33,7 +33,6 @@ flag = False
 ratio = 1.0
 """
 BAR = """
-import shutil
 import sys
 for step in range(3):
     print(f"\\rstep {step}", end="", flush=True)

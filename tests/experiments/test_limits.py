@@ -26,6 +26,7 @@ from ocrlab.experiments.limits import (
     measure_growth,
     measured_facts,
 )
+from ocrlab.machine import hardware
 from ocrlab.machine.doctor import check
 from ocrlab.machine.hardware import Machine, card
 from ocrlab.pages import load_pages
@@ -198,7 +199,8 @@ def test_the_doctor_hears_what_a_run_measured_of_this_card(tmp_path: Path, monke
     keep_findings("ceilings", [line | {"dtype": "float32"} for line in ceilings], tmp_path)
     assert measured_facts(tmp_path) == {}, "no card here"
     laptop = {"gpu": "NVIDIA GeForce RTX 5070 Ti Laptop GPU", "gpu_memory_bytes": 12 * 2**30}
-    monkeypatch.setattr(limits, "describe_machine", lambda: laptop)
+    for module in (limits, hardware):
+        monkeypatch.setattr(module, "describe_machine", lambda: laptop)
     facts = measured_facts(tmp_path)
     assert facts == {"floor_percent": 2, "step_ms": 160, "held_percent": 131, "bandwidth_percent": 31}
     lines = {line.check for line in check(replace(HEALTHY, facts=facts | {"system": "WSL"}))}

@@ -154,7 +154,7 @@ def test_too_large_and_damaged_runs_are_refused_by_name(tmp_path, monkeypatch):
         pack_run(run, tmp_path / "r.zip")
     assert not (tmp_path / "r.zip").exists()
     (run / "readings" / "e.jsonl").write_text("{", encoding="utf-8")
-    with pytest.raises(ShareError, match=r"readings.e\.jsonl: not JSON .*; mend or remove it"):
+    with pytest.raises(ShareError, match=r"readings[/\\]e\.jsonl: not JSON .*; mend or remove it"):
         pack_run(run, tmp_path / "r.zip")
     with pytest.raises(ShareError, match=r"no run\.json there"):
         pack_run(tmp_path, tmp_path / "r.zip")
