@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -52,11 +53,19 @@ app = typer.Typer(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit code: 0 done, 1 something failed, 2 unusable arguments, 130 Ctrl-C."""
+    _write_every_letter()
     try:
         app(arguments, prog_name="ocrlab")
     except SystemExit as end:
         return int(end.code or 0)
     return 0
+
+
+def _write_every_letter() -> None:
+    """Let a file or pipe get UTF-8 on Windows, too: by its code page the first Cyrillic letter would end a reading."""
+    for stream in (sys.stdout, sys.stderr) if sys.platform == "win32" else ():
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
 
 
 def _command(target: str = "", name: str | None = None) -> Callable[[Callable[..., int | None]], None]:

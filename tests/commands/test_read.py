@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ocrlab import paths
+from ocrlab.commands import cli
 from ocrlab.commands.cli import main
 from ocrlab.commands.setting_flags import settings_of
 from ocrlab.pages import load_pages
@@ -142,3 +144,13 @@ def test_the_console_script_is_the_command_line() -> None:
     project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     script = importlib.metadata.EntryPoint("ocrlab", project["scripts"]["ocrlab"], "console_scripts")
     assert script.load() is main
+
+
+def test_every_letter_reaches_a_file_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", newline="\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", file)
+        patch.setattr(sys, "platform", "win32")
+        cli._write_every_letter()
+        print("Ёж, 1 234,50 ₽", flush=True)
+    assert file.buffer.getvalue() == "Ёж, 1 234,50 ₽\n".encode()  # type: ignore[attr-defined]
